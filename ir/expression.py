@@ -1,0 +1,341 @@
+"""Integer expressions over named symbols, shared by sketches (symbols are choices) and loop nests (symbols are loop variables).
+
+Equal expressions are the same object, so `is` is equality and work that several roots share is found for free.
+
+Notation: n rows (candidates), s symbols.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+class Symbol:
+    """An unknown integer: a choice of the search, or a loop variable. Make it with `symbol`."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+class Op:
+    """One operation of `OPERATIONS` on `args`; `table` is the constant operand of `take`. Made by the functions below."""
+
+    name: str
+    args: tuple[Expr, ...]
+    table: tuple[int, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        return text(self)
+
+
+Expr: TypeAlias = Union[int, Symbol, Op]
+
+_symbols: weakref.WeakValueDictionary[str, Symbol] = weakref.WeakValueDictionary()
+_operations: weakref.WeakValueDictionary[tuple[object, ...], Op] = weakref.WeakValueDictionary()
+
+
+def symbol(name: str) -> Symbol:
+    """The symbol of this name; the same object for the same name."""
+    found = _symbols.get(name)
+    if found is None:
+        found = _symbols[name] = Symbol(name)
+    return found
+
+
+def _op(name: str, *args: Expr, table: tuple[int, ...] = ()) -> Op:
+    key = (name, args, table)
+    found = _operations.get(key)
+    if found is None:
+        found = _operations[key] = Op(name, args, table)
+    return found
+
+
+# --- operations -----------------------------------------------------------------------------------------------------
+# Each has a scalar meaning (exact Python integers) and a numpy meaning (float64, exact below 2^53).
+
+_SCALAR: dict[str, Callable[..., int]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "floor_div": lambda a, b: a // b,
+    "ceil_div": lambda a, b: -(-a // b),
+    "mod": lambda a, b: a % b,
+    "min": min,
+    "max": max,
+    "less": lambda a, b: int(a < b),
+    "equal": lambda a, b: int(a == b),
+    "both": lambda a, b: int(bool(a) and bool(b)),
+    "where": lambda c, a, b: a if c else b,
+}
+
+_NUMPY: dict[str, Callable[..., Floats]] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "floor_div": lambda a, b: np.floor(np.divide(a, b)),
+    "ceil_div": lambda a, b: np.ceil(np.divide(a, b)),
+    "mod": lambda a, b: np.mod(a, b),
+    "min": np.minimum,
+    "max": np.maximum,
+    "less": lambda a, b: np.less(a, b).astype(np.float64),
+    "equal": lambda a, b: np.equal(a, b).astype(np.float64),
+    "both": np.multiply,
+    "where": lambda c, a, b: np.where(c != 0, a, b),
+}
+
+OPERATIONS = tuple(_SCALAR)
+
+
+def _fold(name: str, *args: Expr) -> Expr:
+    if all(isinstance(arg, int) for arg in args):
+        return _SCALAR[name](*args)
+    return _op(name, *args)
+
+
+def add(*args: Expr) -> Expr:
+    """Sum; constants are collected at the end."""
+    constant, total = 0, None
+    for arg in args:
+        if isinstance(arg, Op) and arg.name == "add" and isinstance(arg.args[1], int):
+            constant += arg.args[1]
+            arg = arg.args[0]
+        if isinstance(arg, int):
+            constant += arg
+        else:
+            total = arg if total is None else _op("add", total, arg)
+    if total is None:
+        return constant
+    return total if constant == 0 else _op("add", total, constant)
+
+
+def sub(a: Expr, b: Expr) -> Expr:
+    if isinstance(b, int):
+        return add(a, -b)
+    return 0 if a is b else _fold("sub", a, b)
+
+
+def mul(*args: Expr) -> Expr:
+    """Product; constants are collected at the end and spread over a sum's constant."""
+    constant, product = 1, None
+    for arg in args:
+        if isinstance(arg, Op) and arg.name == "mul" and isinstance(arg.args[1], int):
+            constant *= arg.args[1]
+            arg = arg.args[0]
+        if isinstance(arg, int):
+            constant *= arg
+        else:
+            product = arg if product is None else _op("mul", product, arg)
+    if product is None or constant == 0:
+        return constant
+    return product if constant == 1 else _op("mul", product, constant)
+
+
+def floor_div(a: Expr, b: Expr) -> Expr:
+    return a if b == 1 else _fold("floor_div", a, b)
+
+
+def ceil_div(a: Expr, b: Expr) -> Expr:
+    if b == 1:
+        return a
+    return 1 if a is b else _fold("ceil_div", a, b)
+
+
+def mod(a: Expr, b: Expr) -> Expr:
+    return 0 if b == 1 else _fold("mod", a, b)
+
+
+def minimum(a: Expr, b: Expr) -> Expr:
+    return a if a is b else _fold("min", a, b)
+
+
+def maximum(a: Expr, b: Expr) -> Expr:
+    return a if a is b else _fold("max", a, b)
+
+
+def less(a: Expr, b: Expr) -> Expr:
+    return _fold("less", a, b)
+
+
+def equal(a: Expr, b: Expr) -> Expr:
+    return 1 if a is b else _fold("equal", a, b)
+
+
+def both(a: Expr, b: Expr) -> Expr:
+    """1 where both are non-zero (both are 0 or 1)."""
+    if isinstance(a, int):
+        return b if a else 0
+    if isinstance(b, int):
+        return a if b else 0
+    return _op("both", a, b)
+
+
+def where(condition: Expr, a: Expr, b: Expr) -> Expr:
+    """`a` where `condition` is not 0, else `b`."""
+    if isinstance(condition, int):
+        return a if condition else b
+    return a if a is b else _op("where", condition, a, b)
+
+
+def take(index: Expr, table: Sequence[int]) -> Expr:
+    """`table[index]`."""
+    if isinstance(index, int):
+        return table[index]
+    return table[0] if len(set(table)) == 1 else _op("take", index, table=tuple(table))
+
+
+def product(args: Iterable[Expr]) -> Expr:
+    return mul(*args)
+
+
+_BUILD: dict[str, Callable[..., Expr]] = {
+    "add": add, "sub": sub, "mul": mul, "floor_div": floor_div, "ceil_div": ceil_div, "mod": mod, "min": minimum,
+    "max": maximum, "less": less, "equal": equal, "both": both, "where": where,
+}  # fmt: skip
+
+
+# --- readings -------------------------------------------------------------------------------------------------------
+
+
+def post_order(roots: Iterable[Expr]) -> Iterator[Expr]:
+    """Every node below `roots` once, arguments before their users."""
+    seen: set[Expr] = set()
+    stack: list[tuple[Expr, bool]] = [(root, False) for root in roots]
+    while stack:
+        node, expanded = stack.pop()
+        if node in seen:
+            continue
+        if expanded or not isinstance(node, Op):
+            seen.add(node)
+            yield node
+        else:
+            stack.append((node, True))
+            stack.extend((arg, False) for arg in node.args)
+
+
+def symbols_of(*roots: Expr) -> frozenset[Symbol]:
+    return frozenset(node for node in post_order(roots) if isinstance(node, Symbol))
+
+
+def substitute(root: Expr, values: Mapping[Symbol, Expr]) -> Expr:
+    """`root` with symbols replaced, folded and simplified again."""
+    match root:
+        case int():
+            return root
+        case Symbol():
+            return values.get(root, root)
+        case Op("take", (index,), table):
+            return take(substitute(index, values), table)
+        case Op(name, args):
+            return _BUILD[name](*(substitute(arg, values) for arg in args))
+    raise TypeError(f"not an expression: {root!r}")
+
+
+def value(root: Expr, values: Mapping[Symbol, int]) -> int:
+    """The integer that `root` stands for when every symbol is known."""
+    result = substitute(root, values)
+    if not isinstance(result, int):
+        raise ValueError(f"{result} still depends on {sorted(s.name for s in symbols_of(result))}")
+    return result
+
+
+class Evaluator:
+    """Evaluates many expressions over a whole population; the order of evaluation is found once.
+
+    The result of a call on `X` (n, s), columns as `symbols`, is (n, number of roots) float64.
+    """
+
+    def __init__(self, roots: Sequence[Expr], symbols: Sequence[Symbol]) -> None:
+        self._n_roots = len(roots)
+        order = [node for node in post_order(roots) if not isinstance(node, int)]
+        slot: dict[Expr, int] = {node: i for i, node in enumerate(order)}
+        column = {symbol: j for j, symbol in enumerate(symbols)}
+        unknown = [node.name for node in order if isinstance(node, Symbol) and node not in column]
+        if unknown:
+            raise ValueError(f"no column for the symbols {unknown}")
+        self._inputs = [(slot[node], column[node]) for node in order if isinstance(node, Symbol)]
+        self._steps: list[tuple[int, Callable[..., Floats] | None, tuple[int | float, ...], tuple[bool, ...], Floats]] = []
+        for node in order:
+            if isinstance(node, Op):
+                constants = tuple(isinstance(arg, int) for arg in node.args)
+                args = tuple(float(arg) if isinstance(arg, int) else slot[arg] for arg in node.args)
+                table = np.array(node.table, dtype=np.float64)
+                self._steps.append((slot[node], _NUMPY.get(node.name), args, constants, table))
+        self._roots = [(j, root if isinstance(root, int) else None, slot.get(root, -1)) for j, root in enumerate(roots)]
+        self._n_slots = len(order)
+
+    def __call__(self, X: NDArray[np.int64]) -> Floats:
+        values: list[Floats] = [np.empty(0)] * self._n_slots
+        for i, j in self._inputs:
+            values[i] = X[:, j].astype(np.float64)
+        for i, function, args, constants, table in self._steps:
+            operands = [arg if is_constant else values[int(arg)] for arg, is_constant in zip(args, constants, strict=True)]
+            values[i] = table[values[int(args[0])].astype(np.intp)] if function is None else function(*operands)
+        result = np.empty((self._n_roots, len(X)))
+        for j, constant, i in self._roots:
+            result[j] = values[i] if constant is None else constant
+        return result.T
+
+
+def interval(root: Expr, ranges: Mapping[Symbol, tuple[int, int]]) -> tuple[int, int]:
+    """Bounds (low, high), both inclusive, of `root` when each symbol lies in its range. Not always tight."""
+    match root:
+        case int():
+            return root, root
+        case Symbol():
+            return ranges[root]
+        case Op("take", _, table):
+            return min(table), max(table)
+        case Op("less" | "equal" | "both"):
+            return 0, 1
+        case Op("where", (_, a, b)):
+            (a_low, a_high), (b_low, b_high) = interval(a, ranges), interval(b, ranges)
+            return min(a_low, b_low), max(a_high, b_high)
+        case Op("min" | "max", (a, b)):
+            choose = min if root.name == "min" else max
+            (a_low, a_high), (b_low, b_high) = interval(a, ranges), interval(b, ranges)
+            return choose(a_low, b_low), choose(a_high, b_high)
+        case Op("sub", (a, b)):
+            (a_low, a_high), (b_low, b_high) = interval(a, ranges), interval(b, ranges)
+            return a_low - b_high, a_high - b_low
+        case Op("mod", (_, int(b))):
+            return 0, b - 1
+        case Op(name, (a, b)):
+            ends = itertools.product(interval(a, ranges), interval(b, ranges))
+            values = [_SCALAR[name](x, y) for x, y in ends]
+            return min(values), max(values)
+    raise TypeError(f"not an expression: {root!r}")
+
+
+_INFIX = {"add": "+", "sub": "-", "mul": "*", "floor_div": "//", "mod": "%", "less": "<", "equal": "==", "both": "and"}
+
+
+def text(root: Expr) -> str:
+    """Readable form, as in `min(8, 56 - oh0*8)`."""
+    match root:
+        case int():
+            return str(root)
+        case Symbol(name):
+            return name
+        case Op("take", (index,), table):
+            return f"{list(table)}[{text(index)}]"
+        case Op("add", (a, int(b))) if b < 0:
+            return f"{text(a)} - {-b}"
+        case Op(name, (a, b)) if name in _INFIX:
+            sides = [f"({text(arg)})" if isinstance(arg, Op) and arg.name in _INFIX and name != "add" else text(arg) for arg in (a, b)]
+            return f"{sides[0]}*{sides[1]}" if name == "mul" else f"{sides[0]} {_INFIX[name]} {sides[1]}"
+        case Op(name, args):
+            return f"{name}({', '.join(text(arg) for arg in args)})"
+    raise TypeError(f"not an expression: {root!r}")

@@ -1,0 +1,96 @@
+"""Reference values of a tensor program in numpy, in double precision; shares nothing with the code generator.
+
+A sum of products is one `einsum` over strided windows of the padded inputs, so large programs are checked in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ir.program import Apply, Axis, Constant, Program, Read, Stage, Value
+
+Doubles = NDArray[np.float64]
+
+_FUNCTIONS = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "max": np.maximum,
+    "min": np.minimum,
+    "sigmoid": lambda x: 1.0 / (1.0 + np.exp(-x)),
+}
+_REDUCTIONS = {"sum": np.sum, "max": np.max}
+
+
+def interpret(program: Program, inputs: Mapping[str, NDArray[np.float32]]) -> Doubles:
+    """The result of `program`; inputs by tensor name, in the tensors' shapes."""
+    values: dict[str, Doubles] = {tensor.name: np.asarray(inputs[tensor.name], np.float64).reshape(tensor.shape) for tensor in program.inputs}
+    for stage in program.stages:
+        values[stage.output.name] = _run(stage, values)
+    return values[program.output.name]
+
+
+def tolerance(program: Program, inputs: Mapping[str, NDArray[np.float32]]) -> Doubles:
+    """How far a correct fp32 result may be from `interpret`, element by element.
+
+    For a sum of K products in any order |error| <= gamma_K * sum |a||b| with gamma_K = K u / (1 - K u) and u = 2^-24 (Higham, Accuracy
+    and Stability of Numerical Algorithms, 2002, section 3.1); elementwise steps after it here do not amplify errors and add a few u each.
+    """
+    heavy = next((stage for stage in program.stages if stage.reduction == "sum"), None)
+    result = np.abs(interpret(program, inputs))
+    unit = 2.0**-24
+    if heavy is None:
+        return 16 * unit * (result + 1)
+    magnitudes = {tensor.name: np.abs(inputs[tensor.name]) for tensor in program.inputs}
+    total = interpret(Program(program.inputs, program.stages[: program.stages.index(heavy) + 1]), magnitudes)
+    length = int(np.prod([axis.extent for axis in heavy.reduce])) + 2
+    return (length * unit / (1 - length * unit)) * total.reshape(result.shape) + 16 * unit * (result + total.reshape(result.shape)) + 1e-30
+
+
+def _run(stage: Stage, values: Mapping[str, Doubles]) -> Doubles:
+    axes = (*stage.spatial, *stage.reduce)
+    n_spatial = len(stage.spatial)
+    match stage:
+        case Stage(reduction="sum", body=Apply("mul", (Read() as a, Read() as b))):
+            (left, left_axes), (right, right_axes) = _window(a, values), _window(b, values)
+            number = {axis: i for i, axis in enumerate(axes)}
+            result = np.einsum(left, [number[x] for x in left_axes], right, [number[x] for x in right_axes], list(range(n_spatial)), optimize=True)
+        case _:
+            result = np.broadcast_to(_evaluate(stage.body, values, axes), tuple(axis.extent for axis in axes))
+            if stage.reduction is not None:
+                result = _REDUCTIONS[stage.reduction](result, axis=tuple(range(n_spatial, len(axes))))
+    output = np.full(stage.output.shape, np.nan)
+    window, window_axes = _window(stage.write, {stage.output.name: output})
+    order = [stage.spatial.index(axis) for axis in window_axes]
+    window[...] = np.transpose(result, order)
+    return output
+
+
+def _evaluate(value: Value, values: Mapping[str, Doubles], axes: tuple[Axis, ...]) -> Doubles:
+    match value:
+        case Constant(number):
+            return np.array(number)
+        case Apply(function, args):
+            return np.asarray(_FUNCTIONS[function](*(_evaluate(arg, values, axes) for arg in args)))
+        case Read():
+            window, window_axes = _window(value, values)
+            present = [axis for axis in axes if axis in window_axes]
+            ordered = np.transpose(window, [window_axes.index(axis) for axis in present])
+            return ordered.reshape(tuple(axis.extent if axis in window_axes else 1 for axis in axes))
+    raise TypeError(f"not a value: {value!r}")
+
+
+def _window(read: Read, values: Mapping[str, Doubles]) -> tuple[Doubles, tuple[Axis, ...]]:
+    """A strided view (a dimension an axis of the read) of the tensor, padded with zeros as far as the indices reach."""
+    array = values[read.tensor.name]
+    ranges = [index.range for index in read.indices]
+    padding = [(max(0, -low), max(0, high + 1 - size)) for (low, high), size in zip(ranges, array.shape, strict=True)]
+    if any(before or after for before, after in padding):
+        array = np.pad(array, padding)
+    start = array[tuple(slice(index.constant + before, None) for index, (before, _) in zip(read.indices, padding, strict=True))]
+    strides = [sum(index.factor(axis) * stride for index, stride in zip(read.indices, array.strides, strict=True)) for axis in read.axes]
+    shape = tuple(axis.extent for axis in read.axes)
+    return np.lib.stride_tricks.as_strided(start, shape, strides), read.axes

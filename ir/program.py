@@ -1,0 +1,219 @@
+"""Tensor programs: what is computed, with no word on how.
+
+A program is a chain of stages. A stage fills its output tensor: for every point of its spatial axes it reduces (or just
+evaluates) a body over its reduce axes. Indices are affine in the axes; reading outside a tensor gives zero (padding).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias, Union
+
+from ir.expression import Expr, Symbol, add, mul, symbol
+
+FLOAT_BYTES = 4  # every tensor is fp32
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A loop of a tensor program: 0 <= axis < extent."""
+
+    name: str
+    extent: int
+
+    @property
+    def symbol(self) -> Symbol:
+        return symbol(self.name)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An array of fp32 in row-major order. `constant`: known before it is used, as weights are."""
+
+    name: str
+    shape: tuple[int, ...]
+    constant: bool = False
+
+    @property
+    def n_bytes(self) -> int:
+        return FLOAT_BYTES * math.prod(self.shape)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """In elements."""
+        return tuple(math.prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
+
+
+@dataclass(frozen=True)
+class Affine:
+    """`constant + sum of factor * axis`, at most one term an axis, no factor zero."""
+
+    terms: tuple[tuple[Axis, int], ...]
+    constant: int = 0
+
+    def factor(self, axis: Axis) -> int:
+        return next((factor for other, factor in self.terms if other == axis), 0)
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        return tuple(axis for axis, _ in self.terms)
+
+    def at(self, position: Mapping[Axis, Expr]) -> Expr:
+        return add(*(mul(position[axis], factor) for axis, factor in self.terms), self.constant)
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Lowest and highest value over the full extents."""
+        ends = [(0, factor * (axis.extent - 1)) for axis, factor in self.terms]
+        return self.constant + sum(min(e) for e in ends), self.constant + sum(max(e) for e in ends)
+
+
+def affine(*terms: Axis | tuple[Axis, int], constant: int = 0) -> Affine:
+    """`affine(oh, (r, 2), constant=-1)` is oh + 2*r - 1."""
+    pairs = ((term, 1) if isinstance(term, Axis) else term for term in terms)
+    return Affine(tuple(pair for pair in pairs if pair[1] != 0), constant)
+
+
+@dataclass(frozen=True)
+class Constant:
+    number: float
+
+
+@dataclass(frozen=True)
+class Read:
+    """The element of `tensor` at `indices`; zero where they leave it."""
+
+    tensor: Tensor
+    indices: tuple[Affine, ...]
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        return tuple(dict.fromkeys(axis for index in self.indices for axis in index.axes))
+
+    @property
+    def padded(self) -> bool:
+        """Whether some index leaves the tensor."""
+        return any(low < 0 or high >= size for (low, high), size in zip((i.range for i in self.indices), self.tensor.shape, strict=True))
+
+    def stride(self, axis: Axis) -> int:
+        """By how many elements the address moves when `axis` moves by one."""
+        return sum(index.factor(axis) * stride for index, stride in zip(self.indices, self.tensor.strides, strict=True))
+
+
+# Scalar functions a body may apply, with their number of arguments.
+FUNCTIONS = {"add": 2, "sub": 2, "mul": 2, "max": 2, "min": 2, "sigmoid": 1}
+
+
+@dataclass(frozen=True)
+class Apply:
+    """A function of `FUNCTIONS` applied to values."""
+
+    function: str
+    args: tuple[Value, ...]
+
+
+Value: TypeAlias = Union[Constant, Read, Apply]
+
+
+def reads(value: Value) -> Iterator[Read]:
+    """All reads below `value`, each distinct one once, in order."""
+    seen: set[Read] = set()
+
+    def walk(node: Value) -> Iterator[Read]:
+        match node:
+            case Read() if node not in seen:
+                seen.add(node)
+                yield node
+            case Apply(_, args):
+                for arg in args:
+                    yield from walk(arg)
+
+    yield from walk(value)
+
+
+def n_applies(value: Value) -> int:
+    """Arithmetic operations in one evaluation of `value`."""
+    return 1 + sum(n_applies(arg) for arg in value.args) if isinstance(value, Apply) else 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`output[indices] = reduction of body over reduce axes`, for every point of the spatial axes.
+
+    `reduction` is "sum", "max", or None where there are no reduce axes. The indices reach each output element exactly once.
+    """
+
+    output: Tensor
+    indices: tuple[Affine, ...]
+    spatial: tuple[Axis, ...]
+    reduce: tuple[Axis, ...]
+    body: Value
+    reduction: str | None = None
+
+    @property
+    def write(self) -> Read:
+        """The output access, in the form of a read."""
+        return Read(self.output, self.indices)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations, a multiply-add counted as two."""
+        points = math.prod(axis.extent for axis in (*self.spatial, *self.reduce))
+        return points * (n_applies(self.body) + (self.reduction is not None))
+
+
+@dataclass(frozen=True)
+class Program:
+    """`stages` in order of execution; the last one's output is the result, the others' are intermediate."""
+
+    inputs: tuple[Tensor, ...]
+    stages: tuple[Stage, ...]
+
+    @property
+    def output(self) -> Tensor:
+        return self.stages[-1].output
+
+    @property
+    def flops(self) -> int:
+        """Of the reductions alone, as the field counts them (epilogues are not counted where there is a reduction)."""
+        heavy = [stage for stage in self.stages if stage.reduction is not None]
+        return sum(stage.flops for stage in heavy or self.stages)
+
+    @property
+    def n_bytes(self) -> int:
+        """Inputs read once and the result written once."""
+        return sum(tensor.n_bytes for tensor in (*self.inputs, self.output))
+
+
+def value_text(value: Value) -> str:
+    match value:
+        case Constant(number):
+            return f"{number:g}"
+        case Read(tensor, indices):
+            return f"{tensor.name}[{', '.join(affine_text(index) for index in indices)}]"
+        case Apply("add" | "sub" | "mul" as name, (a, b)):
+            return f"({value_text(a)} {dict(add='+', sub='-', mul='*')[name]} {value_text(b)})"
+        case Apply(name, args):
+            return f"{name}({', '.join(value_text(arg) for arg in args)})"
+    raise TypeError(f"not a value: {value!r}")
+
+
+def affine_text(index: Affine) -> str:
+    terms = [axis.name if factor == 1 else f"{axis.name}*{factor}" for axis, factor in index.terms]
+    if index.constant or not terms:
+        terms.append(str(index.constant))
+    return " + ".join(terms).replace("+ -", "- ")
+
+
+def program_text(program: Program) -> str:
+    """A line a stage, as in `c[m, n] = sum over k<512 of (a[m, k] * b[k, n])`."""
+    lines = []
+    for stage in program.stages:
+        over = ", ".join(f"{axis.name}<{axis.extent}" for axis in stage.reduce)
+        body = value_text(stage.body)
+        right = f"{stage.reduction} over {over} of {body}" if stage.reduction else body
+        where = ", ".join(f"{axis.name}<{axis.extent}" for axis in stage.spatial)
+        lines.append(f"{value_text(stage.write)} = {right}  for {where}")
+    return "\n".join(lines)

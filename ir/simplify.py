@@ -1,0 +1,106 @@
+"""Equal programs with fewer axes: unit axes dropped, neighbouring axes fused where every access walks them as one.
+
+A 1x1 convolution over (oh, ow) becomes a matrix product over oh*ow this way, whatever operator it came from. Memory layouts do not
+change: a tensor of the result is a reshaped view of the tensor of the same name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+
+from ir.program import (
+    Affine,
+    Apply,
+    Axis,
+    Program,
+    Read,
+    Tensor,
+    Value,
+    affine,
+    reads,
+)
+
+
+def simplify(program: Program) -> Program:
+    """Drop unit axes and unit dimensions, then fuse what can be fused until nothing changes."""
+    program = _drop_units(program)
+    while True:
+        pair = next((pair for pair in _neighbours(program) if _fusible(program, *pair)), None)
+        if pair is None:
+            return program
+        program = _fuse(program, *pair)
+
+
+def _map_accesses(program: Program, change: Callable[[Read], Read], axes: Callable[[tuple[Axis, ...]], tuple[Axis, ...]]) -> Program:
+    def value(node: Value) -> Value:
+        match node:
+            case Read():
+                return change(node)
+            case Apply(function, args):
+                return Apply(function, tuple(value(arg) for arg in args))
+        return node
+
+    stages = []
+    for stage in program.stages:
+        write = change(stage.write)
+        stages.append(
+            replace(stage, output=write.tensor, indices=write.indices, spatial=axes(stage.spatial), reduce=axes(stage.reduce), body=value(stage.body))
+        )
+    shapes = {read.tensor.name: read.tensor for stage in stages for read in (*reads(stage.body), stage.write)}
+    return Program(tuple(shapes[tensor.name] for tensor in program.inputs), tuple(stages))
+
+
+def _drop_units(program: Program) -> Program:
+    def change(read: Read) -> Read:
+        indices = [Affine(tuple(term for term in index.terms if term[0].extent > 1), index.constant) for index in read.indices]
+        kept = [(size, index) for size, index in zip(read.tensor.shape, indices, strict=True) if size > 1 or index.terms or index.constant]
+        kept = kept or [(1, affine())]
+        return Read(Tensor(read.tensor.name, tuple(size for size, _ in kept), read.tensor.constant), tuple(index for _, index in kept))
+
+    return _map_accesses(program, change, lambda axes: tuple(axis for axis in axes if axis.extent > 1))
+
+
+def _accesses(program: Program) -> Iterator[Read]:
+    for stage in program.stages:
+        yield from (stage.write, *reads(stage.body))
+
+
+def _neighbours(program: Program) -> Iterator[tuple[Axis, Axis]]:
+    for stage in program.stages:
+        yield from pairwise(stage.spatial)
+        yield from pairwise(stage.reduce)
+
+
+def _place(read: Read, outer: Axis, inner: Axis) -> int | None:
+    """Dimension of `outer` in `read` if (outer, inner) index two whole neighbouring dimensions on their own."""
+    for i, (first, second) in enumerate(pairwise(read.indices)):
+        if first == affine(outer) and second == affine(inner) and read.tensor.shape[i : i + 2] == (outer.extent, inner.extent):
+            return i
+    return None
+
+
+def _fusible(program: Program, outer: Axis, inner: Axis) -> bool:
+    for read in _accesses(program):
+        uses = sum(index.factor(axis) != 0 for index in read.indices for axis in (outer, inner))
+        if uses and (uses != 2 or _place(read, outer, inner) is None):
+            return False
+    return True
+
+
+def _fuse(program: Program, outer: Axis, inner: Axis) -> Program:
+    fused = Axis(f"{outer.name}_{inner.name}", outer.extent * inner.extent)
+
+    def change(read: Read) -> Read:
+        i = _place(read, outer, inner)
+        if i is None:
+            return read
+        shape = (*read.tensor.shape[:i], math.prod(read.tensor.shape[i : i + 2]), *read.tensor.shape[i + 2 :])
+        return Read(replace(read.tensor, shape=shape), (*read.indices[:i], affine(fused), *read.indices[i + 2 :]))
+
+    def axes(old: tuple[Axis, ...]) -> tuple[Axis, ...]:
+        return tuple(fused if axis == outer else axis for axis in old if axis != inner)
+
+    return _map_accesses(program, change, axes)

@@ -1,0 +1,29 @@
+"""A task: one tensor program to make fast, named by its operator text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from ir.operators import parse_operator
+from ir.program import Program
+
+
+@dataclass(frozen=True)
+class Task:
+    """`key` is the canonical operator text and says all there is to know; `count` is how often a network uses it."""
+
+    key: str
+    program: Program
+    count: int = 1
+    name: str = ""
+
+    @cached_property
+    def flops(self) -> int:
+        return self.program.flops
+
+
+def task(text: str, count: int = 1, name: str = "") -> Task:
+    """The task of an operator text; `UserError` if there is none."""
+    key, program = parse_operator(text)
+    return Task(key, program, count, name or key)

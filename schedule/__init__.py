@@ -1,0 +1,1 @@
+"""Sketches of tensor programs, their integer spaces, and the target machine."""

@@ -1,0 +1,230 @@
+"""Rules that make the sketches of a tensor program; none of them knows an operator by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from ir.errors import InternalError
+from ir.expression import (
+    Expr,
+    Symbol,
+    add,
+    ceil_div,
+    equal,
+    minimum,
+    mod,
+    mul,
+    sub,
+    symbol,
+    where,
+)
+from ir.program import FLOAT_BYTES, Axis, Program, Read, Stage, reads
+from ir.simplify import simplify
+from schedule.sketch import (
+    PACK_LEVELS,
+    Operand,
+    Sketch,
+    TiledStage,
+    Tiling,
+    n_permutations,
+)
+from schedule.space import Column, Space, sizes_up_to
+from schedule.split_reduction import split_reduction
+from schedule.target import Target
+
+MAX_REGISTER_TILE = 32  # elements of a register tile along an axis that is not the vector axis
+MAX_VECTORS = 8  # vectors of a register tile along the vector axis
+MAX_UPDATES = 768  # vector updates in the text of one kernel; more only costs compile time
+MAX_WORKSPACE_BYTES = 1 << 28
+WHOLE_REDUCE_EXTENT = 12  # reduce axes up to here (the windows of convolutions) are not sliced
+SMALL_OUTPUT = 1024  # elements; below this a long reduction is worth splitting
+UNROLLS = (1, 2, 3, 4, 5, 7, 8)
+
+
+def sketches(program: Program, target: Target) -> tuple[Sketch, ...]:
+    """All sketches of the program for this machine; the first one holds the default schedule."""
+    program = simplify(program)
+    found = [_sketch(f"tile_{vector.name}", program, target, vector) for vector in _vector_axes(program.stages[0], target)]
+    for name, split, vector in _split_programs(program, target):
+        found.append(_sketch(name, split, target, vector))
+    return tuple(found)
+
+
+def _sketch(name: str, program: Program, target: Target, vector: Axis) -> Sketch:
+    columns: list[Column] = []
+    limits: list[Expr] = []
+    stages, default = [], {}
+    for number, (stage, epilogue) in enumerate(_groups(program)):
+        builder = _StageRule(stage, epilogue, vector if number == 0 else _vector_axes(stage, target)[0], target, f"s{number}." if number else "")
+        stages.append(builder.tiled())
+        columns += builder.columns
+        limits += builder.limits
+        default |= builder.default
+    return Sketch(name, tuple(stages), Space(tuple(columns), tuple(limits)), default)
+
+
+def _groups(program: Program) -> Iterator[tuple[Stage, Stage | None]]:
+    """Each stage together with an elementwise stage that follows it and reads it point by point."""
+    stages = list(program.stages)
+    while stages:
+        stage = stages.pop(0)
+        follower = stages[0] if stages else None
+        if follower is not None and follower.reduction is None and stage.write in set(reads(follower.body)) and follower.spatial == stage.spatial:
+            stages.pop(0)
+            yield stage, follower
+        else:
+            yield stage, None
+
+
+def _vector_axes(stage: Stage, target: Target) -> list[Axis]:
+    """Axes worth vectorizing, best first: the output is contiguous along them and every input is, may be packed so, or does not move.
+
+    Where such an axis leaves the constant inputs untouched (as in nchw), an axis along which they are packed is tried too.
+    """
+    inputs = list(reads(stage.body))
+
+    def fits(read: Read, axis: Axis) -> bool:
+        if read.stride(axis) in (0, 1):
+            return True
+        alone = [axes for _, axes in Operand(read, read.tensor.constant, 0, 0).parts if axis in axes]
+        return all(len(axes) == 1 for axes in alone)
+
+    fitting = [axis for axis in reversed(stage.spatial) if all(fits(read, axis) for read in inputs)]
+    contiguous = [axis for axis in fitting if stage.write.stride(axis) == 1]
+    constants = [read for read in inputs if read.tensor.constant]
+    packed = [axis for axis in fitting if axis.extent >= target.lanes and any(axis in read.axes for read in constants)]
+    if any(axis in read.axes for axis in contiguous for read in constants):
+        packed = []
+    return list(dict.fromkeys([*contiguous, *packed])) or list(stage.spatial[-1:])
+
+
+def _split_programs(program: Program, target: Target) -> Iterator[tuple[str, Program, Axis]]:
+    """Split reductions, for outputs too small to occupy the machine."""
+    stage = program.stages[0]
+    n_outputs = math.prod(axis.extent for axis in stage.spatial)
+    if stage.reduction is None or n_outputs > SMALL_OUTPUT:
+        return
+    axis = max(stage.reduce, key=lambda a: a.extent, default=None)
+    if axis is None or axis.extent < 64:
+        return
+    for parts in (2, 4, 8, 16):
+        if axis.extent % parts == 0 and parts >= target.threads and stage.spatial:
+            split = split_reduction(program, axis, parts, lanes=False)
+            for vector in _vector_axes(split.stages[0], target)[:1]:
+                yield f"split{parts}_{axis.name}_tile_{vector.name}", split, vector
+    if axis.extent % target.lanes == 0:
+        widest = max((a.extent for a in _vector_axes(stage, target)), default=1)
+        if widest < target.lanes:
+            split = split_reduction(program, axis, target.lanes, lanes=True)
+            yield f"lanes_{axis.name}", split, split.stages[0].spatial[-1]
+
+
+class _StageRule:
+    """Builds the tiled stage, its columns, limits and default wishes. `prefix` keeps symbols of several stages apart."""
+
+    def __init__(self, stage: Stage, epilogue: Stage | None, vector: Axis, target: Target, prefix: str) -> None:
+        self.stage, self.epilogue, self.vector, self.target, self.prefix = stage, epilogue, vector, target, prefix
+        self.columns: list[Column] = []
+        self.limits: list[Expr] = []
+        self.default: dict[str, int] = {}
+
+    def tiled(self) -> TiledStage:
+        stage = self.stage
+        tilings = {axis: self._spatial(axis) for axis in stage.spatial} | {axis: self._reduce(axis) for axis in stage.reduce}
+        orders = {}
+        for band, axes in (("parallel", stage.spatial), ("outer", stage.spatial), ("block", stage.spatial), ("inner", stage.reduce)):
+            orders[band] = self._column(f"order.{band}", tuple(range(n_permutations(axes))), ordered=False) if len(axes) > 1 else 0
+        orders["slice"] = 0
+        operands = tuple(self._operand(read, tilings) for read in reads(stage.body))
+        level: Expr = 0
+        if self.epilogue is not None:
+            level = self._column("epilogue", (0, 1), ordered=False)
+        result = TiledStage(stage, self.epilogue, self.vector, tilings, orders, 1, operands, level)
+        unroll = self._unroll(result)
+        result = TiledStage(stage, self.epilogue, self.vector, tilings, orders, unroll, operands, level)
+        self._limit(result)
+        return result
+
+    def _column(self, name: str, choices: tuple[int, ...], maximum: Expr | None = None, *, ordered: bool = True, wish: int | None = None) -> Symbol | int:
+        """The symbol of a new column, or the number if there is no choice."""
+        if len(choices) == 1:
+            return choices[0]
+        column = Column(symbol(self.prefix + name), choices, maximum, ordered)
+        self.columns.append(column)
+        self.default[column.symbol.name] = choices[0] if wish is None else wish
+        return column.symbol
+
+    def _spatial(self, axis: Axis) -> Tiling:
+        lanes, extent = self.target.lanes, axis.extent
+        if axis == self.vector:
+            most = min(MAX_VECTORS, -(-extent // lanes))
+            register = self._column(f"{axis.name}.register", tuple(lanes * n for n in range(1, most + 1)), wish=lanes * min(2, most))
+        else:
+            last = next((a for a in reversed(self.stage.spatial) if a != self.vector), None)
+            wish = min(8, extent) if axis == last else 1
+            register = self._column(f"{axis.name}.register", tuple(range(1, min(extent, MAX_REGISTER_TILE, self.target.vector_registers - 2) + 1)), wish=wish)
+        tiles = ceil_div(extent, register)
+        most_tiles = -(-extent // (lanes if axis == self.vector else 1))
+        exact = [-(-extent // size) for size in range(1, 33)]
+        first = axis == next((a for a in self.stage.spatial if a.extent >= 2 * self.target.threads), self.stage.spatial[0])
+        block_count = self._column(f"{axis.name}.block", sizes_up_to(most_tiles, exact), tiles, wish=4 if axis == self.vector else 1)
+        block = mul(register, block_count)
+        chunk_count = self._column(f"{axis.name}.chunk", sizes_up_to(most_tiles, exact), ceil_div(extent, block), wish=1 if first else most_tiles)
+        return Tiling(axis, (register, block, mul(block, chunk_count), extent))
+
+    def _reduce(self, axis: Axis) -> Tiling:
+        if axis.extent <= WHOLE_REDUCE_EXTENT:
+            return Tiling(axis, (axis.extent, axis.extent))
+        divisors = [size for size in range(8, axis.extent + 1) if axis.extent % size == 0]
+        choices = tuple(size for size in sizes_up_to(axis.extent, divisors) if size >= 8)
+        return Tiling(axis, (self._column(f"{axis.name}.slice", choices, wish=min(256, axis.extent)), axis.extent))
+
+    def _operand(self, read: Read, tilings: dict[Axis, Tiling]) -> Operand:
+        name = read.tensor.name
+        probe = Operand(read, read.tensor.constant, 0, 0)
+        if read.tensor.constant:
+            return Operand(read, True, PACK_LEVELS.index("root"), 0)
+        boxes = {axis for _, axes in probe.parts if len(axes) > 1 for axis in axes}
+        levels = tuple(range(len(PACK_LEVELS)))
+        if all(tiling.sizes[0] == tiling.sizes[-1] for axis, tiling in tilings.items() if axis in self.stage.reduce):
+            levels = levels[:-1]  # one slice: the same as packing for a block
+        if read.padded or (self.vector in read.axes and read.stride(self.vector) != 1):
+            levels = levels[1:]  # packing is what brings the padding in, and what makes lanes contiguous
+        level = self._column(f"{name}.pack", levels, ordered=False, wish=levels[0] if levels[0] == 0 else PACK_LEVELS.index("block"))
+        two_layouts = self.vector not in boxes and self.vector not in read.axes and any(axis in read.axes for axis in self.stage.reduce)
+        layout = self._column(f"{name}.layout", (0, 1), ordered=False, wish=1) if two_layouts else 0
+        return Operand(read, False, level, layout)
+
+    def _unroll(self, tiled: TiledStage) -> Expr:
+        reduce = self.stage.reduce
+        if not reduce:
+            return 1
+        innermost: Expr = tiled.tilings[reduce[-1]].sizes[0]
+        for axis in reduce[:-1]:
+            innermost = where(equal(tiled.position("inner", axis), len(reduce) - 1), tiled.tilings[axis].sizes[0], innermost)
+        return self._column("unroll", UNROLLS, innermost)
+
+    def _limit(self, tiled: TiledStage) -> None:
+        """What every row must keep: accumulators fit the registers, code and workspace stay small, every thread gets a chunk."""
+        target, lanes = self.target, self.target.lanes
+        vectors = mul(*(ceil_div(tiled.tilings[a].sizes[0], lanes if a == self.vector else 1) for a in self.stage.spatial))
+        self.limits.append(sub(vectors, target.vector_registers - 2))
+        variants: Expr = 1
+        for axis in self.stage.spatial:
+            variants = mul(variants, add(minimum(mod(axis.extent, tiled.tilings[axis].sizes[0]), 1), 1))
+        self.limits.append(sub(mul(vectors, tiled.unroll, variants), MAX_UPDATES))
+        chunks = mul(*(tiled.tilings[a].count(2) for a in self.stage.spatial))
+        tiles = mul(*(tiled.tilings[a].count(0) for a in self.stage.spatial))
+        self.limits.append(sub(minimum(tiles, target.threads), chunks))
+        for operand in tiled.operands:
+            if not operand.prepared:
+                dims = operand.dimensions(0, self.vector, self.stage.reduce)
+                size = mul(FLOAT_BYTES * target.threads, *(tiled.packed_extent(operand, d) for d in dims))
+                self.limits.append(where(equal(operand.level, 0), 0, sub(size, MAX_WORKSPACE_BYTES)))
+        self.limits = [limit for limit in self.limits if not (isinstance(limit, int) and limit <= 0)]
+        if any(isinstance(limit, int) for limit in self.limits):
+            raise InternalError(f"a limit of {self.stage.output.name} can never hold")
+
+
+__all__ = ["sketches"]

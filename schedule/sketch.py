@@ -1,0 +1,218 @@
+"""A sketch: the loop structure of a program with its sizes still open.
+
+Read symbolically it is described by features (`costmodel.features`); read with one row substituted it is lowered to a loop nest
+(`codegen.lower`). Each stage of reduction is tiled as SSRSRS; from the outside in its bands of loops are
+
+  parallel   one fused loop over the chunks of all spatial axes, shared by the threads
+  outer      blocks of a chunk
+  slice      slices of the reduce axes; accumulators are kept in the output between slices
+  block      register tiles of a block
+  inner      the reduce axes within a slice
+  register   one register tile, fully unrolled; its innermost axis is made of vectors
+
+A tile may have any size: a loop over tiles has `ceil(extent / size)` iterations and the last one is cut short.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ir.expression import (
+    Expr,
+    Symbol,
+    add,
+    ceil_div,
+    equal,
+    minimum,
+    mul,
+    substitute,
+    take,
+    where,
+)
+from ir.program import Axis, Read, Stage
+from schedule.space import Space
+
+BANDS = ("parallel", "outer", "slice", "block", "inner")
+
+# Where a variable operand is packed: not at all, before the parallel loop, or at the start of the named loop level.
+PACK_LEVELS = ("none", "root", "chunk", "block", "slice")
+EPILOGUE_LEVELS = ("register", "block")
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Sizes of the nested tiles of one axis, innermost first, the last one the whole extent; each a multiple of the one before
+    (but for the extent). Spatial: (register, block, chunk, extent). Reduce: (slice, extent)."""
+
+    axis: Axis
+    sizes: tuple[Expr, ...]
+
+    def count(self, level: int) -> Expr:
+        """How many tiles of size `sizes[level]` cover the axis."""
+        return ceil_div(self.axis.extent, self.sizes[level])
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A dimension of a packed operand.
+
+    "tiles": index of the register tile along `axes[0]`; "register": position inside it; "reduce": position along a reduce axis;
+    "box": the range that dimension `source` of the tensor takes, where several axes overlap there (the windows of a convolution).
+    """
+
+    kind: str
+    axes: tuple[Axis, ...]
+    source: int
+
+
+@dataclass(frozen=True)
+class Operand:
+    """An input of a reduction as the register tile sees it. `level` indexes PACK_LEVELS; a prepared operand is packed once, before any
+    timing. `layout` 0 has reduce dimensions outside of box and register ones, 1 inside (but for the vector axis, always innermost)."""
+
+    read: Read
+    prepared: bool
+    level: Expr
+    layout: Expr
+
+    @cached_property
+    def parts(self) -> tuple[tuple[int, tuple[Axis, ...]], ...]:
+        """(source dimension, axes) of what packing keeps together: one axis, or all axes of a dimension where they overlap."""
+        found: list[tuple[int, tuple[Axis, ...]]] = []
+        for source, index in enumerate(self.read.indices):
+            reach, separable = 0, True
+            for axis, factor in sorted(index.terms, key=lambda term: abs(term[1])):
+                separable &= factor > reach
+                reach += factor * (axis.extent - 1)
+            found.extend([(source, (axis,)) for axis in index.axes] if separable else [(source, index.axes)])
+        return tuple(found)
+
+    def dimensions(self, layout: int, vector: Axis, reduce: tuple[Axis, ...]) -> tuple[Dimension, ...]:
+        """The packed dimensions, outermost first. `reduce`: the reduce axes in the order of the inner loops."""
+        single = {axes[0]: source for source, axes in self.parts if len(axes) == 1}
+        spatial = [axis for axis in single if axis not in reduce]
+        tiles = [Dimension("tiles", (axis,), single[axis]) for axis in spatial]
+        boxes = [Dimension("box", axes, source) for source, axes in self.parts if len(axes) > 1]
+        registers = [Dimension("register", (axis,), single[axis]) for axis in spatial if axis != vector]
+        reduces = [Dimension("reduce", (axis,), single[axis]) for axis in reduce if axis in single]
+        lanes = [Dimension("register", (axis,), single[axis]) for axis in spatial if axis == vector]
+        middle = [*boxes, *registers, *reduces] if layout else [*reduces, *boxes, *registers]
+        return (*tiles, *middle, *lanes)
+
+
+@dataclass(frozen=True)
+class TiledStage:
+    """One reduction (or elementwise) stage with its epilogue, tiled. Every `Expr` may be a symbol of the space or a number."""
+
+    stage: Stage
+    epilogue: Stage | None
+    vector: Axis
+    tilings: Mapping[Axis, Tiling]
+    orders: Mapping[str, Expr]  # band -> index of a permutation of its axes
+    unroll: Expr  # copies of the innermost inner loop's body
+    operands: tuple[Operand, ...]
+    epilogue_level: Expr  # indexes EPILOGUE_LEVELS
+
+    def axes(self, band: str) -> tuple[Axis, ...]:
+        """The axes that have a loop in this band, in program order."""
+        if band in ("slice", "inner"):
+            return self.stage.reduce
+        return self.stage.spatial
+
+    def position(self, band: str, axis: Axis) -> Expr:
+        """Place of the axis' loop in its band, 0 the outermost."""
+        axes = self.axes(band)
+        where_each = [order.index(axis) for order in permutations(axes)]
+        return take(self.orders[band], where_each)
+
+    def ordered(self, band: str) -> tuple[Axis, ...]:
+        """The axes of the band, outermost first; the order must be a number."""
+        order = self.orders[band]
+        assert isinstance(order, int)
+        return permutations(self.axes(band))[order]
+
+    def tile(self, axis: Axis, level: str) -> Expr:
+        """Extent of the axis inside one iteration of all loops of `level`: of the register tile, a block, a chunk, ..."""
+        sizes = self.tilings[axis].sizes
+        if axis in self.stage.reduce:
+            return {"register": 1, "inner": 1, "block": sizes[0], "slice": sizes[0]}.get(level, sizes[-1])
+        return {"register": sizes[0], "inner": sizes[0], "block": sizes[0], "slice": sizes[1], "outer": sizes[1], "parallel": sizes[2]}.get(level, sizes[-1])
+
+    def region(self, operand: Operand, axis: Axis) -> Expr:
+        """Extent of the axis that one packing of the operand covers."""
+        tiling = self.tilings[axis]
+        whole = tiling.sizes[-1]
+        if operand.prepared:
+            return whole
+        if axis in self.stage.reduce:
+            return where(equal(operand.level, PACK_LEVELS.index("slice")), minimum(tiling.sizes[0], whole), whole)
+        chunk = where(equal(operand.level, PACK_LEVELS.index("chunk")), tiling.sizes[2], tiling.sizes[1])
+        return minimum(where(equal(operand.level, PACK_LEVELS.index("root")), whole, chunk), whole)
+
+    def packed_extent(self, operand: Operand, dimension: Dimension) -> Expr:
+        """Size of one dimension of the packed operand."""
+        axis = dimension.axes[0]
+        match dimension.kind:
+            case "tiles":
+                return ceil_div(self.region(operand, axis), self.tilings[axis].sizes[0])
+            case "register":
+                return self.tilings[axis].sizes[0]
+            case "reduce":
+                return self.region(operand, axis)
+        index = operand.read.indices[dimension.source]
+        return add(*(mul(abs(index.factor(a)), add(self.region(operand, a), -1)) for a in dimension.axes), 1)
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """A way to run a task: its stages in order, all at the root, and the space of its open choices.
+
+    `name` is the word by which records and messages refer to it; it is unique among the sketches of a task.
+    """
+
+    name: str
+    stages: tuple[TiledStage, ...]
+    space: Space
+    default: Mapping[str, int]  # wished values of the default schedule
+
+    def default_row(self) -> NDArray[np.int64]:
+        """(c,) the schedule that is tried first; always valid, always the same."""
+        return self.space.row(dict(self.default), np.random.default_rng(0))[0]
+
+    def instantiate(self, row: NDArray[np.int64]) -> tuple[TiledStage, ...]:
+        """The stages with the row's numbers in place of symbols."""
+        values: dict[Symbol, Expr] = {symbol: int(number) for symbol, number in zip(self.space.symbols, row, strict=True)}
+        return tuple(_substitute(stage, values) for stage in self.stages)
+
+    def row_text(self, row: NDArray[np.int64]) -> str:
+        """`oh.register=8 k.register=32 …`."""
+        return " ".join(f"{symbol.name}={number}" for symbol, number in zip(self.space.symbols, row, strict=True))
+
+
+def permutations(axes: tuple[Axis, ...]) -> list[tuple[Axis, ...]]:
+    """All orders of `axes`, the given one first."""
+    return list(itertools.permutations(axes))
+
+
+def n_permutations(axes: tuple[Axis, ...]) -> int:
+    return math.factorial(len(axes))
+
+
+def _substitute(stage: TiledStage, values: Mapping[Symbol, Expr]) -> TiledStage:
+    return TiledStage(
+        stage.stage,
+        stage.epilogue,
+        stage.vector,
+        {axis: Tiling(axis, tuple(substitute(size, values) for size in tiling.sizes)) for axis, tiling in stage.tilings.items()},
+        {band: substitute(order, values) for band, order in stage.orders.items()},
+        substitute(stage.unroll, values),
+        tuple(Operand(o.read, o.prepared, substitute(o.level, values), substitute(o.layout, values)) for o in stage.operands),
+        substitute(stage.epilogue_level, values),
+    )

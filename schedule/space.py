@@ -1,0 +1,122 @@
+"""The integer space of a sketch: one row is one candidate, one column one decision; everything works on whole populations.
+
+Notation: n rows, c columns.
+  X  (n, c) int64  a population; X[i, j] is the value (a size, a count, a switch) that row i gives to column j's symbol
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ir.errors import InternalError
+from ir.expression import Evaluator, Expr, Symbol
+
+Population = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One decision. `choices` are the values to draw from; a value above `maximum` (an expression of earlier symbols) means `maximum`.
+
+    `ordered`: whether neighbouring choices are alike (sizes are, permutations are not).
+    """
+
+    symbol: Symbol
+    choices: tuple[int, ...]
+    maximum: Expr | None = None
+    ordered: bool = True
+
+
+@dataclass(frozen=True)
+class Space:
+    """All populations of one sketch: a free choice a column, where every expression in `limits` is <= 0."""
+
+    columns: tuple[Column, ...]
+    limits: tuple[Expr, ...] = ()
+
+    @property
+    def symbols(self) -> tuple[Symbol, ...]:
+        return tuple(column.symbol for column in self.columns)
+
+    @cached_property
+    def _maxima(self) -> list[tuple[int, Evaluator]]:
+        return [(j, Evaluator([column.maximum], self.symbols)) for j, column in enumerate(self.columns) if column.maximum is not None]
+
+    @cached_property
+    def _limits(self) -> Evaluator:
+        return Evaluator(self.limits, self.symbols)
+
+    def canonical(self, X: Population) -> Population:
+        """Equal candidates get equal rows: values are cut to their column's maximum, in column order."""
+        X = X.copy()
+        for j, maximum in self._maxima:
+            X[:, j] = np.minimum(X[:, j], maximum(X)[:, 0].astype(np.int64))
+        return X
+
+    def valid(self, X: Population) -> NDArray[np.bool_]:
+        return np.asarray((self._limits(X) <= 0).all(axis=1)) if self.limits else np.ones(len(X), dtype=bool)
+
+    def draw(self, n: int, rng: np.random.Generator) -> Population:
+        """(n, c) independent uniform choices, neither canonical nor checked."""
+        X = np.empty((n, len(self.columns)), dtype=np.int64)
+        for j, column in enumerate(self.columns):
+            X[:, j] = rng.choice(np.array(column.choices, dtype=np.int64), size=n)
+        return X
+
+    def sample(self, n: int, rng: np.random.Generator) -> Population:
+        """(n, c) valid canonical rows, drawn uniformly over the choices; fewer where valid ones are too rare to find."""
+        found: list[Population] = []
+        total = 0
+        for _ in range(64):
+            X = self.canonical(self.draw(max(4 * n, 256), rng))
+            X = X[self.valid(X)]
+            found.append(X[: n - total])
+            total += len(found[-1])
+            if total == n:
+                break
+        return np.concatenate(found)
+
+    def mutate(self, X: Population, rng: np.random.Generator) -> Population:
+        """Change one to three columns of each row: half to a neighbouring choice, half to any choice. Canonical, not checked."""
+        n, c = X.shape
+        n_changes = rng.choice([1, 1, 2, 3], size=n)
+        changed = rng.random((n, c)).argsort(axis=1).argsort(axis=1) < n_changes[:, None]
+        anywhere = self.draw(n, rng)
+        result = X.copy()
+        for j, column in enumerate(self.columns):
+            choices = np.array(column.choices, dtype=np.int64)
+            at = np.searchsorted(choices, X[:, j])
+            step = rng.choice([-2, -1, 1, 2], size=n)
+            near = choices[np.clip(at + step, 0, len(choices) - 1)]
+            new = np.where(rng.random(n) < 0.5, near, anywhere[:, j]) if column.ordered else anywhere[:, j]
+            result[:, j] = np.where(changed[:, j], new, X[:, j])
+        return self.canonical(result)
+
+    def crossover(self, A: Population, B: Population, rng: np.random.Generator) -> Population:
+        """Each column from one parent or the other. Canonical, not checked."""
+        return self.canonical(np.where(rng.random(A.shape) < 0.5, A, B))
+
+    def row(self, values: dict[str, int], rng: np.random.Generator) -> Population:
+        """(1, c) the valid row nearest to the wished values: invalid wishes are mutated until one is valid."""
+        X = np.array([[values.get(column.symbol.name, column.choices[0]) for column in self.columns]], dtype=np.int64)
+        X = self.canonical(X)
+        for _ in range(200):
+            valid = self.valid(X)
+            if valid.any():
+                return X[valid][:1]
+            X = self.mutate(np.repeat(X[:64], 8, axis=0), rng)
+        rest = self.sample(1, rng)
+        if not len(rest):
+            raise InternalError(f"the space of {[column.symbol.name for column in self.columns]} has no valid row")
+        return rest
+
+
+def sizes_up_to(limit: int, extra: Sequence[int] = ()) -> tuple[int, ...]:
+    """1..16, then about eight sizes a doubling, then `extra`; all at most `limit`."""
+    steps = list(range(1, 17)) + [round(2 ** (4 + i / 4)) for i in range(1, 80)]
+    return tuple(sorted({size for size in (*steps, *extra, limit) if 1 <= size <= limit}))

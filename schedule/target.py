@@ -1,0 +1,40 @@
+"""What code is specialized to: the vector unit, the caches, the threads."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+from ir.errors import UserError
+
+
+@dataclass(frozen=True)
+class Target:
+    """The machine that candidates are made for. `cpu` and `features` are LLVM's words; sizes are of one core's caches (l3 is shared)."""
+
+    cpu: str
+    features: str
+    lanes: int  # fp32 elements in a vector register
+    vector_registers: int
+    l1_bytes: int
+    l2_bytes: int
+    l3_bytes: int
+    threads: int
+
+    def to_json(self) -> dict[str, str | int]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, str | int]) -> Target:
+        names = {field.name for field in fields(Target)}
+        if set(data) != names:
+            raise UserError(f"a target has the fields {sorted(names)}, found {sorted(data)}")
+        return Target(**data)  # type: ignore[arg-type]  # the names are checked; the values come from to_json
+
+
+# fp32 lanes and vector registers by LLVM feature name, best first.
+VECTOR_UNITS = (("avx512f", 16, 32), ("avx", 8, 16), ("sse2", 4, 16), ("neon", 4, 32))
+
+
+def vector_unit(features: dict[str, bool]) -> tuple[int, int]:
+    """(lanes, vector registers) of a CPU with these LLVM features."""
+    return next(((lanes, registers) for name, lanes, registers in VECTOR_UNITS if features.get(name)), (4, 16))
