@@ -81,19 +81,24 @@ _SCALAR: dict[str, Callable[..., int]] = {
     "where": lambda c, a, b: a if c else b,
 }
 
+
+def _where(condition: Floats, a: Floats, b: Floats) -> Floats:
+    return np.where(condition != 0, a, b)
+
+
 _NUMPY: dict[str, Callable[..., Floats]] = {
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,
     "floor_div": lambda a, b: np.floor(np.divide(a, b)),
     "ceil_div": lambda a, b: np.ceil(np.divide(a, b)),
-    "mod": lambda a, b: np.mod(a, b),
+    "mod": np.mod,
     "min": np.minimum,
     "max": np.maximum,
     "less": lambda a, b: np.less(a, b).astype(np.float64),
     "equal": lambda a, b: np.equal(a, b).astype(np.float64),
     "both": np.multiply,
-    "where": lambda c, a, b: np.where(c != 0, a, b),
+    "where": _where,
 }
 
 OPERATIONS = tuple(_SCALAR)

@@ -5,7 +5,8 @@ A sum of products is one `einsum` over strided windows of the padded inputs, so 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import string
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from ir.program import Apply, Axis, Constant, Program, Read, Stage, Value
 
 Doubles = NDArray[np.float64]
 
-_FUNCTIONS = {
+_FUNCTIONS: dict[str, Callable[..., Doubles]] = {
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,
@@ -22,7 +23,7 @@ _FUNCTIONS = {
     "min": np.minimum,
     "sigmoid": lambda x: 1.0 / (1.0 + np.exp(-x)),
 }
-_REDUCTIONS = {"sum": np.sum, "max": np.max}
+_REDUCTIONS: dict[str, Callable[..., Doubles]] = {"sum": np.sum, "max": np.max}
 
 
 def interpret(program: Program, inputs: Mapping[str, NDArray[np.float32]]) -> Doubles:
@@ -56,8 +57,9 @@ def _run(stage: Stage, values: Mapping[str, Doubles]) -> Doubles:
     match stage:
         case Stage(reduction="sum", body=Apply("mul", (Read() as a, Read() as b))):
             (left, left_axes), (right, right_axes) = _window(a, values), _window(b, values)
-            number = {axis: i for i, axis in enumerate(axes)}
-            result = np.einsum(left, [number[x] for x in left_axes], right, [number[x] for x in right_axes], list(range(n_spatial)), optimize=True)
+            letter = dict(zip(axes, string.ascii_letters, strict=False))
+            terms = ["".join(letter[axis] for axis in some) for some in (left_axes, right_axes, stage.spatial)]
+            result = np.einsum(f"{terms[0]},{terms[1]}->{terms[2]}", left, right, optimize=True)
         case _:
             result = np.broadcast_to(_evaluate(stage.body, values, axes), tuple(axis.extent for axis in axes))
             if stage.reduction is not None:

@@ -61,7 +61,7 @@ def conv2d(
     in_weights = affine(*in_axes)
     product = Apply("mul", (Read(x, x_index), Read(weights, (out_index, in_weights, affine(rr), affine(ss)))))
     spatial = _in_order(y_index)
-    reduce = tuple(axis for axis, _ in in_axes) + (rr, ss)
+    reduce = (*(axis for axis, _ in in_axes), rr, ss)
     return _with_epilogue("y", y_shape, y_index, spatial, reduce, product, (x, weights), out_index, k, epilogue)
 
 
@@ -182,7 +182,7 @@ def _sizes(counts: tuple[int, ...], least: int) -> Callable[[str], object]:
 
 
 def _write_sizes(value: object) -> str:
-    numbers = tuple(value)  # type: ignore[arg-type]  # a tuple by construction
+    numbers: tuple[int, ...] = tuple(value)  # type: ignore[arg-type]  # a tuple by construction
     return str(numbers[0]) if len(set(numbers)) == 1 else "x".join(map(str, numbers))
 
 

@@ -187,6 +187,9 @@ class Program:
         return sum(tensor.n_bytes for tensor in (*self.inputs, self.output))
 
 
+_INFIX = {"add": "+", "sub": "-", "mul": "*"}
+
+
 def value_text(value: Value) -> str:
     match value:
         case Constant(number):
@@ -194,7 +197,7 @@ def value_text(value: Value) -> str:
         case Read(tensor, indices):
             return f"{tensor.name}[{', '.join(affine_text(index) for index in indices)}]"
         case Apply("add" | "sub" | "mul" as name, (a, b)):
-            return f"({value_text(a)} {dict(add='+', sub='-', mul='*')[name]} {value_text(b)})"
+            return f"({value_text(a)} {_INFIX[name]} {value_text(b)})"
         case Apply(name, args):
             return f"{name}({', '.join(value_text(arg) for arg in args)})"
     raise TypeError(f"not a value: {value!r}")

@@ -54,7 +54,8 @@ def sketches(program: Program, target: Target) -> tuple[Sketch, ...]:
 def _sketch(name: str, program: Program, target: Target, vector: Axis) -> Sketch:
     columns: list[Column] = []
     limits: list[Expr] = []
-    stages, default = [], {}
+    stages: list[TiledStage] = []
+    default: dict[str, int] = {}
     for number, (stage, epilogue) in enumerate(_groups(program)):
         builder = _StageRule(stage, epilogue, vector if number == 0 else _vector_axes(stage, target)[0], target, f"s{number}." if number else "")
         stages.append(builder.tiled())

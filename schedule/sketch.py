@@ -184,7 +184,8 @@ class Sketch:
 
     def default_row(self) -> NDArray[np.int64]:
         """(c,) the schedule that is tried first; always valid, always the same."""
-        return self.space.row(dict(self.default), np.random.default_rng(0))[0]
+        row: NDArray[np.int64] = self.space.row(dict(self.default), np.random.default_rng(0))[0]
+        return row
 
     def instantiate(self, row: NDArray[np.int64]) -> tuple[TiledStage, ...]:
         """The stages with the row's numbers in place of symbols."""
