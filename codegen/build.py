@@ -1,0 +1,73 @@
+"""From LLVM IR to machine code and back into a callable: object code is bytes, so that building and running can be two processes."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import llvmlite.binding as llvm
+
+from ir.errors import InternalError
+from schedule.target import Target
+
+
+@cache
+def _initialize() -> None:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+
+
+@cache
+def target_machine(target: Target) -> llvm.TargetMachine:
+    """LLVM's target machine for the target's CPU and features, at its highest level of optimization."""
+    _initialize()
+    return llvm.Target.from_default_triple().create_target_machine(cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="jitdefault", jit=True)
+
+
+def optimize(text: str, target: Target) -> llvm.ModuleRef:
+    """The module of an IR text after LLVM's passes. Loops are already tiled, unrolled and vectorized, so those passes are off."""
+    machine = target_machine(target)
+    try:
+        module = llvm.parse_assembly(text)
+        module.verify()
+    except RuntimeError as error:
+        raise InternalError(f"LLVM refuses the emitted code: {error}\n{text}") from None
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.loop_unrolling = options.loop_vectorization = options.slp_vectorization = options.loop_interleaving = False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return module
+
+
+def compile_object(text: str, target: Target) -> bytes:
+    """Object code of an IR text."""
+    return bytes(target_machine(target).emit_object(optimize(text, target)))
+
+
+def assembly(text: str, target: Target) -> str:
+    return str(target_machine(target).emit_assembly(optimize(text, target)))
+
+
+@dataclass(frozen=True)
+class LoadedCode:
+    """Object code in memory; `engine` keeps it alive."""
+
+    engine: llvm.ExecutionEngine
+
+    def function(self, name: str, *argument_types: type) -> Callable[..., None]:
+        """The C function of this name, without result."""
+        address = self.engine.get_function_address(name)
+        if not address:
+            raise InternalError(f"the object code has no function {name}")
+        return ctypes.CFUNCTYPE(None, *argument_types)(address)
+
+
+def load_object(code: bytes, target: Target) -> LoadedCode:
+    """Object code made by `compile_object`, linked into this process. OpenMP symbols must be registered before."""
+    machine = llvm.Target.from_default_triple().create_target_machine(cpu=target.cpu, features=target.features, opt=3, jit=True)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    return LoadedCode(engine)

@@ -1,0 +1,510 @@
+"""From a loop nest to LLVM IR.
+
+A function takes one pointer to an array of pointers: the buffers of scope input, output and prepared in the nest's order, then the
+workspace (shared buffers first, then one private part a thread). A parallel loop becomes a function of its own that `GOMP_parallel`
+calls in every thread; each thread takes a contiguous share. Register tiles are vector `alloca`s with constant indices, which LLVM
+turns into registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+
+from codegen.functions import sigmoid, splat
+from ir.errors import InternalError
+from ir.expression import Expr, Op, Symbol, add, mul, symbols_of
+from ir.nest import Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store
+from ir.program import FLOAT_BYTES, Constant
+
+F32, I32, I64, POINTER = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.PointerType()
+ALIGNMENT = 64  # bytes, of every buffer in the workspace: a cache line and the widest vector
+
+# Address of element = constant + sum of factor * atom; an atom is a symbol or an operation that is not linear.
+Linear = tuple[int, dict[Expr, int]]
+
+
+@dataclass(frozen=True)
+class WorkspaceLayout:
+    """Byte offsets of workspace buffers: shared ones from the start, private ones from the start of a thread's part."""
+
+    offsets: Mapping[str, int]
+    shared_bytes: int
+    private_bytes: int
+
+    def total_bytes(self, threads: int) -> int:
+        return self.shared_bytes + threads * self.private_bytes
+
+
+def workspace_layout(nest: Nest) -> WorkspaceLayout:
+    offsets: dict[str, int] = {}
+    ends = {"shared": 0, "private": 0}
+    for scope in ends:
+        for buffer in nest.in_scope(scope):
+            offsets[buffer.name] = ends[scope]
+            ends[scope] += -(-buffer.n_bytes // ALIGNMENT) * ALIGNMENT
+        # An odd number of lines between threads' parts keeps them from falling on the same cache sets.
+        ends[scope] += ALIGNMENT if ends[scope] else 0
+    return WorkspaceLayout(offsets, ends["shared"], ends["private"])
+
+
+def argument_buffers(nest: Nest) -> tuple[Buffer, ...]:
+    """The buffers whose pointers a caller passes, in order."""
+    return tuple(buffer for buffer in nest.buffers if buffer.scope in ("input", "output", "prepared"))
+
+
+def emit(nests: Sequence[Nest], lanes: int, threads: int) -> str:
+    """LLVM IR of one module with a function a nest, named as the nest, and `repeat`, which calls the first one n times for timing."""
+    module = ir.Module(name=nests[0].name)
+    for nest in nests:
+        _emit_function(module, nest, lanes, threads)
+    _emit_repeat(module, nests[0].name)
+    return str(module)
+
+
+def _emit_function(module: ir.Module, nest: Nest, lanes: int, threads: int) -> None:
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), nest.name)
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    for number, statement in enumerate(nest.body):
+        if not isinstance(statement, For) or statement.kind != "parallel" or not isinstance(statement.extent, int):
+            raise InternalError(f"{nest.name}: only parallel loops of constant extent stand at the outermost level")
+        worker = _emit_worker(module, nest, statement, f"{nest.name}_{number}", lanes, threads > 1)
+        if threads > 1 and statement.extent > 1:
+            parallel = _declare(module, "GOMP_parallel", ir.VoidType(), [POINTER, POINTER, I32, I32])
+            builder.call(parallel, [worker, function.args[0], I32(min(threads, statement.extent)), I32(0)])
+        else:
+            builder.call(worker, [function.args[0]])
+    builder.ret_void()
+
+
+def _emit_worker(module: ir.Module, nest: Nest, loop: For, name: str, lanes: int, threaded: bool) -> ir.Function:
+    """What one thread does of a parallel loop."""
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), name)
+    function.linkage = "internal"
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    shared = threaded and isinstance(loop.extent, int) and loop.extent > 1
+    thread: ir.Value = I64(0)
+    low: ir.Value = I64(0)
+    high: ir.Value = I64(loop.extent)
+    if shared:
+        thread = builder.zext(builder.call(_declare(module, "omp_get_thread_num", I32, []), []), I64)
+        team = builder.zext(builder.call(_declare(module, "omp_get_num_threads", I32, []), []), I64)
+        low = builder.udiv(builder.mul(thread, I64(loop.extent)), team)
+        high = builder.udiv(builder.mul(builder.add(thread, I64(1)), I64(loop.extent)), team)
+    body = _Body(module, function, builder, lanes)
+    body.bind_buffers(nest, function.args[0], thread)
+    body.loop(low, high, loop.variable, lambda: body.statements(loop.body))
+    body.builder.ret_void()
+    return function
+
+
+def _emit_repeat(module: ir.Module, name: str) -> None:
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER, I64]), "repeat")
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    body = _Body(module, function, builder, 1)
+    body.loop(I64(0), function.args[1], Symbol("repetition"), lambda: body.builder.call(module.get_global(name), [function.args[0]]))
+    body.builder.ret_void()
+
+
+def _declare(module: ir.Module, name: str, result: ir.Type, args: list[ir.Type]) -> ir.Function:
+    found = module.globals.get(name)
+    return found if found is not None else ir.Function(module, ir.FunctionType(result, args), name)
+
+
+class _Body:
+    """Emits statements at the end of the builder's block.
+
+    `values` maps symbols to numbers (unrolled) or LLVM integers; `known` remembers expressions and addresses that dominate the
+    current block, `loaded` the loads since the last store to memory.
+    """
+
+    def __init__(self, module: ir.Module, function: ir.Function, builder: ir.IRBuilder, lanes: int) -> None:
+        self.module, self.function, self.builder, self.lanes = module, function, builder, lanes
+        self.entry = function.entry_basic_block
+        self.pointers: dict[str, ir.Value] = {}
+        self.values: dict[Symbol, int | ir.Value] = {}
+        self.known: dict[object, ir.Value] = {}
+        self.loaded: dict[object, ir.Value] = {}
+        self.registers: dict[int, ir.Value] = {}
+        self.linears: dict[object, Linear] = {}
+        self.vector: tuple[Symbol, int] | None = None  # variable of the vector loop and how many of its lanes are used
+        self.kind = ir.VectorType(F32, lanes)
+
+    def bind_buffers(self, nest: Nest, arguments: ir.Value, thread: ir.Value) -> None:
+        builder, outer = self.builder, argument_buffers(nest)
+        for position, buffer in enumerate(outer):
+            self.pointers[buffer.name] = builder.load(builder.gep(arguments, [I64(position)], source_etype=POINTER), typ=POINTER)
+        layout = workspace_layout(nest)
+        if layout.offsets:
+            base = builder.load(builder.gep(arguments, [I64(len(outer))], source_etype=POINTER), typ=POINTER)
+            start = builder.add(I64(layout.shared_bytes), builder.mul(thread, I64(layout.private_bytes)))
+            own = builder.gep(base, [start], source_etype=ir.IntType(8))
+            for buffer in (*nest.in_scope("shared"), *nest.in_scope("private")):
+                origin = base if buffer.scope == "shared" else own
+                self.pointers[buffer.name] = builder.gep(origin, [I64(layout.offsets[buffer.name])], source_etype=ir.IntType(8))
+
+    # -- statements
+
+    def statements(self, body: Sequence[Statement]) -> None:
+        for statement in body:
+            match statement:
+                case For(variable, int(extent), inner, "unrolled"):
+                    for i in range(extent):
+                        self.values[variable] = i
+                        self.statements(inner)
+                    del self.values[variable]
+                case For(variable, int(extent), inner, "vector"):
+                    for start in range(0, extent, self.lanes):
+                        self.values[variable] = start
+                        self.vector = (variable, min(self.lanes, extent - start))
+                        self.statements(inner)
+                    self.vector = None
+                    del self.values[variable]
+                case For(variable, extent, inner, "serial"):
+                    self.serial(variable, extent, inner)
+                case If(condition, then, otherwise):
+                    self.branch(condition, then, otherwise)
+                case Store():
+                    self.store(statement)
+                case _:
+                    raise InternalError(f"cannot emit {statement!r}")
+
+    def serial(self, variable: Symbol, extent: Expr, body: Sequence[Statement]) -> None:
+        high = self.integer(extent)
+        if isinstance(high, int):
+            if high == 1:
+                self.values[variable] = 0
+                self.statements(body)
+                del self.values[variable]
+            elif high > 1:
+                self.loop(I64(0), I64(high), variable, lambda: self.statements(body))
+        else:
+            self.loop(I64(0), high, variable, lambda: self.statements(body))
+
+    def loop(self, low: ir.Value, high: ir.Value, variable: Symbol, body: Callable[[], object]) -> None:
+        """`body` for low <= variable < high, tested before the first iteration unless both are constants."""
+        builder = self.builder
+        head, after = self.function.append_basic_block("loop"), self.function.append_basic_block("after")
+        if isinstance(low, ir.Constant) and isinstance(high, ir.Constant) and low.constant < high.constant:
+            builder.branch(head)
+        else:
+            builder.cbranch(builder.icmp_signed("<", low, high), head, after)
+        before = builder.block
+        builder.position_at_end(head)
+        index = builder.phi(I64)
+        index.add_incoming(low, before)
+        self.values[variable] = index
+        known, self.known, self.loaded = self.known, dict(self.known), {}
+        body()
+        del self.values[variable]
+        self.known, self.loaded = known, {}
+        following = builder.add(index, I64(1))
+        index.add_incoming(following, builder.block)
+        builder.cbranch(builder.icmp_signed("<", following, high), head, after)
+        builder.position_at_end(after)
+
+    def branch(self, condition: Expr, then: Sequence[Statement], otherwise: Sequence[Statement]) -> None:
+        value = self.integer(condition)
+        if isinstance(value, int):
+            self.statements(then if value else otherwise)
+            return
+        builder = self.builder
+        yes, no, after = (self.function.append_basic_block(name) for name in ("then", "otherwise", "after"))
+        builder.cbranch(builder.icmp_signed("!=", value, I64(0)), yes, no)
+        known = self.known
+        for block, body in ((yes, then), (no, otherwise)):
+            builder.position_at_end(block)
+            self.known, self.loaded = dict(known), {}
+            self.statements(body)
+            builder.branch(after)
+        self.known, self.loaded = known, {}
+        builder.position_at_end(after)
+
+    def store(self, statement: Store) -> None:
+        if statement.buffer.scope == "register":
+            self.accumulate(statement)
+            return
+        if statement.reduction is not None:
+            raise InternalError(f"{statement.buffer.name}: only register tiles are combined in place")
+        value = self.value(statement.value)
+        stride, active = self.shape_of(statement.buffer, statement.indices)
+        pointer = self.address(statement.buffer, statement.indices)
+        if self.vector is None:
+            self.builder.store(value, pointer, align=FLOAT_BYTES)
+        elif stride == 1 and (active == self.lanes or statement.buffer.whole_vectors):
+            self.builder.store(value, pointer, align=FLOAT_BYTES)
+        elif stride == 1:
+            self.masked_store(value, pointer, self.lane_mask(active))
+        else:
+            for lane in range(active):
+                element = self.builder.extract_element(value, I32(lane))
+                place = self.builder.gep(pointer, [I64(lane * stride)], source_etype=F32)
+                self.builder.store(element, place, align=FLOAT_BYTES)
+        self.loaded = {}
+
+    def accumulate(self, statement: Store) -> None:
+        register = self.register(statement)
+        match statement:
+            case Store(value=Call("mul", (a, b)), reduction="sum"):
+                result = self.fma(self.value(a), self.value(b), self.builder.load(register, typ=self.kind))
+            case Store(value=value, reduction=None):
+                result = self.value(value)
+            case Store(value=value, reduction=reduction):
+                function = {"sum": "add", "max": "max"}[str(reduction)]
+                result = self.apply(function, [self.builder.load(register, typ=self.kind), self.value(value)])
+        self.builder.store(result, register)
+
+    def register(self, access: Store | Load) -> ir.Value:
+        """The alloca of one vector of the register tile."""
+        constant, atoms = self.linear(access.buffer, access.indices)
+        at = constant + sum(factor * self.values[atom] for atom, factor in atoms.items())  # type: ignore[operator,index]  # numbers: unrolled
+        found = self.registers.get(at)
+        if found is None:
+            with self.builder.goto_block(self.entry):
+                found = self.registers[at] = self.builder.alloca(self.kind)
+        return found
+
+    # -- values
+
+    def value(self, value: NestValue) -> ir.Value:
+        match value:
+            case Constant(number):
+                return splat(self.kind if self.vector else F32, number)
+            case Load():
+                return self.load(value)
+            case Call("add", (Call("mul", (a, b)), c)) | Call("add", (c, Call("mul", (a, b)))):
+                return self.fma(self.value(a), self.value(b), self.value(c))
+            case Call(function, args):
+                return self.apply(function, [self.value(arg) for arg in args])
+        raise InternalError(f"cannot emit {value!r}")
+
+    def apply(self, function: str, args: list[ir.Value]) -> ir.Value:
+        builder = self.builder
+        match function:
+            case "add":
+                return builder.fadd(*args)
+            case "sub":
+                return builder.fsub(*args)
+            case "mul":
+                return builder.fmul(*args)
+            case "max":
+                return builder.select(builder.fcmp_unordered(">", args[0], args[1]), args[0], args[1])
+            case "min":
+                return builder.select(builder.fcmp_unordered("<", args[0], args[1]), args[0], args[1])
+            case "sigmoid":
+                return sigmoid(builder, args[0], self.fma)
+        raise InternalError(f"no code for the function {function}")
+
+    def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """a * b + c, fused where the target can."""
+        name = "llvm.fmuladd.f32" if a.type == F32 else f"llvm.fmuladd.v{a.type.count}f32"
+        return self.builder.call(_declare(self.module, name, a.type, [a.type] * 3), [a, b, c])
+
+    def load(self, load: Load) -> ir.Value:
+        if load.buffer.scope == "register":
+            return self.builder.load(self.register(load), typ=self.kind)
+        stride, active = self.shape_of(load.buffer, load.indices)
+        guarded = load.guard != 1
+        key = (load.buffer.name, self.address_key(load.buffer, load.indices), stride, active, None if not guarded else (load.guard, self.vector))
+        found = self.loaded.get(key)
+        if found is None:
+            found = self.loaded[key] = self.fresh_load(load, stride, active)
+        return found
+
+    def fresh_load(self, load: Load, stride: int, active: int) -> ir.Value:
+        builder = self.builder
+        if self.vector is None:
+            if load.guard != 1:
+                raise InternalError(f"{load.buffer.name}: a guarded load outside a vector loop")
+            return builder.load(self.address(load.buffer, load.indices), align=FLOAT_BYTES, typ=F32)
+        pointer = self.address(load.buffer, load.indices)
+        if load.guard != 1:
+            if stride != 1:
+                raise InternalError(f"{load.buffer.name}: a masked load of stride {stride}")
+            mask = self.guard_mask(load.guard)
+            if active < self.lanes:
+                mask = builder.and_(mask, self.lane_mask(active))
+            return self.masked_load(pointer, mask)
+        if stride == 0:
+            return self.broadcast(builder.load(pointer, align=FLOAT_BYTES, typ=F32))
+        if stride == 1 and (active == self.lanes or load.buffer.whole_vectors):
+            return builder.load(pointer, align=FLOAT_BYTES, typ=self.kind)
+        if stride == 1:
+            return self.masked_load(pointer, self.lane_mask(active))
+        result: ir.Value = splat(self.kind, 0.0)
+        for lane in range(active):
+            place = builder.gep(pointer, [I64(lane * stride)], source_etype=F32)
+            result = builder.insert_element(result, builder.load(place, align=FLOAT_BYTES, typ=F32), I32(lane))
+        return result
+
+    def broadcast(self, scalar: ir.Value) -> ir.Value:
+        undefined = ir.Constant(self.kind, ir.Undefined)
+        zeros = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(self.builder.insert_element(undefined, scalar, I32(0)), undefined, zeros)
+
+    # -- masks
+
+    def lane_mask(self, active: int) -> ir.Value:
+        return ir.Constant(ir.VectorType(ir.IntType(1), self.lanes), [int(lane < active) for lane in range(self.lanes)])
+
+    def guard_mask(self, guard: Expr) -> ir.Value:
+        match guard:
+            case Op("both", (a, b)):
+                return self.builder.and_(self.guard_mask(a), self.guard_mask(b))
+            case Op("less", (a, b)):
+                return self.builder.icmp_signed("<", self.lane_indices(a), self.lane_indices(b))
+        raise InternalError(f"cannot make a mask of {guard}")
+
+    def lane_indices(self, index: Expr) -> ir.Value:
+        """The index in every lane of the vector loop, as i32."""
+        assert self.vector is not None
+        kind = ir.VectorType(I32, self.lanes)
+        variable = self.vector[0]
+        factor = _linear(index)[1].get(variable, 0)
+        base = self.integer(index)
+        steps = ir.Constant(kind, [factor * lane for lane in range(self.lanes)])
+        if isinstance(base, int):
+            return ir.Constant(kind, [base + factor * lane for lane in range(self.lanes)])
+        undefined = ir.Constant(kind, ir.Undefined)
+        start = self.builder.insert_element(undefined, self.builder.trunc(base, I32), I32(0))
+        start = self.builder.shuffle_vector(start, undefined, ir.Constant(kind, [0] * self.lanes))
+        return self.builder.add(start, steps)
+
+    def masked_load(self, pointer: ir.Value, mask: ir.Value) -> ir.Value:
+        function = _declare(
+            self.module, f"llvm.masked.load.v{self.lanes}f32.p0", self.kind, [POINTER, I32, ir.VectorType(ir.IntType(1), self.lanes), self.kind]
+        )
+        return self.builder.call(function, [pointer, I32(FLOAT_BYTES), mask, splat(self.kind, 0.0)])
+
+    def masked_store(self, value: ir.Value, pointer: ir.Value, mask: ir.Value) -> None:
+        function = _declare(
+            self.module, f"llvm.masked.store.v{self.lanes}f32.p0", ir.VoidType(), [self.kind, POINTER, I32, ir.VectorType(ir.IntType(1), self.lanes)]
+        )
+        self.builder.call(function, [value, pointer, I32(FLOAT_BYTES), mask])
+
+    # -- addresses and integers
+
+    def linear(self, buffer: Buffer, indices: tuple[Expr, ...]) -> Linear:
+        """The flat element index as a constant and factors of atoms."""
+        key = (buffer.name, indices)
+        found = self.linears.get(key)
+        if found is None:
+            found = self.linears[key] = _linear(add(*(mul(index, stride) for index, stride in zip(indices, buffer.strides, strict=True))))
+        return found
+
+    def shape_of(self, buffer: Buffer, indices: tuple[Expr, ...]) -> tuple[int, int]:
+        """(stride along the vector loop in elements, lanes in use)."""
+        if self.vector is None:
+            return 0, 1
+        variable, active = self.vector
+        _, atoms = self.linear(buffer, indices)
+        if any(isinstance(atom, Op) and variable in symbols_of(atom) for atom in atoms):
+            raise InternalError(f"{buffer.name}: an index is not linear in {variable.name}")
+        return atoms.get(variable, 0), active
+
+    def address_key(self, buffer: Buffer, indices: tuple[Expr, ...]) -> tuple[object, ...]:
+        """(constant part, dynamic parts) of the flat index with the unrolled variables put in."""
+        constant, atoms = self.linear(buffer, indices)
+        dynamic: list[tuple[Expr, int]] = []
+        for atom, factor in atoms.items():
+            value = self.values.get(atom) if isinstance(atom, Symbol) else self.integer(atom)
+            if isinstance(value, int):
+                constant += factor * value
+            else:
+                dynamic.append((atom, factor))
+        return constant, tuple(dynamic)
+
+    def address(self, buffer: Buffer, indices: tuple[Expr, ...]) -> ir.Value:
+        constant, dynamic = self.address_key(buffer, indices)
+        key = (buffer.name, dynamic)
+        base = self.known.get(key)
+        if base is None:
+            base = self.pointers[buffer.name]
+            offset: ir.Value | None = None
+            for atom, factor in dynamic:  # type: ignore[attr-defined]  # pairs by construction
+                value = self.integer(atom)
+                term = value if factor == 1 else self.builder.mul(value, I64(factor), flags=("nsw",))
+                offset = term if offset is None else self.builder.add(offset, term, flags=("nsw",))
+            if offset is not None:
+                base = self.builder.gep(base, [offset], source_etype=F32)
+            if not any(isinstance(atom, Op) for atom, _ in dynamic):  # type: ignore[attr-defined]
+                self.known[key] = base
+        return base if constant == 0 else self.builder.gep(base, [I64(constant)], source_etype=F32)
+
+    def integer(self, expression: Expr) -> int | ir.Value:
+        """The value of an integer expression: a number if it is known while emitting."""
+        match expression:
+            case int():
+                return expression
+            case Symbol():
+                return self.values[expression]
+            case Op(name, args):
+                return self.operation(name, [self.integer(arg) for arg in args])
+        raise InternalError(f"not an expression: {expression!r}")
+
+    def operation(self, name: str, args: list[int | ir.Value]) -> int | ir.Value:
+        if all(isinstance(arg, int) for arg in args):
+            return _FOLD[name](*args)
+        key = (name, *(arg if isinstance(arg, int) else id(arg) for arg in args))
+        found = self.known.get(key)
+        if found is None:
+            found = self.known[key] = _EMIT[name](self.builder, *(I64(arg) if isinstance(arg, int) else arg for arg in args))
+        return found
+
+
+def _linear(expression: Expr) -> Linear:
+    match expression:
+        case int():
+            return expression, {}
+        case Op("add" | "sub" as name, (a, b)):
+            (left, left_atoms), (right, right_atoms) = _linear(a), _linear(b)
+            sign = 1 if name == "add" else -1
+            atoms = dict(left_atoms)
+            for atom, factor in right_atoms.items():
+                atoms[atom] = atoms.get(atom, 0) + sign * factor
+            return left + sign * right, {atom: factor for atom, factor in atoms.items() if factor}
+        case Op("mul", (a, int(factor))):
+            constant, atoms = _linear(a)
+            return constant * factor, {atom: old * factor for atom, old in atoms.items()}
+    return 0, {expression: 1}
+
+
+def _comparison(sign: str) -> Callable[..., ir.Value]:
+    return lambda builder, a, b: builder.zext(builder.icmp_signed(sign, a, b), I64)
+
+
+def _select(sign: str) -> Callable[..., ir.Value]:
+    return lambda builder, a, b: builder.select(builder.icmp_signed(sign, a, b), a, b)
+
+
+# All indices in a nest are non-negative where they are divided, so unsigned division is exact and cheaper.
+_EMIT: dict[str, Callable[..., ir.Value]] = {
+    "add": lambda builder, a, b: builder.add(a, b, flags=("nsw",)),
+    "sub": lambda builder, a, b: builder.sub(a, b, flags=("nsw",)),
+    "mul": lambda builder, a, b: builder.mul(a, b, flags=("nsw",)),
+    "floor_div": lambda builder, a, b: builder.udiv(a, b),
+    "ceil_div": lambda builder, a, b: builder.udiv(builder.add(a, builder.sub(b, I64(1))), b),
+    "mod": lambda builder, a, b: builder.urem(a, b),
+    "min": _select("<"),
+    "max": _select(">"),
+    "less": _comparison("<"),
+    "equal": _comparison("=="),
+    "both": lambda builder, a, b: builder.and_(a, b),
+}
+
+_FOLD: dict[str, Callable[..., Any]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "floor_div": lambda a, b: a // b,
+    "ceil_div": lambda a, b: -(-a // b),
+    "mod": lambda a, b: a % b,
+    "min": min,
+    "max": max,
+    "less": lambda a, b: int(a < b),
+    "equal": lambda a, b: int(a == b),
+    "both": lambda a, b: int(bool(a and b)),
+}

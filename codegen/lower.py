@@ -1,0 +1,525 @@
+"""From a sketch and one row to concrete loop nests: the kernel, and a nest that packs each constant operand beforehand.
+
+Notation: `base[axis]` is the position at which the tile of the enclosing loops begins; tile sizes are register <= block <= chunk along a
+spatial axis and slice along a reduce axis (see `schedule.sketch`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ir.errors import IllegalCandidate, InternalError
+from ir.expression import Expr, Op, Symbol, add, both, ceil_div, equal, floor_div, interval, less, minimum, mod, mul, sub, substitute, symbol, symbols_of
+from ir.nest import Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store
+from ir.program import Apply, Axis, Constant, Read, Tensor, Value
+from schedule.sketch import EPILOGUE_LEVELS, PACK_LEVELS, Dimension, Operand, Sketch, TiledStage
+from schedule.target import Target
+
+Position = Mapping[Axis, Expr]
+MAX_VECTOR_LOOP = 4  # vectors of a vector loop written out one by one when copying; longer ones become a loop over vectors
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """`kernel` computes the task; `prepare` makes, by tensor name, the prepared form of each constant operand."""
+
+    kernel: Nest
+    prepare: Mapping[str, Nest]
+
+
+def lower(sketch: Sketch, row: NDArray[np.int64], target: Target) -> Lowered:
+    """The loop nests of one candidate; `IllegalCandidate` if the row breaks a limit of its space."""
+    if len(row) != len(sketch.space.columns):
+        raise IllegalCandidate(f"sketch {sketch.name} has {len(sketch.space.columns)} columns, the row has {len(row)}: {[int(v) for v in row]}")
+    if (row < 1).any() and any(v < min(c.choices) for v, c in zip(row, sketch.space.columns, strict=True)):
+        raise IllegalCandidate(f"row {[int(v) for v in row]} of sketch {sketch.name} has a value below its column's choices")
+    if not sketch.space.valid(row[None, :])[0]:
+        raise IllegalCandidate(f"row {[int(v) for v in row]} breaks a limit of sketch {sketch.name}")
+    stages = sketch.instantiate(sketch.space.canonical(row[None, :])[0])
+    scopes = {stage.stage.output.name: "shared" for stage in stages[:-1]}
+    body: list[Statement] = []
+    buffers: dict[str, Buffer] = {}
+    prepare = {}
+    for number, stage in enumerate(stages):
+        lowering = _StageLowering(stage, target, scopes, f"s{number}_" if len(stages) > 1 else "")
+        body += lowering.statements()
+        buffers |= lowering.buffers
+        prepare |= lowering.prepare
+    order = ("input", "output", "prepared", "shared", "private")
+    ordered = sorted(buffers.values(), key=lambda b: order.index(b.scope))
+    return Lowered(Nest("kernel", tuple(ordered), tuple(body)), prepare)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the nest stands: `base` in absolute positions, and the same relative to the start of the chunk and of the block."""
+
+    absolute: dict[Axis, Expr] = field(default_factory=dict)
+    in_chunk: dict[Axis, Expr] = field(default_factory=dict)
+    in_block: dict[Axis, Expr] = field(default_factory=dict)
+
+    def moved(self, axis: Axis, by: Expr, *, chunk: bool = True, block: bool = True) -> _Place:
+        def shift(position: dict[Axis, Expr], moves: bool) -> dict[Axis, Expr]:
+            return {**position, axis: add(position.get(axis, 0), by)} if moves else position
+
+        return _Place(shift(self.absolute, True), shift(self.in_chunk, chunk), shift(self.in_block, block))
+
+
+class _StageLowering:
+    """Lowers one tiled stage. `scopes`: the scope of intermediate tensors by name; `prefix` keeps names of several stages apart."""
+
+    def __init__(self, tiled: TiledStage, target: Target, scopes: Mapping[str, str], prefix: str) -> None:
+        self.tiled, self.stage, self.target, self.scopes, self.prefix = tiled, tiled.stage, target, scopes, prefix
+        self.buffers: dict[str, Buffer] = {}
+        self.prepare: dict[str, Nest] = {}
+        self.ranges: dict[Symbol, tuple[int, int]] = {}
+        self.vector_variables: set[Symbol] = set()
+        result = tiled.epilogue.output if tiled.epilogue else tiled.stage.output
+        self.output = self._memory(result, scopes.get(result.name, "output"))
+        self.operands = {operand.read: operand for operand in tiled.operands}
+        self.packed = {operand.read: self._packed_buffer(operand) for operand in tiled.operands if operand.level != 0}
+
+    # -- names and sizes
+
+    def _memory(self, tensor: Tensor, scope: str) -> Buffer:
+        return self.buffers.setdefault(tensor.name, Buffer(tensor.name, tensor.shape, scope))
+
+    def _variable(self, name: str, extent: Expr) -> Symbol:
+        variable = symbol(self.prefix + name)
+        self.ranges[variable] = (0, max(0, interval(extent, self.ranges)[1] - 1))
+        return variable
+
+    def _size(self, axis: Axis, level: int) -> int:
+        size = self.tiled.tilings[axis].sizes[level]
+        assert isinstance(size, int)
+        return size
+
+    def _packed_buffer(self, operand: Operand) -> Buffer:
+        scope = "prepared" if operand.prepared else "shared" if self._level(operand) == "root" else "private"
+        shape = tuple(self._number(self.tiled.packed_extent(operand, dimension)) for dimension in self._dimensions(operand))
+        name = f"{self.prefix}{operand.read.tensor.name}_packed"
+        buffer = Buffer(name, shape, scope, whole_vectors=self.tiled.vector in operand.read.axes and shape[-1] % self.target.lanes == 0)
+        if name in self.buffers and self.buffers[name] != buffer:
+            raise InternalError(f"two packings of {operand.read.tensor.name} in one stage")
+        self.buffers[name] = buffer
+        return buffer
+
+    def _level(self, operand: Operand) -> str:
+        return PACK_LEVELS[self._number(operand.level)]
+
+    def _dimensions(self, operand: Operand) -> tuple[Dimension, ...]:
+        return operand.dimensions(self._number(operand.layout), self.tiled.vector, self.tiled.ordered("inner"))
+
+    @staticmethod
+    def _number(expression: Expr) -> int:
+        if not isinstance(expression, int):
+            raise InternalError(f"{expression} is still open after the row was substituted")
+        return expression
+
+    # -- the bands, outside in
+
+    def statements(self) -> list[Statement]:
+        """The whole stage: packing at the root, then the parallel loop over chunks."""
+        before: list[Statement] = []
+        for operand in self.tiled.operands:
+            packing = self._pack_at_root(operand) if self._level(operand) == "root" else None
+            if packing is None:
+                continue
+            if operand.prepared:
+                tensor = operand.read.tensor
+                source = Buffer(tensor.name, tensor.shape, "input")
+                buffers = (source, Buffer(self.packed[operand.read].name, self.packed[operand.read].shape, "output"))
+                self.prepare[tensor.name] = Nest(f"prepare_{tensor.name}", buffers, tuple(_renamed(packing, buffers[1])))
+                self.buffers.pop(tensor.name, None)
+            else:
+                before += packing
+        return [*before, self._chunks()]
+
+    def _chunks(self) -> Statement:
+        counts = [(axis, self._number(self.tiled.tilings[axis].count(2))) for axis in self.tiled.ordered("parallel")]
+        total = math.prod(count for _, count in counts)
+        variable = self._variable("chunk", total)
+        place = _Place()
+        for axis, index in _decode(variable, counts):
+            place = place.moved(axis, mul(index, self._size(axis, 2)), chunk=False, block=False)
+        body = [*self._pack("chunk", place), *self._outer(list(self.tiled.ordered("outer")), place)]
+        return For(variable, total, tuple(body), "parallel")
+
+    def _outer(self, axes: list[Axis], place: _Place) -> list[Statement]:
+        if not axes:
+            return self._block_tile(place)
+        axis, rest = axes[0], axes[1:]
+        count = self._tiles_within(axis, place, 2, 1)
+        if count == 1:
+            return self._outer(rest, place)
+        variable = self._variable(f"{axis.name}1", count)
+        moved = place.moved(axis, mul(variable, self._size(axis, 1)), block=False)
+        return [For(variable, count, tuple(self._outer(rest, moved)))]
+
+    def _block_tile(self, place: _Place) -> list[Statement]:
+        """One block: packing, the slices of the reduction, and an epilogue of its own if the schedule wants one."""
+        body = [*self._pack("block", place), *self._slices(list(self.stage.reduce), place, 1, 1)]
+        if self.tiled.epilogue is not None and not self._in_registers:
+            body += self._block_epilogue(list(self.stage.spatial), place)
+        return body
+
+    def _slices(self, axes: list[Axis], place: _Place, first: Expr, last: Expr) -> list[Statement]:
+        if not axes:
+            return [*self._pack("slice", place), *self._block(list(self.tiled.ordered("block")), place, first, last)]
+        axis, rest = axes[0], axes[1:]
+        count = self._number(self.tiled.tilings[axis].count(0))
+        if count == 1:
+            return self._slices(rest, place, first, last)
+        variable = self._variable(f"{axis.name}0", count)
+        moved = place.moved(axis, mul(variable, self._size(axis, 0)), chunk=False, block=False)
+        return [For(variable, count, tuple(self._slices(rest, moved, both(first, equal(variable, 0)), both(last, equal(variable, count - 1)))))]
+
+    def _block(self, axes: list[Axis], place: _Place, first: Expr, last: Expr) -> list[Statement]:
+        if not axes:
+            return self._variants(list(self.stage.spatial), place, {}, first, last)
+        axis, rest = axes[0], axes[1:]
+        count = self._tiles_within(axis, place, 1, 0)
+        if count == 1:
+            return self._block(rest, place, first, last)
+        variable = self._variable(f"{axis.name}2", count)
+        return [For(variable, count, tuple(self._block(rest, place.moved(axis, mul(variable, self._size(axis, 0))), first, last)))]
+
+    def _tiles_within(self, axis: Axis, place: _Place, outer: int, inner: int) -> Expr:
+        """How many tiles of the inner size lie in the tile of the outer size that begins at `place`."""
+        whole, part = min(self._size(axis, outer), _round_up(axis.extent, self._size(axis, inner))), self._size(axis, inner)
+        count = whole // part
+        if count == 1 or axis.extent % whole == 0 or whole >= axis.extent:
+            return count
+        return minimum(count, ceil_div(sub(axis.extent, place.absolute.get(axis, 0)), part))
+
+    # -- the register tile
+
+    def _variants(self, axes: list[Axis], place: _Place, sizes: dict[Axis, int], first: Expr, last: Expr) -> list[Statement]:
+        """The register tile for each combination of full and remaining sizes that occurs."""
+        if not axes:
+            return self._register_tile(place, sizes, first, last)
+        axis, rest = axes[0], axes[1:]
+        full, rest_size = self._size(axis, 0), axis.extent % self._size(axis, 0)
+        if axis.extent <= full:
+            return self._variants(rest, place, {**sizes, axis: axis.extent}, first, last)
+        whole = self._variants(rest, place, {**sizes, axis: full}, first, last)
+        if rest_size == 0:
+            return whole
+        cut = self._variants(rest, place, {**sizes, axis: rest_size}, first, last)
+        return [If(less(place.absolute.get(axis, 0), axis.extent - rest_size), tuple(whole), tuple(cut))]
+
+    @property
+    def _in_registers(self) -> bool:
+        return EPILOGUE_LEVELS[self._number(self.tiled.epilogue_level)] == "register"
+
+    def _register_tile(self, place: _Place, sizes: Mapping[Axis, int], first: Expr, last: Expr) -> list[Statement]:
+        lanes, vector = self.target.lanes, self.tiled.vector
+        axes = [*(axis for axis in self.stage.spatial if axis != vector), vector]
+        shape = tuple(_round_up(sizes[axis], lanes) if axis == vector else sizes[axis] for axis in axes)
+        tile = Buffer("accumulator", shape, "register")
+        inside = {axis: self._variable(f"{axis.name}3", sizes[axis]) for axis in axes}
+        at = tuple(inside[axis] for axis in axes)
+
+        def over(*statements: Statement) -> list[Statement]:
+            result: tuple[Statement, ...] = statements
+            for axis in reversed(axes):
+                result = (For(inside[axis], sizes[axis], result, "vector" if axis == vector else "unrolled"),)
+            return list(result)
+
+        for axis, variable in inside.items():
+            place = place.moved(axis, variable)
+        out = tuple(index.at({axis: place.absolute[axis] for axis in self.stage.spatial}) for index in self.stage.indices)
+        if not self.stage.reduce:
+            value = self._value(self.stage.body, place, {})
+            return over(Store(self.output, out, self._with_epilogue(value, place.absolute)))
+        zero = {"sum": 0.0, "max": -math.inf}[self.stage.reduction or "sum"]
+        start = over(Store(tile, at, Constant(zero)))
+        if first != 1:
+            start = [If(first, tuple(start), tuple(over(Store(tile, at, Load(self.output, out)))))]
+
+        def update(here: Position) -> list[Statement]:
+            return over(Store(tile, at, self._value(self.stage.body, place, here), self.stage.reduction))
+
+        loops = self._inner(list(self.tiled.ordered("inner")), place, update)
+        plain = over(Store(self.output, out, Load(tile, at)))
+        if self.tiled.epilogue is not None and self._in_registers:
+            finished = over(Store(self.output, out, self._with_epilogue(Load(tile, at), place.absolute)))
+            finish = finished if last == 1 else [If(last, tuple(finished), tuple(plain))]
+        else:
+            finish = plain
+        return [*start, *loops, *finish]
+
+    def _inner(self, axes: list[Axis], place: _Place, body: Callable[[Position], list[Statement]], here: Position | None = None) -> list[Statement]:
+        """Loops over the reduce axes within a slice; `here` maps each axis to its position in the slice."""
+        here = here or {}
+        axis, rest = axes[0], axes[1:]
+        size = self._size(axis, 0)
+        extent = size if axis.extent % size == 0 else minimum(size, sub(axis.extent, place.absolute.get(axis, 0)))
+        if rest:
+            variable = self._variable(f"{axis.name}1", extent)
+            return [For(variable, extent, tuple(self._inner(rest, place, body, {**here, axis: variable})))]
+        return self._unrolled(axis, extent, size, lambda index: body({**here, axis: index}))
+
+    def _unrolled(self, axis: Axis, extent: Expr, size: int, body: Callable[[Expr], list[Statement]]) -> list[Statement]:
+        """The innermost reduce loop with `unroll` copies of its body, and the iterations left over."""
+        copies = min(self._number(self.tiled.unroll), size)
+        if copies == 1:
+            variable = self._variable(f"{axis.name}1", extent)
+            return [For(variable, extent, tuple(body(variable)))]
+        outer, inner = self._variable(f"{axis.name}1", floor_div(extent, copies)), self._variable(f"{axis.name}u", copies)
+        result: list[Statement] = [
+            For(outer, floor_div(extent, copies), (For(inner, copies, tuple(body(add(mul(outer, copies), inner))), "unrolled"),)),
+        ]
+        if size % copies or (axis.extent % size) % copies:
+            left = self._variable(f"{axis.name}r", mod(extent, copies))
+            result.append(For(left, mod(extent, copies), tuple(body(add(mul(floor_div(extent, copies), copies), left)))))
+        return result
+
+    # -- values
+
+    def _value(self, value: Value, place: _Place, here: Position) -> NestValue:
+        """`value` inside the register tile; `here`: positions of the reduce axes within their slice."""
+        match value:
+            case Constant():
+                return value
+            case Apply(function, args):
+                return Call(function, tuple(self._value(arg, place, here) for arg in args))
+            case Read():
+                return self._load(value, place, here)
+        raise InternalError(f"cannot lower {value!r}")
+
+    def _load(self, read: Read, place: _Place, here: Position) -> Load:
+        operand = self.operands[read]
+        absolute = {**place.absolute, **{axis: add(place.absolute.get(axis, 0), here.get(axis, 0)) for axis in self.stage.reduce}}
+        level = self._level(operand)
+        if level == "none":
+            buffer = self._memory(read.tensor, self.scopes.get(read.tensor.name, "input"))
+            return Load(buffer, tuple(index.at(absolute) for index in read.indices))
+        spatial = {"root": place.absolute, "chunk": place.in_chunk}.get(level, place.in_block)
+        relative = {**spatial, **{axis: here.get(axis, 0) if level == "slice" else absolute[axis] for axis in self.stage.reduce}}
+        indices = []
+        for dimension in self._dimensions(operand):
+            axis = dimension.axes[0]
+            position = relative[axis]
+            if dimension.kind == "tiles":
+                first = substitute(position, {symbol(f"{self.prefix}{axis.name}3"): 0})
+                indices.append(_divide_exactly(first, self._size(axis, 0)))
+            elif dimension.kind == "register":
+                indices.append(symbol(f"{self.prefix}{axis.name}3"))
+            elif dimension.kind == "reduce":
+                indices.append(position)
+            else:
+                index = read.indices[dimension.source]
+                indices.append(add(*(mul(relative[a], index.factor(a)) for a in dimension.axes)))
+        return Load(self.packed[read], tuple(indices))
+
+    def _with_epilogue(self, total: NestValue, absolute: Position) -> NestValue:
+        """The epilogue's value for a finished element of the reduction."""
+        epilogue = self.tiled.epilogue
+        if epilogue is None:
+            return total
+
+        def value(node: Value) -> NestValue:
+            match node:
+                case Read(tensor, indices):
+                    if tensor == self.stage.output:
+                        return total
+                    return Load(self._memory(tensor, self.scopes.get(tensor.name, "input")), tuple(index.at(absolute) for index in indices))
+                case Apply(function, args):
+                    return Call(function, tuple(value(arg) for arg in args))
+                case Constant():
+                    return node
+            raise InternalError(f"cannot lower {node!r}")
+
+        return value(epilogue.body)
+
+    def _block_epilogue(self, axes: list[Axis], place: _Place, done: Position | None = None) -> list[Statement]:
+        """The epilogue over a finished block, in place."""
+        done = done or {}
+        if axes:
+            axis = next((a for a in axes if a != self.tiled.vector), axes[0])
+            rest = [a for a in axes if a != axis]
+            size = min(self._size(axis, 1), axis.extent)
+            base = place.absolute.get(axis, 0)
+            extent = size if axis.extent % size == 0 else minimum(size, sub(axis.extent, base))
+            if axis == self.tiled.vector:
+                return self._vector_loop(f"{axis.name}e", extent, lambda index: self._block_epilogue(rest, place, {**done, axis: add(base, index)}))
+            variable = self._variable(f"{axis.name}e", extent)
+            return [For(variable, extent, tuple(self._block_epilogue(rest, place, {**done, axis: add(base, variable)})))]
+        out = tuple(index.at(done) for index in self.stage.indices)
+        return [Store(self.output, out, self._with_epilogue(Load(self.output, out), done))]
+
+    def _vector_loop(self, name: str, extent: Expr, body: Callable[[Expr], list[Statement]]) -> list[Statement]:
+        """A loop of any length in vectors, and what is left over one element at a time if the length is not constant."""
+        lanes = self.target.lanes
+        if isinstance(extent, int) and extent <= MAX_VECTOR_LOOP * lanes:
+            variable = self._variable(name, extent)
+            self.vector_variables.add(variable)
+            return [_hoisted(For(variable, extent, tuple(body(variable)), "vector"))]
+        outer, inner = self._variable(f"{name}o", floor_div(extent, lanes)), self._variable(f"{name}i", lanes)
+        self.vector_variables.add(inner)
+        result: list[Statement] = [
+            _hoisted(For(outer, floor_div(extent, lanes), (_hoisted(For(inner, lanes, tuple(body(add(mul(outer, lanes), inner))), "vector")),))),
+        ]
+        left = mod(extent, lanes)
+        if left != 0:
+            variable = self._variable(f"{name}r", left)
+            kind = "vector" if isinstance(left, int) else "serial"
+            if kind == "vector":
+                self.vector_variables.add(variable)
+            result.append(_hoisted(For(variable, left, tuple(body(add(mul(floor_div(extent, lanes), lanes), variable))), kind)))
+        return result
+
+    # -- packing
+
+    def _pack(self, level: str, place: _Place) -> list[Statement]:
+        """Packing of all operands whose schedule wants it at this level."""
+        result: list[Statement] = []
+        for operand in self.tiled.operands:
+            if self._level(operand) == level:
+                result += self._copy(operand, self._dimensions(operand), place, {})
+        return result
+
+    def _pack_at_root(self, operand: Operand) -> list[Statement]:
+        """Packing of the whole tensor, its outer dimensions shared by the threads."""
+        dimensions = self._dimensions(operand)
+        extents = [self._number(self.tiled.packed_extent(operand, dimension)) for dimension in dimensions]
+        n_outer = 1
+        while n_outer < len(dimensions) - 1 and math.prod(extents[:n_outer]) < 8 * self.target.threads:
+            n_outer += 1
+        n_outer = min(n_outer, len(dimensions) - 1)
+        counts = list(zip(dimensions[:n_outer], extents[:n_outer], strict=True))
+        total = math.prod(count for _, count in counts)
+        variable = self._variable(f"{operand.read.tensor.name}_pack", total)
+        done = dict(_decode(variable, counts))
+        return [For(variable, total, tuple(self._copy(operand, dimensions, _Place(), done)), "parallel")]
+
+    def _copy(self, operand: Operand, dimensions: Sequence[Dimension], place: _Place, done: Mapping[Dimension, Expr]) -> list[Statement]:
+        """Loops over the dimensions not `done`, outermost first, around one guarded copy."""
+        left = [dimension for dimension in dimensions if dimension not in done]
+        if not left:
+            return self._guarded_copy(operand, dimensions, place, done)
+        dimension = left[0]
+        extent: Expr = self._number(self.tiled.packed_extent(operand, dimension))
+        if dimension.kind == "tiles":
+            extent = self._tiles_to_pack(operand, dimension.axes[0], place)
+        name = f"{operand.read.tensor.name}_{dimension.kind[0]}{dimension.axes[0].name}"
+        if len(left) == 1 and self._moves_by(operand, dimension) == 1:
+            return self._vector_loop(name, extent, lambda index: self._copy(operand, dimensions, place, {**done, dimension: index}))
+        if extent == 1:
+            return self._copy(operand, dimensions, place, {**done, dimension: 0})
+        variable = self._variable(name, extent)
+        return [For(variable, extent, tuple(self._copy(operand, dimensions, place, {**done, dimension: variable})))]
+
+    def _tiles_to_pack(self, operand: Operand, axis: Axis, place: _Place) -> Expr:
+        level = {"root": 3, "chunk": 2}.get(self._level(operand), 1)
+        return self._tiles_within(axis, place, level, 0) if level < 3 else self._number(self.tiled.tilings[axis].count(0))
+
+    def _moves_by(self, operand: Operand, dimension: Dimension) -> int:
+        """Stride in the source tensor of a step along a packed dimension."""
+        stride = operand.read.tensor.strides[dimension.source]
+        if dimension.kind == "box":
+            return stride
+        return stride * operand.read.indices[dimension.source].factor(dimension.axes[0])
+
+    def _guarded_copy(self, operand: Operand, dimensions: Sequence[Dimension], place: _Place, done: Mapping[Dimension, Expr]) -> list[Statement]:
+        read = operand.read
+        level = self._level(operand)
+        base = {axis: place.absolute.get(axis, 0) if axis in self.stage.spatial or level == "slice" else 0 for axis in read.axes}
+        position = dict(base)
+        boxes: dict[int, Expr] = {}
+        for dimension in dimensions:
+            axis = dimension.axes[0]
+            if dimension.kind == "box":
+                boxes[dimension.source] = done[dimension]
+            else:
+                step = mul(done[dimension], self._size(axis, 0)) if dimension.kind == "tiles" else done[dimension]
+                position[axis] = add(position[axis], step)
+        indices = []
+        for source, index in enumerate(read.indices):
+            indices.append(add(index.at(base), boxes[source]) if source in boxes else index.at(position))
+        # What holds or not for a whole vector is decided by a branch; the rest masks single lanes.
+        branch: Expr = 1
+        mask: Expr = 1
+        for guard in self._guards(indices, read.tensor.shape):
+            if symbols_of(guard) & self.vector_variables:
+                mask = both(mask, guard)
+            else:
+                branch = both(branch, guard)
+        source = self._memory(read.tensor, self.scopes.get(read.tensor.name, "input"))
+        at = tuple(done[dimension] for dimension in dimensions)
+        copy = Store(self.packed[read], at, Load(source, tuple(indices), mask))
+        return [copy] if branch == 1 else [If(branch, (copy,), (Store(copy.buffer, at, Constant(0.0)),))]
+
+    def _guards(self, indices: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
+        """What must hold so that the indices lie inside the tensor; nothing where that is certain."""
+        guards: list[Expr] = []
+        for index, size in zip(indices, shape, strict=True):
+            low, high = interval(index, self.ranges)
+            if low < 0:
+                guards.append(less(-1, index))
+            if high >= size:
+                guards.append(less(index, size))
+        return guards
+
+
+def _decode(variable: Expr, counts: Sequence[tuple[Axis, int]] | Sequence[tuple[Dimension, int]]) -> list[tuple[object, Expr]]:
+    """Digits of a fused index, first the most significant."""
+    result: list[tuple[object, Expr]] = []
+    inner = math.prod(count for _, count in counts)
+    outermost = True
+    for key, count in counts:
+        inner //= count
+        digit = floor_div(variable, inner)
+        if count == 1:
+            digit = 0
+        elif not outermost:
+            digit = mod(digit, count)
+        outermost = outermost and count == 1
+        result.append((key, digit))
+    return result
+
+
+def _divide_exactly(expression: Expr, size: int) -> Expr:
+    """`expression / size` for a sum of multiples of `size`."""
+    match expression:
+        case int() if expression % size == 0:
+            return expression // size
+        case Op("add", (a, b)):
+            return add(_divide_exactly(a, size), _divide_exactly(b, size))
+        case Op("mul", (a, int(factor))) if factor % size == 0:
+            return mul(a, factor // size)
+        case _ if size == 1:
+            return expression
+    raise InternalError(f"{expression} is no multiple of {size}")
+
+
+def _hoisted(loop: For) -> For | If:
+    """A branch that is the whole body of a loop and does not depend on it, moved around the loop."""
+    match loop.body:
+        case (If(condition, then, otherwise),) if loop.variable not in symbols_of(condition):
+            return If(condition, (_hoisted(replace(loop, body=then)),), (_hoisted(replace(loop, body=otherwise)),) if otherwise else ())
+    return loop
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+def _renamed(statements: Sequence[Statement], output: Buffer) -> list[Statement]:
+    """The statements with their stores into the packed buffer going to `output`."""
+    result: list[Statement] = []
+    for statement in statements:
+        match statement:
+            case For(variable, extent, body, kind):
+                result.append(For(variable, extent, tuple(_renamed(body, output)), kind))
+            case If(condition, then, otherwise):
+                result.append(If(condition, tuple(_renamed(then, output)), tuple(_renamed(otherwise, output))))
+            case Store(_, indices, value, reduction):
+                result.append(Store(output, indices, value, reduction))
+    return result

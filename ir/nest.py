@@ -1,0 +1,161 @@
+"""Loop nests: programs with every loop, buffer and index written out; what `codegen.lower` makes and `codegen.emit` reads.
+
+Loops are serial, parallel (shared by the threads; only at the outermost level), unrolled, or vector (one operation for all
+iterations, in vectors of the target's lanes). Buffers of scope "register" are indexed by unrolled and vector loops alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, Union
+
+from ir.expression import Expr, Symbol, text
+from ir.program import FLOAT_BYTES, Constant
+
+SCOPES = ("input", "output", "prepared", "shared", "private", "register")
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """fp32 memory in row-major order. Scopes: "input" and "output" belong to the caller, "prepared" holds a constant operand packed
+    beforehand, "shared" is workspace of the whole kernel, "private" of one thread, "register" is a register tile.
+
+    `whole_vectors`: rows are padded to whole vectors, so a vector may be read beyond the loop's extent.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    scope: str
+    whole_vectors: bool = False
+
+    @property
+    def n_bytes(self) -> int:
+        return FLOAT_BYTES * math.prod(self.shape)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """In elements."""
+        return tuple(math.prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
+
+
+@dataclass(frozen=True)
+class Load:
+    """An element; zero where `guard` is 0 (then nothing is read)."""
+
+    buffer: Buffer
+    indices: tuple[Expr, ...]
+    guard: Expr = 1
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function of `ir.program.FUNCTIONS` applied to values."""
+
+    function: str
+    args: tuple[NestValue, ...]
+
+
+NestValue: TypeAlias = Union[Constant, Load, Call]
+
+
+@dataclass(frozen=True)
+class Store:
+    """`buffer[indices] = value`, or combined with what is there by `reduction` ("sum" or "max")."""
+
+    buffer: Buffer
+    indices: tuple[Expr, ...]
+    value: NestValue
+    reduction: str | None = None
+
+
+@dataclass(frozen=True)
+class For:
+    """`body` for 0 <= variable < extent. `kind` is "serial", "parallel", "unrolled" or "vector"; the last two have constant extents."""
+
+    variable: Symbol
+    extent: Expr
+    body: tuple[Statement, ...]
+    kind: str = "serial"
+
+
+@dataclass(frozen=True)
+class If:
+    condition: Expr
+    then: tuple[Statement, ...]
+    otherwise: tuple[Statement, ...] = ()
+
+
+Statement: TypeAlias = Union[Store, For, If]
+
+
+@dataclass(frozen=True)
+class Nest:
+    """A function over its buffers: `body` in order, parallel loops at the outermost level only."""
+
+    name: str
+    buffers: tuple[Buffer, ...]
+    body: tuple[Statement, ...]
+
+    def in_scope(self, scope: str) -> tuple[Buffer, ...]:
+        return tuple(buffer for buffer in self.buffers if buffer.scope == scope)
+
+
+def loads(value: NestValue) -> Iterator[Load]:
+    match value:
+        case Load():
+            yield value
+        case Call(_, args):
+            for arg in args:
+                yield from loads(arg)
+
+
+# --- printer --------------------------------------------------------------------------------------------------------
+
+_WORDS = {"serial": "for", "parallel": "parallel for", "unrolled": "unroll", "vector": "vector"}
+_ASSIGN = {None: "=", "sum": "+=", "max": "max="}
+
+
+def nest_text(nest: Nest) -> str:
+    """The nest as indented pseudo-code, its buffers first."""
+    lines = [f"{nest.name}:"]
+    lines += [f"  {buffer.scope} {buffer.name}: fp32{list(buffer.shape)}" for buffer in nest.buffers if buffer.scope != "register"]
+    _print(nest.body, 1, lines)
+    return "\n".join(lines)
+
+
+def _print(body: Sequence[Statement], depth: int, lines: list[str]) -> None:
+    indent = "  " * depth
+    for statement in body:
+        match statement:
+            case For(variable, extent, inner, kind):
+                lines.append(f"{indent}{_WORDS[kind]} {variable.name} < {text(extent)}:")
+                _print(inner, depth + 1, lines)
+            case If(condition, then, otherwise):
+                lines.append(f"{indent}if {text(condition)}:")
+                _print(then, depth + 1, lines)
+                if otherwise:
+                    lines.append(f"{indent}else:")
+                    _print(otherwise, depth + 1, lines)
+            case Store(buffer, indices, value, reduction):
+                lines.append(f"{indent}{_place(buffer, indices)} {_ASSIGN[reduction]} {_value_text(value)}")
+
+
+def _place(buffer: Buffer, indices: Sequence[Expr]) -> str:
+    return f"{buffer.name}[{', '.join(text(index) for index in indices)}]"
+
+
+def _value_text(value: NestValue) -> str:
+    match value:
+        case Constant(number):
+            return f"{number:g}"
+        case Load(buffer, indices, guard):
+            place = _place(buffer, indices)
+            return place if guard == 1 else f"({place} where {text(guard)} else 0)"
+        case Call("add" | "sub" | "mul" as name, (a, b)):
+            sign = {"add": "+", "sub": "-", "mul": "*"}[name]
+            return f"({_value_text(a)} {sign} {_value_text(b)})"
+        case Call(name, args):
+            return f"{name}({', '.join(_value_text(arg) for arg in args)})"
+    raise TypeError(f"not a value: {value!r}")
