@@ -1,0 +1,207 @@
+"""Built candidates and the callables made of them: numpy arrays in, numpy array out."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codegen.build import compile_object, load_object
+from codegen.emit import ALIGNMENT, argument_buffers, emit, workspace_layout
+from codegen.lower import Lowered, lower
+from codegen.openmp import register_openmp
+from ir.errors import IllegalCandidate, UserError
+from ir.program import FLOAT_BYTES
+from ir.task import Task, task
+from schedule.rules import sketches
+from schedule.sketch import Sketch
+from schedule.target import Target
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One pointer of a kernel: its buffer, and for a prepared one the constant tensor that it is packed from."""
+
+    name: str
+    shape: tuple[int, ...]
+    scope: str
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Code:
+    """A built candidate: all that is needed to run it, in this process or another."""
+
+    task: str
+    arguments: tuple[Argument, ...]
+    workspace_bytes: int
+    target: Target
+    object_code: bytes
+
+    def header(self) -> dict[str, Any]:
+        """Everything but the object code, for JSON."""
+        return {
+            "task": self.task,
+            "arguments": [asdict(argument) for argument in self.arguments],
+            "workspace_bytes": self.workspace_bytes,
+            "target": self.target.to_json(),
+        }
+
+    @staticmethod
+    def from_header(header: Mapping[str, Any], object_code: bytes) -> Code:
+        arguments = tuple(Argument(a["name"], tuple(a["shape"]), a["scope"], a["source"]) for a in header["arguments"])
+        return Code(header["task"], arguments, header["workspace_bytes"], Target.from_json(header["target"]), object_code)
+
+
+def find_sketch(of: Task, name: str, target: Target) -> Sketch:
+    """The sketch of this name; `IllegalCandidate` if the task has none."""
+    known = sketches(of.program, target)
+    for sketch in known:
+        if sketch.name == name:
+            return sketch
+    raise IllegalCandidate(f"no sketch {name!r} for {of.key} (known: {', '.join(sketch.name for sketch in known)})")
+
+
+def nests(lowered: Lowered) -> list[Any]:
+    """The kernel's nest, then the preparing nests in order of their tensors' names."""
+    return [lowered.kernel, *(lowered.prepare[name] for name in sorted(lowered.prepare))]
+
+
+def llvm_text(lowered: Lowered, target: Target) -> str:
+    return emit(nests(lowered), target.lanes, target.threads)
+
+
+def build(of: Task, sketch: Sketch, row: NDArray[np.int64], target: Target) -> Code:
+    """Lower, emit and compile one candidate."""
+    lowered = lower(sketch, row, target)
+    sources = {nest.buffers[1].name: name for name, nest in lowered.prepare.items()}
+    arguments = tuple(Argument(b.name, b.shape, b.scope, sources.get(b.name, "")) for b in argument_buffers(lowered.kernel))
+    workspace = workspace_layout(lowered.kernel).total_bytes(target.threads)
+    return Code(of.key, arguments, workspace, target, compile_object(llvm_text(lowered, target), target))
+
+
+def aligned_empty(shape: Sequence[int]) -> Array:
+    """Uninitialized fp32 array that begins at a multiple of `ALIGNMENT` bytes."""
+    n_bytes = FLOAT_BYTES * math.prod(shape)
+    raw = np.empty(n_bytes + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + n_bytes].view(np.float32).reshape(shape)
+
+
+def aligned_copy(array: NDArray[Any]) -> Array:
+    result = aligned_empty(array.shape)
+    result[...] = array
+    return result
+
+
+class Kernel:
+    """A loaded candidate. Call it with the task's input arrays in order; or `bind` the constant ones first.
+
+    Calls from several threads take turns: the workspace is shared.
+    """
+
+    def __init__(self, code: Code) -> None:
+        if code.target.threads > 1 and register_openmp() is None:
+            raise UserError(f"this kernel was built for {code.target.threads} threads, and no libgomp is found to run them")
+        self.code = code
+        self.task = task(code.task)
+        self._loaded = load_object(code.object_code, code.target)
+        self._run = self._loaded.function("kernel", ctypes.c_void_p)
+        self._repeat = self._loaded.function("repeat", ctypes.c_void_p, ctypes.c_int64)
+        self._workspace = aligned_empty((-(-code.workspace_bytes // FLOAT_BYTES) + 1,))
+        self._workspace[...] = 0.0
+        self._lock = threading.Lock()
+
+    def __call__(self, *arrays: NDArray[Any], out: Array | None = None) -> Array:
+        inputs = self.task.program.inputs
+        if len(arrays) != len(inputs):
+            raise TypeError(f"{self.task.key} takes {len(inputs)} arrays ({', '.join(t.name for t in inputs)}), got {len(arrays)}")
+        given = dict(zip((tensor.name for tensor in inputs), arrays, strict=True))
+        constants = {tensor.name: given[tensor.name] for tensor in inputs if tensor.constant}
+        bound = self.bind(**constants)
+        return bound(*(given[tensor.name] for tensor in inputs if not tensor.constant), out=out)
+
+    def bind(self, **constants: NDArray[Any]) -> BoundKernel:
+        """This kernel with its constant operands packed, all of them by name; what is left are the other inputs in order."""
+        names = [tensor.name for tensor in self.task.program.inputs if tensor.constant]
+        if set(constants) != set(names):
+            raise TypeError(f"{self.task.key} has the constant operands {names}, got {sorted(constants)}")
+        return BoundKernel(self, {name: self._checked(name, array) for name, array in constants.items()})
+
+    def prepare(self, name: str, shape: Sequence[int], constant: Array) -> Array:
+        """The packed form, of this shape, of a constant operand."""
+        packed = aligned_empty(shape)
+        pointers = (ctypes.c_void_p * 2)(constant.ctypes.data, packed.ctypes.data)
+        self._loaded.function(f"prepare_{name}", ctypes.c_void_p)(pointers)
+        return packed
+
+    def _checked(self, name: str, array: NDArray[Any]) -> Array:
+        """`array` as contiguous fp32 in the tensor's shape; TypeError or ValueError says what is wrong."""
+        tensor = next(tensor for tensor in self.task.program.inputs if tensor.name == name)
+        return check_array(f"{self.task.key}: {name}", array, tensor.shape)
+
+    def run(self, pointers: Any, times: int = 1) -> None:
+        """Run on an array of pointers made by `BoundKernel.pointers`, `times` times in a row."""
+        with self._lock:
+            if times == 1:
+                self._run(pointers)
+            else:
+                self._repeat(pointers, times)
+
+    @property
+    def workspace(self) -> Array:
+        return self._workspace
+
+
+def check_array(what: str, array: NDArray[Any], shape: tuple[int, ...]) -> Array:
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{what} must be a numpy array, got {type(array).__name__}")
+    if array.dtype != np.float32:
+        raise TypeError(f"{what} must be float32, got {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{what} must have shape {shape}, got {array.shape}")
+    return np.ascontiguousarray(array)
+
+
+class BoundKernel:
+    """A kernel whose constant operands are packed: call it with the remaining inputs."""
+
+    def __init__(self, kernel: Kernel, constants: Mapping[str, Array]) -> None:
+        self.kernel = kernel
+        self._constants = dict(constants)
+        self._prepared = {a.name: kernel.prepare(a.source, a.shape, constants[a.source]) for a in kernel.code.arguments if a.scope == "prepared"}
+        self._variables = [tensor for tensor in kernel.task.program.inputs if not tensor.constant]
+
+    def __call__(self, *arrays: NDArray[Any], out: Array | None = None) -> Array:
+        if len(arrays) != len(self._variables):
+            names = ", ".join(tensor.name for tensor in self._variables)
+            raise TypeError(f"{self.kernel.task.key} with its constants bound takes {len(self._variables)} arrays ({names}), got {len(arrays)}")
+        given = {t.name: check_array(f"{self.kernel.task.key}: {t.name}", a, t.shape) for t, a in zip(self._variables, arrays, strict=True)}
+        output = self.kernel.task.program.output
+        if out is None:
+            out = aligned_empty(output.shape)
+        elif not (isinstance(out, np.ndarray) and out.dtype == np.float32 and out.shape == output.shape and out.flags.c_contiguous):
+            raise ValueError(f"{self.kernel.task.key}: out must be a contiguous float32 array of shape {output.shape}")
+        self.kernel.run(self.pointers(given, out))
+        return out
+
+    def pointers(self, inputs: Mapping[str, Array], out: Array) -> Any:
+        """The kernel's argument: addresses of all its buffers. The arrays must outlive every run with it."""
+        arrays: list[Array] = []
+        for argument in self.kernel.code.arguments:
+            if argument.scope == "prepared":
+                arrays.append(self._prepared[argument.name])
+            elif argument.scope == "output":
+                arrays.append(out)
+            else:
+                arrays.append(inputs[argument.name] if argument.name in inputs else self._constants[argument.name])
+        arrays.append(self.kernel.workspace)
+        return (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
