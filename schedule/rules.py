@@ -12,6 +12,9 @@ from ir.expression import (
     add,
     ceil_div,
     equal,
+    floor_div,
+    less,
+    maximum,
     minimum,
     mod,
     mul,
@@ -132,7 +135,7 @@ class _StageRule:
 
     def tiled(self) -> TiledStage:
         stage = self.stage
-        tilings = {axis: self._spatial(axis) for axis in stage.spatial} | {axis: self._reduce(axis) for axis in stage.reduce}
+        tilings = self._spatial() | {axis: self._reduce(axis) for axis in stage.reduce}
         orders = {}
         for band, axes in (("parallel", stage.spatial), ("outer", stage.spatial), ("block", stage.spatial), ("inner", stage.reduce)):
             orders[band] = self._column(f"order.{band}", tuple(range(n_permutations(axes))), ordered=False) if len(axes) > 1 else 0
@@ -156,23 +159,40 @@ class _StageRule:
         self.default[column.symbol.name] = choices[0] if wish is None else wish
         return column.symbol
 
-    def _spatial(self, axis: Axis) -> Tiling:
-        lanes, extent = self.target.lanes, axis.extent
-        if axis == self.vector:
-            most = min(MAX_VECTORS, -(-extent // lanes))
-            register = self._column(f"{axis.name}.register", tuple(lanes * n for n in range(1, most + 1)), wish=lanes * min(2, most))
-        else:
-            last = next((a for a in reversed(self.stage.spatial) if a != self.vector), None)
-            wish = min(8, extent) if axis == last else 1
-            register = self._column(f"{axis.name}.register", tuple(range(1, min(extent, MAX_REGISTER_TILE, self.target.vector_registers - 2) + 1)), wish=wish)
-        tiles = ceil_div(extent, register)
-        most_tiles = -(-extent // (lanes if axis == self.vector else 1))
-        exact = [-(-extent // size) for size in range(1, 33)]
-        first = axis == next((a for a in self.stage.spatial if a.extent >= 2 * self.target.threads), self.stage.spatial[0])
-        block_count = self._column(f"{axis.name}.block", sizes_up_to(most_tiles, exact), tiles, wish=4 if axis == self.vector else 1)
-        block = mul(register, block_count)
-        chunk_count = self._column(f"{axis.name}.chunk", sizes_up_to(most_tiles, exact), ceil_div(extent, block), wish=1 if first else most_tiles)
-        return Tiling(axis, (register, block, mul(block, chunk_count), extent))
+    def _registers(self) -> dict[Axis, Expr]:
+        """Extents of the register tile. Each axis takes at most what the ones before it leave, so the accumulators fit the registers."""
+        lanes, room = self.target.lanes, self.target.vector_registers - 2
+        most = min(MAX_VECTORS, room, -(-self.vector.extent // lanes))
+        tile: dict[Axis, Expr] = {
+            self.vector: self._column(f"{self.vector.name}.register", tuple(lanes * n for n in range(1, most + 1)), wish=lanes * min(2, most))
+        }
+        vectors = floor_div(tile[self.vector], lanes)
+        for number, axis in enumerate(axis for axis in reversed(self.stage.spatial) if axis != self.vector):
+            sizes = tuple(range(1, min(axis.extent, MAX_REGISTER_TILE, room) + 1))
+            tile[axis] = self._column(f"{axis.name}.register", sizes, floor_div(room, vectors), wish=1 if number else min(8, axis.extent))
+            vectors = mul(vectors, tile[axis])
+        return tile
+
+    def _spatial(self) -> dict[Axis, Tiling]:
+        """Register tiles, blocks of them, chunks of blocks; the inner axes choose first.
+
+        Each axis joins at most so many tiles that every thread still gets a chunk, as long as there are tiles enough.
+        """
+        axes, lanes, threads = self.stage.spatial, self.target.lanes, self.target.threads
+        first = next((axis for axis in axes if axis.extent >= 2 * threads), axes[0])  # what the default schedule spreads over the threads
+        sizes: dict[Axis, tuple[Expr, ...]] = {axis: (register,) for axis, register in self._registers().items()}
+        tiles = {axis: ceil_div(axis.extent, sizes[axis][0]) for axis in axes}
+        wanted = minimum(mul(*tiles.values()), threads)
+        for level in ("block", "chunk"):
+            for axis in reversed(axes):
+                most_tiles = -(-axis.extent // (lanes if axis == self.vector else 1))
+                wish = (4 if axis == self.vector else 1) if level == "block" else 1 if axis == first else most_tiles
+                choices = sizes_up_to(most_tiles, [-(-axis.extent // size) for size in range(1, 33)])
+                most = _most_joined(tiles[axis], mul(*(tiles[other] for other in axes if other != axis)), wanted)
+                size = mul(sizes[axis][-1], self._column(f"{axis.name}.{level}", choices, most, wish=wish))
+                sizes[axis] = (*sizes[axis], size)
+                tiles[axis] = ceil_div(axis.extent, size)
+        return {axis: Tiling(axis, (*sizes[axis], axis.extent)) for axis in axes}
 
     def _reduce(self, axis: Axis) -> Tiling:
         if axis.extent <= WHOLE_REDUCE_EXTENT:
@@ -207,17 +227,13 @@ class _StageRule:
         return self._column("unroll", UNROLLS, innermost)
 
     def _limit(self, tiled: TiledStage) -> None:
-        """What every row must keep: accumulators fit the registers, code and workspace stay small, every thread gets a chunk."""
+        """What every row must keep: code and workspace stay small."""
         target, lanes = self.target, self.target.lanes
         vectors = mul(*(ceil_div(tiled.tilings[a].sizes[0], lanes if a == self.vector else 1) for a in self.stage.spatial))
-        self.limits.append(sub(vectors, target.vector_registers - 2))
         variants: Expr = 1
         for axis in self.stage.spatial:
             variants = mul(variants, add(minimum(mod(axis.extent, tiled.tilings[axis].sizes[0]), 1), 1))
         self.limits.append(sub(mul(vectors, tiled.unroll, variants), MAX_UPDATES))
-        chunks = mul(*(tiled.tilings[a].count(2) for a in self.stage.spatial))
-        tiles = mul(*(tiled.tilings[a].count(0) for a in self.stage.spatial))
-        self.limits.append(sub(minimum(tiles, target.threads), chunks))
         for operand in tiled.operands:
             if not operand.prepared:
                 dims = operand.dimensions(0, self.vector, self.stage.reduce)
@@ -226,6 +242,12 @@ class _StageRule:
         self.limits = [limit for limit in self.limits if not (isinstance(limit, int) and limit <= 0)]
         if any(isinstance(limit, int) for limit in self.limits):
             raise InternalError(f"a limit of {self.stage.output.name} can never hold")
+
+
+def _most_joined(count: Expr, others: Expr, wanted: Expr) -> Expr:
+    """The largest q with ceil(count / q) * others >= wanted, where count * others >= wanted."""
+    least = ceil_div(wanted, others)
+    return where(less(1, least), sub(ceil_div(count, maximum(sub(least, 1), 1)), 1), count)
 
 
 __all__ = ["sketches"]

@@ -21,7 +21,8 @@ Population = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Column:
-    """One decision. `choices` are the values to draw from; a value above `maximum` (an expression of earlier symbols) means `maximum`.
+    """One decision. `choices` are the values to draw from, ascending; a value above `maximum` (an expression of earlier symbols) means
+    `maximum`.
 
     `ordered`: whether neighbouring choices are alike (sizes are, permutations are not).
     """
@@ -44,8 +45,12 @@ class Space:
         return tuple(column.symbol for column in self.columns)
 
     @cached_property
-    def _maxima(self) -> list[tuple[int, Evaluator]]:
-        return [(j, Evaluator([column.maximum], self.symbols)) for j, column in enumerate(self.columns) if column.maximum is not None]
+    def _maxima(self) -> dict[int, Evaluator]:
+        return {j: Evaluator([column.maximum], self.symbols) for j, column in enumerate(self.columns) if column.maximum is not None}
+
+    @cached_property
+    def _choices(self) -> list[NDArray[np.int64]]:
+        return [np.array(column.choices, dtype=np.int64) for column in self.columns]
 
     @cached_property
     def _limits(self) -> Evaluator:
@@ -54,26 +59,44 @@ class Space:
     def canonical(self, X: Population) -> Population:
         """Equal candidates get equal rows: values are cut to their column's maximum, in column order."""
         X = X.copy()
-        for j, maximum in self._maxima:
-            X[:, j] = np.minimum(X[:, j], maximum(X)[:, 0].astype(np.int64))
+        for j in self._maxima:
+            X[:, j] = np.minimum(X[:, j], self._most(X, j))
         return X
+
+    def _most(self, X: Population, j: int) -> NDArray[np.int64]:
+        """(n,) the largest value of column j that the earlier columns of each row leave."""
+        highest = np.full(len(X), self._choices[j][-1])
+        return np.asarray(np.minimum(highest, self._maxima[j](X)[:, 0].astype(np.int64))) if j in self._maxima else highest
+
+    def _any(self, most: NDArray[np.int64], j: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """(n,) values of column j, uniform over its choices up to `most`."""
+        n_open = np.searchsorted(self._choices[j], most) + 1
+        return np.asarray(np.minimum(self._choices[j][rng.integers(n_open)], most))
+
+    def _near(self, values: NDArray[np.int64], j: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """(n,) choices of column j one or two steps from `values`."""
+        at = np.searchsorted(self._choices[j], values) + rng.choice([-2, -1, 1, 2], size=len(values))
+        return np.take(self._choices[j], at, mode="clip")
 
     def valid(self, X: Population) -> NDArray[np.bool_]:
         return np.asarray((self._limits(X) <= 0).all(axis=1)) if self.limits else np.ones(len(X), dtype=bool)
 
     def draw(self, n: int, rng: np.random.Generator) -> Population:
-        """(n, c) independent uniform choices, neither canonical nor checked."""
-        X = np.empty((n, len(self.columns)), dtype=np.int64)
-        for j, column in enumerate(self.columns):
-            X[:, j] = rng.choice(np.array(column.choices, dtype=np.int64), size=n)
+        """(n, c) canonical rows, not checked: each column uniform over the choices that the earlier ones leave.
+
+        (Uniform over all choices and cut afterwards, most tiles of a small axis would be the whole axis.)
+        """
+        X = np.zeros((n, len(self.columns)), dtype=np.int64)
+        for j in range(len(self.columns)):
+            X[:, j] = self._any(self._most(X, j), j, rng)
         return X
 
     def sample(self, n: int, rng: np.random.Generator) -> Population:
-        """(n, c) valid canonical rows, drawn uniformly over the choices; fewer where valid ones are too rare to find."""
+        """(n, c) valid canonical rows as `draw` finds them; fewer where valid ones are too rare to find."""
         found: list[Population] = []
         total = 0
         for _ in range(64):
-            X = self.canonical(self.draw(max(4 * n, 256), rng))
+            X = self.draw(max(4 * n, 256), rng)
             X = X[self.valid(X)]
             found.append(X[: n - total])
             total += len(found[-1])
@@ -86,16 +109,14 @@ class Space:
         n, c = X.shape
         n_changes = rng.choice([1, 1, 2, 3], size=n)
         changed = rng.random((n, c)).argsort(axis=1).argsort(axis=1) < n_changes[:, None]
-        anywhere = self.draw(n, rng)
         result = X.copy()
         for j, column in enumerate(self.columns):
-            choices = np.array(column.choices, dtype=np.int64)
-            at = np.searchsorted(choices, X[:, j])
-            step = rng.choice([-2, -1, 1, 2], size=n)
-            near = choices[np.clip(at + step, 0, len(choices) - 1)]
-            new = np.where(rng.random(n) < 0.5, near, anywhere[:, j]) if column.ordered else anywhere[:, j]
-            result[:, j] = np.where(changed[:, j], new, X[:, j])
-        return self.canonical(result)
+            most = self._most(result, j)
+            new = self._any(most, j, rng)
+            if column.ordered:
+                new = np.where(rng.random(n) < 0.5, self._near(X[:, j], j, rng), new)
+            result[:, j] = np.minimum(np.where(changed[:, j], new, X[:, j]), most)
+        return result
 
     def crossover(self, A: Population, B: Population, rng: np.random.Generator) -> Population:
         """Each column from one parent or the other. Canonical, not checked."""
@@ -117,6 +138,6 @@ class Space:
 
 
 def sizes_up_to(limit: int, extra: Sequence[int] = ()) -> tuple[int, ...]:
-    """1..16, then about eight sizes a doubling, then `extra`; all at most `limit`."""
+    """1..16, then about four sizes a doubling, then `extra`; all at most `limit`."""
     steps = list(range(1, 17)) + [round(2 ** (4 + i / 4)) for i in range(1, 80)]
     return tuple(sorted({size for size in (*steps, *extra, limit) if 1 <= size <= limit}))
