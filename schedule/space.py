@@ -65,18 +65,19 @@ class Space:
 
     def _most(self, X: Population, j: int) -> NDArray[np.int64]:
         """(n,) the largest value of column j that the earlier columns of each row leave."""
-        highest = np.full(len(X), self._choices[j][-1])
-        return np.asarray(np.minimum(highest, self._maxima[j](X)[:, 0].astype(np.int64))) if j in self._maxima else highest
+        most: NDArray[np.int64] = np.full(len(X), self._choices[j][-1])
+        return most if j not in self._maxima else np.minimum(most, self._maxima[j](X)[:, 0].astype(np.int64))
 
     def _any(self, most: NDArray[np.int64], j: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """(n,) values of column j, uniform over its choices up to `most`."""
         n_open = np.searchsorted(self._choices[j], most) + 1
-        return np.asarray(np.minimum(self._choices[j][rng.integers(n_open)], most))
+        return np.minimum(self._choices[j][rng.integers(n_open)], most)
 
     def _near(self, values: NDArray[np.int64], j: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """(n,) choices of column j one or two steps from `values`."""
-        at = np.searchsorted(self._choices[j], values) + rng.choice([-2, -1, 1, 2], size=len(values))
-        return np.take(self._choices[j], at, mode="clip")
+        choices = self._choices[j]
+        at: NDArray[np.int64] = np.searchsorted(choices, values) + rng.choice([-2, -1, 1, 2], size=len(values))
+        return choices[at.clip(0, len(choices) - 1)]
 
     def valid(self, X: Population) -> NDArray[np.bool_]:
         return np.asarray((self._limits(X) <= 0).all(axis=1)) if self.limits else np.ones(len(X), dtype=bool)
