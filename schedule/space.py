@@ -76,8 +76,9 @@ class Space:
     def _near(self, values: NDArray[np.int64], j: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """(n,) choices of column j one or two steps from `values`."""
         choices = self._choices[j]
-        at: NDArray[np.int64] = np.searchsorted(choices, values) + rng.choice([-2, -1, 1, 2], size=len(values))
-        return choices[at.clip(0, len(choices) - 1)]
+        at = np.searchsorted(choices, values) + rng.choice([-2, -1, 1, 2], size=len(values))
+        near: NDArray[np.int64] = choices[np.clip(at, 0, len(choices) - 1)]
+        return near
 
     def valid(self, X: Population) -> NDArray[np.bool_]:
         return np.asarray((self._limits(X) <= 0).all(axis=1)) if self.limits else np.ones(len(X), dtype=bool)
