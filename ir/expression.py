@@ -1,6 +1,6 @@
 """Integer expressions over named symbols, shared by sketches (symbols are choices) and loop nests (symbols are loop variables).
 
-Equal expressions are the same object, so `is` is equality and work that several roots share is found for free.
+Equal expressions are the same object, so `is` is equality and work that several roots share is found for free. Divisors are positive.
 
 Notation: n rows (candidates), s symbols.
 """
@@ -133,7 +133,7 @@ def sub(a: Expr, b: Expr) -> Expr:
 
 
 def mul(*args: Expr) -> Expr:
-    """Product; constants are collected at the end and spread over a sum's constant."""
+    """Product; constants are collected at the end."""
     constant, product = 1, None
     for arg in args:
         if isinstance(arg, Op) and arg.name == "mul" and isinstance(arg.args[1], int):
@@ -315,8 +315,13 @@ def interval(root: Expr, ranges: Mapping[Symbol, tuple[int, int]]) -> tuple[int,
         case Op("sub", (a, b)):
             (a_low, a_high), (b_low, b_high) = interval(a, ranges), interval(b, ranges)
             return a_low - b_high, a_high - b_low
-        case Op("mod", (_, int(b))):
-            return 0, b - 1
+        case Op("floor_div" | "ceil_div" | "mod", (_, b)) if interval(b, ranges)[0] < 1:
+            raise ValueError(f"{root}: the divisor may be {interval(b, ranges)[0]}")
+        case Op("mod", (a, b)):
+            (a_low, a_high), (b_low, b_high) = interval(a, ranges), interval(b, ranges)
+            if a_low >= 0 and a_high < b_low:
+                return a_low, a_high
+            return 0, min(a_high, b_high - 1) if a_low >= 0 else b_high - 1
         case Op(name, (a, b)):
             ends = itertools.product(interval(a, ranges), interval(b, ranges))
             values = [_SCALAR[name](x, y) for x, y in ends]
@@ -325,6 +330,7 @@ def interval(root: Expr, ranges: Mapping[Symbol, tuple[int, int]]) -> tuple[int,
 
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "floor_div": "//", "mod": "%", "less": "<", "equal": "==", "both": "and"}
+_BARE_IN_SUM = ("add", "sub", "mul", "floor_div", "mod")
 
 
 def text(root: Expr) -> str:
@@ -336,10 +342,11 @@ def text(root: Expr) -> str:
             return name
         case Op("take", (index,), table):
             return f"{list(table)}[{text(index)}]"
-        case Op("add", (a, int(b))) if b < 0:
-            return f"{text(a)} - {-b}"
         case Op(name, (a, b)) if name in _INFIX:
-            sides = [f"({text(arg)})" if isinstance(arg, Op) and arg.name in _INFIX and name != "add" else text(arg) for arg in (a, b)]
+            bare = _BARE_IN_SUM if name == "add" else ()
+            sides = [f"({text(arg)})" if isinstance(arg, Op) and arg.name in _INFIX and arg.name not in bare else text(arg) for arg in (a, b)]
+            if name == "add" and isinstance(b, int) and b < 0:
+                return f"{sides[0]} - {-b}"
             return f"{sides[0]}*{sides[1]}" if name == "mul" else f"{sides[0]} {_INFIX[name]} {sides[1]}"
         case Op(name, args):
             return f"{name}({', '.join(text(arg) for arg in args)})"

@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ir.errors import UserError
 from ir.program import (
     Affine,
@@ -32,7 +34,7 @@ CHANNEL_BLOCK = 16  # channels in an nchwc block, or the largest divisor of the 
 MAX_EXTENT = 1 << 24
 MAX_TENSOR_BYTES = 1 << 32
 
-_CLIP = re.compile(r"clip(-?\d+(?:\.\d+)?):(-?\d+(?:\.\d+)?)")
+_CLIP = re.compile(r"clip(-?\d+(?:\.\d+)?):(-?\d+(?:\.\d+)?)", re.ASCII)
 
 
 def conv2d(
@@ -50,11 +52,12 @@ def conv2d(
     row = affine((oh, stride[0]), (rr, dilation[0]), constant=-pad[0])
     column = affine((ow, stride[1]), (ss, dilation[1]), constant=-pad[1])
     in_group, out_group = c // groups, k // groups
-    # Channels as axes: a group axis where there are several groups, and a block axis where the layout has one.
-    group = [(Axis("g", groups), in_group, out_group)] if groups > 1 else []
+    # Channels as axes: a group axis where there are several groups, and a block axis where the layout has one (of groups, if depthwise).
+    depthwise = in_group == out_group == 1
+    group_axes = () if groups == 1 else _channels("g", groups, c, layout if depthwise else "")
     in_axes, out_axes = _channels("c", in_group, c, layout), _channels("k", out_group, k, layout)
-    in_index = affine(*((g, size) for g, size, _ in group), *in_axes)
-    out_index = affine(*((g, size) for g, _, size in group), *out_axes)
+    in_index = affine(*((axis, factor * in_group) for axis, factor in group_axes), *in_axes)
+    out_index = affine(*((axis, factor * out_group) for axis, factor in group_axes), *out_axes)
     x_shape, x_index = _activation(layout, n, c, h, w, batch, row, column, in_index)
     y_shape, y_index = _activation(layout, n, k, high, wide, batch, affine(oh), affine(ow), out_index)
     x, weights = Tensor("x", x_shape), Tensor("weights", (k, in_group, r, s), constant=True)
@@ -158,24 +161,28 @@ class Parameter:
     write: Callable[[object], str] = str
 
 
-def _size(text: str) -> int:
-    if not re.fullmatch(r"-?\d+", text):
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= 200 else text[:200] + "…")
+
+
+def _number(text: str, least: int) -> int:
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()):
         raise ValueError("is no whole number")
-    number = int(text)
-    if not 1 <= number <= MAX_EXTENT:
-        raise ValueError(f"is not between 1 and {MAX_EXTENT}")
-    return number
+    if len(digits) > len(str(MAX_EXTENT)) or not least <= int(text) <= MAX_EXTENT:
+        raise ValueError(f"is not between {least} and {MAX_EXTENT}")
+    return int(text)
+
+
+def _size(text: str) -> int:
+    return _number(text, 1)
 
 
 def _sizes(counts: tuple[int, ...], least: int) -> Callable[[str], object]:
     def parse(text: str) -> tuple[int, ...]:
-        if not re.fullmatch(r"\d+(x\d+)*", text):
-            raise ValueError("is not of the form 1 or 1x2")
-        numbers = tuple(int(part) for part in text.split("x"))
+        numbers = tuple(_number(part, least) for part in text.split("x"))
         if len(numbers) not in counts:
             raise ValueError(f"has {len(numbers)} numbers, not {' or '.join(map(str, counts))}")
-        if min(numbers) < least or max(numbers) > MAX_EXTENT:
-            raise ValueError(f"is not between {least} and {MAX_EXTENT}")
         return numbers * (max(counts) // len(numbers))
 
     return parse
@@ -195,14 +202,28 @@ def _one_of(*names: str) -> Callable[[str], object]:
     return parse
 
 
+def _step(text: str) -> str:
+    """One step of an epilogue in its canonical text."""
+    if text in ("bias", "add", "relu", "sigmoid"):
+        return text
+    clip = _CLIP.fullmatch(text)
+    if clip is None:
+        raise ValueError(f"has an unknown step {_quoted(text)} (known: {EPILOGUES})")
+    low, high = float(clip[1]), float(clip[2])
+    if low > high:
+        raise ValueError(f"has a clip with low above high: {_quoted(text)}")
+    if max(abs(low), abs(high)) > np.finfo(np.float32).max:
+        raise ValueError(f"has a clip beyond the range of fp32: {_quoted(text)}")
+    return f"clip{_float_text(low)}:{_float_text(high)}"
+
+
+def _float_text(number: float) -> str:
+    """The shortest decimal that is this number in fp32."""
+    return np.format_float_positional(np.float32(number) + np.float32(0), trim="-")  # + 0: there is one zero
+
+
 def _epilogue(text: str) -> tuple[str, ...]:
-    steps = tuple(text.split("+")) if text not in ("", "none") else ()
-    for step in steps:
-        clip = _CLIP.fullmatch(step)
-        if step not in ("bias", "add", "relu", "sigmoid") and not clip:
-            raise ValueError(f"has an unknown step {step!r} (known: {EPILOGUES})")
-        if clip and float(clip[1]) > float(clip[2]):
-            raise ValueError(f"has a clip with low above high: {step!r}")
+    steps = tuple(_step(step) for step in text.split("+")) if text not in ("", "none") else ()
     for step in ("bias", "add"):
         if steps.count(step) > 1:
             raise ValueError(f"has {step} twice")
@@ -257,28 +278,31 @@ def parse_operator(text: str) -> tuple[str, Program]:
     name, _, rest = text.strip().partition(":")
     operator = OPERATORS.get(name)
     if operator is None:
-        raise UserError(f"unknown operator {name!r} in {text!r} (known: {', '.join(OPERATORS)})")
+        raise UserError(f"unknown operator {_quoted(name)} in {_quoted(text)} (known: {', '.join(OPERATORS)})")
     given: dict[str, str] = {}
     for part in rest.split(",") if rest else []:
         key, equals, value = part.partition("=")
-        if not equals or key not in operator.parameters:
-            raise UserError(f"{name}: unknown parameter {part!r} in {text!r} (known: {', '.join(operator.parameters)})")
+        if key not in operator.parameters:
+            raise UserError(f"{name}: unknown parameter {_quoted(part)} in {_quoted(text)} (known: {', '.join(operator.parameters)})")
+        if not equals:
+            raise UserError(f"{name}: {key} has no value in {_quoted(text)}")
         if key in given:
-            raise UserError(f"{name}: {key} is given twice in {text!r}")
+            raise UserError(f"{name}: {key} is given twice in {_quoted(text)}")
         given[key] = value
     values: dict[str, object] = {}
     for key, parameter in operator.parameters.items():
         written = given.get(key, parameter.default)
         if written is None:
-            raise UserError(f"{name}: {key} is missing in {text!r}")
+            raise UserError(f"{name}: {key} is missing in {_quoted(text)}")
         try:
             values[key] = parameter.parse(written)
         except ValueError as error:
-            raise UserError(f"{name}: {key}={written} {error}") from None
+            raise UserError(f"{name}: {key}={_quoted(written)} {error}") from None
     program = operator.build(**values)
     tensors = (*program.inputs, program.output)
     huge = next((tensor for tensor in tensors if tensor.n_bytes > MAX_TENSOR_BYTES), None)
     if huge is not None:
-        raise UserError(f"{name}: tensor {huge.name} of shape {huge.shape} would take {huge.n_bytes / 2**30:.0f} GiB, more than {MAX_TENSOR_BYTES >> 30}")
+        gigabytes = f"{huge.n_bytes / 2**30:.1f} GiB, more than the {MAX_TENSOR_BYTES >> 30} GiB a tensor may take"
+        raise UserError(f"{name}: tensor {huge.name} of shape {huge.shape} would take {gigabytes}")
     canonical = ",".join(f"{key}={parameter.write(values[key])}" for key, parameter in operator.parameters.items())
     return f"{name}:{canonical}", program

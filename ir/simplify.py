@@ -54,13 +54,23 @@ def _map_accesses(program: Program, change: Callable[[Read], Read], axes: Callab
 
 
 def _drop_units(program: Program) -> Program:
+    """A stage with a single output element keeps its last spatial axis, so that every stage has one."""
+    axes = {axis for stage in program.stages for axis in (*stage.spatial, *stage.reduce) if axis.extent > 1}
+    axes |= {axis for stage in program.stages if not axes & set(stage.spatial) for axis in stage.spatial[-1:]}
+    dimensions = {
+        (read.tensor.name, i)
+        for read in _accesses(program)
+        for i, (size, index) in enumerate(zip(read.tensor.shape, read.indices, strict=True))
+        if size > 1 or index.constant or axes & set(index.axes)
+    }
+
     def change(read: Read) -> Read:
-        indices = [Affine(tuple(term for term in index.terms if term[0].extent > 1), index.constant) for index in read.indices]
-        kept = [(size, index) for size, index in zip(read.tensor.shape, indices, strict=True) if size > 1 or index.terms or index.constant]
+        indices = [Affine(tuple(term for term in index.terms if term[0] in axes), index.constant) for index in read.indices]
+        kept = [pair for i, pair in enumerate(zip(read.tensor.shape, indices, strict=True)) if (read.tensor.name, i) in dimensions]
         kept = kept or [(1, affine())]
         return Read(Tensor(read.tensor.name, tuple(size for size, _ in kept), read.tensor.constant), tuple(index for _, index in kept))
 
-    return _map_accesses(program, change, lambda axes: tuple(axis for axis in axes if axis.extent > 1))
+    return _map_accesses(program, change, lambda old: tuple(axis for axis in old if axis in axes))
 
 
 def _accesses(program: Program) -> Iterator[Read]:

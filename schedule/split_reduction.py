@@ -25,7 +25,7 @@ def split_reduction(program: Program, axis: Axis, parts: int, *, lanes: bool) ->
         terms: list[tuple[Axis, int]] = []
         for other, factor in old.terms:
             terms += [(part, factor * part_factor), (inner, factor * inner_factor)] if other == axis else [(other, factor)]
-        return Affine(tuple(term for term in terms if term[0].extent > 1), old.constant)
+        return Affine(tuple(terms), old.constant)
 
     def value(node: Value) -> Value:
         match node:
@@ -36,7 +36,6 @@ def split_reduction(program: Program, axis: Axis, parts: int, *, lanes: bool) ->
         return node
 
     reduce = tuple(inner if other == axis else other for other in stage.reduce)
-    reduce = tuple(other for other in reduce if other.extent > 1)
     if lanes:
         partial = Tensor("partial", (*(a.extent for a in stage.spatial), parts))
         spatial = (*stage.spatial, part)
