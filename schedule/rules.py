@@ -197,7 +197,7 @@ class _StageRule:
     def _reduce(self, axis: Axis) -> Tiling:
         if axis.extent <= WHOLE_REDUCE_EXTENT:
             return Tiling(axis, (axis.extent, axis.extent))
-        divisors = [size for size in range(8, axis.extent + 1) if axis.extent % size == 0]
+        divisors = [size for low in range(1, math.isqrt(axis.extent) + 1) if axis.extent % low == 0 for size in (low, axis.extent // low)]
         choices = tuple(size for size in sizes_up_to(axis.extent, divisors) if size >= 8)
         return Tiling(axis, (self._column(f"{axis.name}.slice", choices, wish=min(256, axis.extent)), axis.extent))
 
