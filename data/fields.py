@@ -1,0 +1,140 @@
+"""What the fields of a record may hold.
+
+A parser takes a value as a caller or a file gives it and returns the one canonical value that is kept; where there is none it
+raises `ValueError` with a message that continues the field's name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+Parser = Callable[[object], object]
+
+MAX_MESSAGE = 1000  # characters; a candidate that floods its output does not flood the records
+_MAX_WHOLE = (1 << 63) - 1  # what SQLite and Parquet hold
+
+
+def text(value: object) -> str:
+    """Printable text on one line, possibly empty."""
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError(f"is {value!r}, not printable text on one line")
+    return value
+
+
+def name(value: object) -> str:
+    """Text that is not empty."""
+    if not text(value):
+        raise ValueError("is empty")
+    return str(value)
+
+
+def word(value: object) -> str:
+    """A class word such as `timeout`, or nothing."""
+    if not isinstance(value, str) or not re.fullmatch(r"([a-z][a-z0-9_-]*)?", value):
+        raise ValueError(f"is {value!r}, not a word of small letters")
+    return value
+
+
+def one_of(*words: str) -> Parser:
+    def parse(value: object) -> object:
+        if value not in words:
+            raise ValueError(f"is {value!r}, not one of {', '.join(words)}")
+        return value
+
+    return parse
+
+
+def message(value: object) -> str:
+    """Any text, made one printable line and cut at `MAX_MESSAGE`: what a failed candidate printed is never a reason to lose its record."""
+    if not isinstance(value, str):
+        raise ValueError(f"is {value!r}, not text")
+    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(value.split()))
+    return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "…"
+
+
+def whole(least: int = -_MAX_WHOLE - 1) -> Callable[[object], int]:
+    """A 64-bit whole number that is at least `least`."""
+
+    def parse(value: object) -> int:
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or not least <= value <= _MAX_WHOLE:
+            raise ValueError(f"is {value!r}, not a whole number from {least} to {_MAX_WHOLE}")
+        return int(value)
+
+    return parse
+
+
+def _finite(value: object) -> float:
+    if not isinstance(value, int | float | np.integer | np.floating) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"is {value!r}, not a finite number")
+    return float(value)
+
+
+def duration(value: object) -> float:
+    """Seconds that may be none."""
+    seconds = _finite(value)
+    if seconds < 0:
+        raise ValueError(f"is {value!r}, a negative time")
+    return seconds
+
+
+def time(value: object) -> float:
+    """Seconds that something took."""
+    seconds = _finite(value)
+    if seconds <= 0:
+        raise ValueError(f"is {value!r}, not a positive time")
+    return seconds
+
+
+def score(value: object) -> float | None:
+    """A share of one, or None (also for nan) where there was too little to judge."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    share = _finite(value)
+    if not 0 <= share <= 1:
+        raise ValueError(f"is {value!r}, not between 0 and 1")
+    return share
+
+
+def switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"is {value!r}, neither true nor false")
+    return value
+
+
+def many(parse: Parser) -> Parser:
+    """A list, kept as a tuple."""
+
+    def parse_all(values: object) -> tuple[object, ...]:
+        if not isinstance(values, list | tuple):
+            raise ValueError(f"is {values!r}, not a list")
+        try:
+            return tuple([parse(value) for value in values])
+        except ValueError as error:
+            raise ValueError(f"holds what {error}") from None
+
+    return parse_all
+
+
+def table(parse: Parser) -> Parser:
+    """Values by name."""
+
+    def parse_all(values: object) -> dict[str, object]:
+        if not isinstance(values, Mapping):
+            raise ValueError(f"is {values!r}, not a table of names and values")
+        try:
+            return {name(key): parse(value) for key, value in values.items()}
+        except ValueError as error:
+            raise ValueError(f"holds what {error}") from None
+
+    return parse_all
+
+
+def text_or_whole(value: object) -> str | int:
+    return text(value) if isinstance(value, str) else _any_whole(value)
+
+
+_any_whole = whole()

@@ -1,0 +1,215 @@
+"""What is kept of a tuning run: a `Record` for each trial, a `Round` for how well the cost model did on each batch.
+
+Both are checked and made canonical when they are made, so whatever exists can be written, and reads back equal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, NamedTuple, Self
+
+from data import fields
+from data.fields import Parser
+from ir.errors import UserError
+
+SCHEMA_VERSION = 1  # of records in every format; a change of the fields below is a new version
+
+KINDS = ("trial", "final")
+CACHES = ("warm", "cold")
+
+
+class Setting(NamedTuple):
+    """What must be equal for seconds to be comparable. `machine` is a `machine_id`."""
+
+    task: str
+    machine: str
+    threads: int
+
+
+def canonical_json(value: object) -> str:
+    """Equal values have equal texts; `ValueError` where a number is not finite."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def machine_id(machine: Mapping[str, str | int]) -> str:
+    """A short name of a machine's description, the same in every process."""
+    return hashlib.sha256(canonical_json(dict(machine)).encode()).hexdigest()[:12]
+
+
+class Entry:
+    """What records and rounds have in common; `parsers` says for each field what it may hold."""
+
+    parsers: ClassVar[Mapping[str, Parser]]
+    task: str
+    machine: dict[str, str | int]
+    threads: int
+
+    def __post_init__(self) -> None:
+        for field, parse in self.parsers.items():
+            try:
+                object.__setattr__(self, field, parse(getattr(self, field)))
+            except ValueError as error:
+                raise ValueError(f"{field} {error}") from None
+
+    def to_json(self) -> dict[str, object]:
+        """The fields by name, in order."""
+        return {field: getattr(self, field) for field in self.parsers}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, object]) -> Self:
+        """The entry of what `to_json` gave, also after it went through a file; `UserError` names the field that is wrong."""
+        lacking, foreign = cls.parsers.keys() - data.keys(), data.keys() - cls.parsers.keys()
+        if lacking or foreign:
+            found = [f"{field} is missing" for field in sorted(lacking)] + [f"{field} is unknown" for field in sorted(foreign)]
+            raise UserError(f"{', '.join(found)}; a {cls.__name__.lower()} has {', '.join(cls.parsers)}")
+        try:
+            return cls(**data)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+
+    @cached_property
+    def key(self) -> str:
+        """The identity of the content: entries with equal keys are the same entry."""
+        return hashlib.sha256(canonical_json(self.to_json()).encode()).hexdigest()[:32]
+
+    @cached_property
+    def setting(self) -> Setting:
+        return Setting(self.task, machine_id(self.machine), self.threads)
+
+
+@dataclass(frozen=True)
+class Record(Entry):
+    """One trial. It has seconds or a failure, never both."""
+
+    task: str  # canonical operator text
+    sketch: str
+    columns: tuple[str, ...]  # the names of the sketch's symbols
+    row: tuple[int, ...]  # and their values
+    seconds: tuple[float, ...]  # of every repeat
+    failure: str  # class of failure in a word, such as build, crash, timeout, memory, wrong, illegal, died
+    message: str  # one line about the failure
+    machine: dict[str, str | int]  # the target and the CPU's name
+    threads: int
+    seed: int
+    versions: dict[str, str]  # of whatever decides about code and time, by name
+    round: int  # of the tuning of this task
+    trial: int  # number within the tuning of this task
+    elapsed_seconds: float  # since the tuning of this task started
+    cache: str = "warm"  # what the caches held when a repeat started
+    kind: str = "trial"  # or "final": measured again at the end, default and winner taking turns
+    kept: bool = False  # the final one of the schedule that tuning kept
+
+    parsers: ClassVar[Mapping[str, Parser]] = {
+        "task": fields.name,
+        "sketch": fields.name,
+        "columns": fields.many(fields.name),
+        "row": fields.many(fields.whole()),
+        "seconds": fields.many(fields.time),
+        "failure": fields.word,
+        "message": fields.message,
+        "machine": fields.table(fields.text_or_whole),
+        "threads": fields.whole(1),
+        "seed": fields.whole(0),
+        "versions": fields.table(fields.text),
+        "round": fields.whole(0),
+        "trial": fields.whole(0),
+        "elapsed_seconds": fields.duration,
+        "cache": fields.one_of(*CACHES),
+        "kind": fields.one_of(*KINDS),
+        "kept": fields.switch,
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.row) != len(self.columns):
+            raise ValueError(f"row has {len(self.row)} values for {len(self.columns)} columns")
+        if len(set(self.columns)) != len(self.columns):
+            raise ValueError(f"columns hold a name twice: {', '.join(self.columns)}")
+        if bool(self.seconds) == bool(self.failure):
+            raise ValueError(f"seconds has {len(self.seconds)} repeats although failure is {self.failure!r}")
+        if self.kept and not (self.ok and self.kind == "final"):
+            raise ValueError(f"kept is true for a {self.kind} record with failure {self.failure!r}")
+
+    @property
+    def ok(self) -> bool:
+        return not self.failure
+
+    @property
+    def best_seconds(self) -> float:
+        """The fastest repeat; infinite where the trial failed."""
+        return min(self.seconds) if self.ok else math.inf
+
+    @property
+    def median_seconds(self) -> float:
+        """The median repeat; infinite where the trial failed."""
+        return statistics.median(self.seconds) if self.ok else math.inf
+
+
+@dataclass(frozen=True)
+class Round(Entry):
+    """How one batch went. The scores are those of the cost model that chose the batch, before it learned from it; None where
+    the batch was too small to judge. Scores lie between 0 and 1, 1 is best."""
+
+    task: str
+    machine: dict[str, str | int]
+    threads: int
+    seed: int
+    round: int
+    model: str
+    n_measured: int  # failed ones included
+    n_failed: int
+    pairwise_accuracy: float | None  # pairs of candidates that are ranked as they measured
+    recall_at_k: float | None  # share of the k fastest that the model ranks among its first k
+    k: int
+    top_1: float | None  # throughput of the model's first choice over the batch's best
+    top_5: float | None  # the best throughput of its first five choices over the batch's best
+    search_seconds: float
+    build_seconds: float
+    measure_seconds: float
+    model_seconds: float  # fitting and predicting
+    elapsed_seconds: float  # since the tuning of this task started
+
+    parsers: ClassVar[Mapping[str, Parser]] = {
+        "task": fields.name,
+        "machine": Record.parsers["machine"],
+        "threads": fields.whole(1),
+        "seed": fields.whole(0),
+        "round": fields.whole(0),
+        "model": fields.name,
+        "n_measured": fields.whole(0),
+        "n_failed": fields.whole(0),
+        "pairwise_accuracy": fields.score,
+        "recall_at_k": fields.score,
+        "k": fields.whole(0),
+        "top_1": fields.score,
+        "top_5": fields.score,
+        "search_seconds": fields.duration,
+        "build_seconds": fields.duration,
+        "measure_seconds": fields.duration,
+        "model_seconds": fields.duration,
+        "elapsed_seconds": fields.duration,
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_failed > self.n_measured:
+            raise ValueError(f"n_failed is {self.n_failed}, more than the {self.n_measured} measured")
+
+
+def best_of(records: Iterable[Record]) -> Record | None:
+    """The schedule to use of one setting's records, oldest first: what the last tuning kept, unless a later trial was faster.
+
+    Trials before a final measurement do not count again: it has judged them, with more repeats and side by side.
+    """
+    best: Record | None = None
+    for record in records:
+        faster = best is None or record.best_seconds < best.best_seconds
+        if record.kept or (record.ok and record.kind == "trial" and faster):
+            best = record
+    return best

@@ -1,0 +1,40 @@
+"""What a search hands to a runner and what it gets back; a live runner times candidates, a replay answers from records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ir.task import Task
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The name of a sketch, and the values of the symbols of its space in their order."""
+
+    sketch: str
+    row: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The outcome of one candidate: the seconds of every repeat, or none and a failure: its class in a word, and a message."""
+
+    seconds: tuple[float, ...]
+    failure: str = ""
+    message: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.failure
+
+    @property
+    def best_seconds(self) -> float:
+        """The fastest repeat; infinite where the candidate failed."""
+        return min(self.seconds) if self.ok else math.inf
+
+
+# Measures the candidates of a task; the answer has one measurement a candidate, in the same order.
+Runner: TypeAlias = Callable[[Task, Sequence[Candidate]], list[Measurement]]

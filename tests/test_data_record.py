@@ -1,0 +1,128 @@
+import json
+import math
+import re
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, fields
+from typing import Any
+
+import numpy as np
+import pytest
+from data_samples import MACHINE, TASK, batch_round, failed, record, records, rounds
+from hypothesis import given
+
+from data.record import Entry, Record, Round, best_of, canonical_json, machine_id
+from ir.errors import UserError
+
+
+@pytest.mark.parametrize("entry", [Record, Round])
+def test_every_field_is_checked(entry: type[Entry]) -> None:
+    assert list(entry.parsers) == [field.name for field in fields(entry)]  # type: ignore[arg-type]
+
+
+@given(records() | rounds())
+def test_json_and_back(entry: Entry) -> None:
+    again = type(entry).from_json(json.loads(canonical_json(entry.to_json())))
+    assert again == entry
+    assert again.key == entry.key
+    assert list(entry.to_json()) == list(entry.parsers)
+
+
+def test_numpy_values_and_lists_are_made_canonical() -> None:
+    made = record(row=list(np.array([4, 32])), seconds=list(np.array([2.5e-6, 2.25e-6, 3e-6])), columns=["m.register", "n.register"])
+    assert made == record()
+    assert made.key == record().key
+    assert {type(value) for value in made.row} == {int}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"task": ""}, "task is empty"),
+        ({"row": (1,)}, "row has 1 values for 2 columns"),
+        ({"row": (1.0, 2)}, "row holds what is 1.0"),
+        ({"columns": ("a", "a")}, "columns hold a name twice"),
+        ({"seconds": ()}, "seconds has 0 repeats although failure is ''"),
+        ({"failure": "crash"}, "seconds has 3 repeats although failure is 'crash'"),
+        ({"seconds": (1.0, 0.0)}, "seconds holds what is 0.0"),
+        ({"seconds": (math.nan,)}, "seconds holds what is nan"),
+        ({"machine": {"cpu": None}}, "machine holds what is None"),
+        ({"threads": 0}, "threads is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"kind": "last"}, "kind is 'last', not one of trial, final"),
+        ({"cache": "hot"}, "cache is 'hot'"),
+        ({"kept": True}, "kept is true for a trial record"),
+        ({"elapsed_seconds": math.inf}, "elapsed_seconds is inf"),
+    ],
+)
+def test_no_invalid_record_exists(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        record(**changes)
+    with pytest.raises(UserError, match=re.escape(words)):
+        Record.from_json(record().to_json() | changes)
+
+
+def test_a_round_cannot_fail_more_than_it_measured() -> None:
+    with pytest.raises(ValueError, match="n_failed is 4, more than the 3 measured"):
+        batch_round(n_measured=3, n_failed=4)
+
+
+def test_scores_that_cannot_be_judged_are_none() -> None:
+    assert batch_round(recall_at_k=np.float64("nan")).recall_at_k is None
+
+
+def test_missing_and_unknown_fields_are_named() -> None:
+    data = record().to_json()
+    del data["seconds"]
+    with pytest.raises(UserError, match="seconds is missing, speed is unknown; a record has task, sketch"):
+        Record.from_json(data | {"speed": 1})
+
+
+def test_times_of_good_and_failed_trials() -> None:
+    good, bad = record(seconds=(3.0, 1.0, 2.5)), failed()
+    assert (good.ok, good.best_seconds, good.median_seconds) == (True, 1.0, 2.5)
+    assert (bad.ok, bad.best_seconds, bad.median_seconds) == (False, math.inf, math.inf)
+
+
+def test_records_do_not_change() -> None:
+    with pytest.raises(FrozenInstanceError):
+        record().threads = 3  # type: ignore[misc]
+
+
+def test_the_message_of_a_failure_becomes_one_line() -> None:
+    assert failed().message == "the worker said crash"
+    assert record(seconds=(), failure="build", message="error:\n  expected 'x'\n").message == "error: expected 'x'"
+
+
+def test_the_machine_id_is_the_same_whatever_the_order_and_the_process() -> None:
+    backwards = dict(reversed(MACHINE.items()))
+    code = f"from data.record import machine_id; print(machine_id({backwards!r}))"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert machine_id(MACHINE) == machine_id(backwards) == other
+    assert len(other) == 12
+    assert machine_id(MACHINE | {"lanes": 8}) != other
+    assert record().setting == (TASK, other, 2)
+
+
+@pytest.mark.parametrize("changes", [{"row": (4, 31)}, {"trial": 1}, {"seconds": (2.5e-6,)}, {"machine": {"cpu": "x"}}, {"kind": "final"}, {"versions": {}}])
+def test_keys_tell_records_apart(changes: dict[str, Any]) -> None:
+    assert record(**changes).key != record().key == record().key
+
+
+def test_best_is_the_fastest_trial() -> None:
+    trials = [record(seconds=(2.0,)), failed(), record(seconds=(1.0, 9.0)), record(seconds=(1.5,))]
+    assert best_of(trials) == trials[2]
+    assert best_of([failed()]) is None
+    assert best_of([]) is None
+
+
+def test_a_final_measurement_overrules_the_trials_before_it() -> None:
+    lucky, default = record(seconds=(1.0,), row=(1, 1)), record(seconds=(2.0,), row=(2, 2))
+    final_lucky = record(seconds=(2.5,), row=(1, 1), kind="final")
+    final_default = record(seconds=(2.1,), row=(2, 2), kind="final", kept=True)
+    session = [default, lucky, final_lucky, final_default]
+    assert best_of(session) == final_default
+    assert best_of([*session, record(seconds=(1.9, 9.0), row=(4, 4), kind="final")]) == final_default  # lost, in spite of one fast repeat
+    later = record(seconds=(2.05,), row=(3, 3))
+    assert best_of([*session, record(seconds=(2.2,)), later]) == later
+    assert best_of([*session, later, record(seconds=(3.0,), kind="final", kept=True)]).best_seconds == 3.0  # type: ignore[union-attr]

@@ -1,0 +1,19 @@
+import math
+
+from schedule.measurement import Candidate, Measurement
+
+
+def test_the_best_repeat_counts() -> None:
+    measurement = Measurement((3.0, 1.0, 2.0))
+    assert measurement.ok
+    assert measurement.best_seconds == 1.0
+
+
+def test_a_failure_has_no_time() -> None:
+    measurement = Measurement((), "timeout", "no answer in 10 s")
+    assert not measurement.ok
+    assert measurement.best_seconds == math.inf
+
+
+def test_candidates_are_equal_by_content() -> None:
+    assert len({Candidate("tile_n", (1, 2)), Candidate("tile_n", (1, 2)), Candidate("tile_m", (1, 2))}) == 2
