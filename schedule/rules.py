@@ -142,7 +142,7 @@ class _StageRule:
         orders["slice"] = 0
         operands = tuple(self._operand(read, tilings) for read in reads(stage.body))
         level: Expr = 0
-        if self.epilogue is not None:
+        if self.epilogue is not None and stage.reduce:
             level = self._column("epilogue", (0, 1), ordered=False)
         result = TiledStage(stage, self.epilogue, self.vector, tilings, orders, 1, operands, level)
         unroll = self._unroll(result)
