@@ -160,15 +160,20 @@ class _StageRule:
         return column.symbol
 
     def _registers(self) -> dict[Axis, Expr]:
-        """Extents of the register tile. Each axis takes at most what the ones before it leave, so the accumulators fit the registers."""
-        lanes, room = self.target.lanes, self.target.vector_registers - 2
-        most = min(MAX_VECTORS, room, -(-self.vector.extent // lanes))
+        """Extents of the register tile.
+
+        Each axis takes at most what the ones before it leave, so that all accumulators, one row of vectors and one broadcast fit the
+        registers: with one vector more LLVM spills an accumulator in every step (7×64 ran at a third of the speed of 6×64).
+        """
+        lanes, registers = self.target.lanes, self.target.vector_registers
+        most = min(MAX_VECTORS, (registers - 1) // 2, -(-self.vector.extent // lanes))
         tile: dict[Axis, Expr] = {
             self.vector: self._column(f"{self.vector.name}.register", tuple(lanes * n for n in range(1, most + 1)), wish=lanes * min(2, most))
         }
         vectors = floor_div(tile[self.vector], lanes)
+        room = sub(registers - 1, vectors)
         for number, axis in enumerate(axis for axis in reversed(self.stage.spatial) if axis != self.vector):
-            sizes = tuple(range(1, min(axis.extent, MAX_REGISTER_TILE, room) + 1))
+            sizes = tuple(range(1, min(axis.extent, MAX_REGISTER_TILE, registers - 2) + 1))
             tile[axis] = self._column(f"{axis.name}.register", sizes, floor_div(room, vectors), wish=1 if number else min(8, axis.extent))
             vectors = mul(vectors, tile[axis])
         return tile
