@@ -1,0 +1,40 @@
+# `make demo` and `make test` set up all they need in $(VENV): Python 3.11 or newer and make are enough.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+DEMO_SECONDS ?= 180
+
+.PHONY: demo test lint types imports check clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed
+	mkdir -p $(DEMO)
+	$(BIN)/python -m graph.examples open-nsfw --output $(DEMO)/open-nsfw.onnx
+	$(BIN)/tilewright doctor
+	$(BIN)/tilewright tasks $(DEMO)/open-nsfw.onnx
+	$(BIN)/tilewright tune $(DEMO)/open-nsfw.onnx --records $(DEMO)/nsfw.db --max-trials 4000 --max-seconds $(DEMO_SECONDS)
+	$(BIN)/tilewright best --records $(DEMO)/nsfw.db
+	$(BIN)/tilewright plot --records $(DEMO)/nsfw.db -o $(DEMO)/report
+
+test: lint types imports check
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
+	$(BIN)/mypy
+
+imports: $(VENV)/installed
+	$(BIN)/lint-imports
+
+check: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) $(DEMO) build *.egg-info
