@@ -1,6 +1,7 @@
 """Integer expressions over named symbols, shared by sketches (symbols are choices) and loop nests (symbols are loop variables).
 
-Equal expressions are the same object, so `is` is equality and work that several roots share is found for free. Divisors are positive.
+Equal expressions are the same object (but for plain numbers), so `is` is equality and work that several roots share is found for
+free. Divisors are positive.
 
 Notation: n rows (candidates), s symbols.
 """
@@ -191,7 +192,7 @@ def where(condition: Expr, a: Expr, b: Expr) -> Expr:
     """`a` where `condition` is not 0, else `b`."""
     if isinstance(condition, int):
         return a if condition else b
-    return a if a is b else _op("where", condition, a, b)
+    return a if a == b else _op("where", condition, a, b)
 
 
 def take(index: Expr, table: Sequence[int]) -> Expr:
