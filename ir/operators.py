@@ -212,7 +212,7 @@ def _step(text: str) -> str:
     low, high = float(clip[1]), float(clip[2])
     if low > high:
         raise ValueError(f"has a clip with low above high: {_quoted(text)}")
-    if max(abs(low), abs(high)) > np.finfo(np.float32).max:
+    if max(abs(low), abs(high)) > float(np.finfo(np.float32).max):
         raise ValueError(f"has a clip beyond the range of fp32: {_quoted(text)}")
     return f"clip{_float_text(low)}:{_float_text(high)}"
 

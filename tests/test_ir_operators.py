@@ -1,0 +1,203 @@
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from operator_samples import conv2d_parameters, matmul_parameters, operator_texts, written
+
+from ir.errors import UserError
+from ir.operators import MAX_EXTENT, OPERATORS, channel_block, parse_operator
+from ir.program import Tensor, program_text
+from ir.task import task
+
+settled = settings(deadline=None, max_examples=100)
+CONV = "conv2d:c=4,h=9,w=9,k=8,r=3,s=3"
+
+
+def shapes(text: str) -> dict[str, tuple[int, ...]]:
+    program = parse_operator(text)[1]
+    return {tensor.name: tensor.shape for tensor in (*program.inputs, program.output)}
+
+
+@settled
+@given(operator_texts())
+def test_a_key_is_its_own_key(text: str) -> None:
+    key, program = parse_operator(text)
+    assert parse_operator(key) == (key, program)
+
+
+@settled
+@given(st.data())
+def test_the_order_of_parameters_is_free(data: st.DataObject) -> None:
+    name, parameters = data.draw(
+        st.one_of(st.tuples(st.just("matmul"), matmul_parameters()), st.tuples(st.just("conv2d"), conv2d_parameters())), label="operator"
+    )
+    shuffled = dict(data.draw(st.permutations(list(parameters.items())), label="order"))
+    assert parse_operator(written(name, shuffled)) == parse_operator(written(name, parameters))
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        (CONV, CONV + ",n=1,stride=1x1,pad=0x0x0x0,groups=1,dilation=1,layout=nhwc,epilogue=none"),
+        (CONV + ",pad=1x2", CONV + ",pad=1x2x1x2"),
+        (CONV + ",stride=2", CONV + ",stride=02x2"),
+        ("matmul:m=1,n=2,k=3", " matmul:k=3,n=2,m=001,b=constant,epilogue=\n"),
+        ("matmul:m=1,n=2,k=3,epilogue=clip0:6", "matmul:m=1,n=2,k=3,epilogue=clip-0.0:6.00"),
+        ("matmul:m=1,n=2,k=3,epilogue=clip0.1:0.5", "matmul:m=1,n=2,k=3,epilogue=clip0.100000001:0.5"),
+    ],
+)
+def test_the_same_task_has_the_same_key(text: str, other: str) -> None:
+    assert parse_operator(text) == parse_operator(other)
+
+
+def test_keys_are_written_out_in_full() -> None:
+    assert parse_operator("matmul:k=3,m=1,n=2")[0] == "matmul:m=1,n=2,k=3,b=constant,epilogue=none"
+    assert parse_operator(CONV + ",stride=2,pad=1x0,epilogue=bias+clip0:6")[0] == (
+        "conv2d:n=1,c=4,h=9,w=9,k=8,r=3,s=3,stride=2,pad=1x0x1x0,groups=1,dilation=1,layout=nhwc,epilogue=bias+clip0:6"
+    )
+
+
+def test_a_task_is_named_by_its_key_unless_told_otherwise() -> None:
+    assert task("matmul:m=1,n=2,k=3").name == task("matmul:m=1,n=2,k=3").key
+    assert task("matmul:m=5,n=2,k=3", count=4, name="classifier").name == "classifier"
+    assert task("matmul:m=5,n=2,k=3", count=4).flops == 2 * 5 * 2 * 3
+
+
+@settled
+@given(conv2d_parameters())
+def test_the_size_of_a_convolution(given_parameters: dict[str, str]) -> None:
+    n, c, h, w, k, r, s = (int(given_parameters[name]) for name in "nchwkrs")
+    layout, groups = given_parameters["layout"], int(given_parameters["groups"])
+    pad = [int(number) for number in given_parameters["pad"].split("x")]
+    down, across = (int(number) for number in (given_parameters["stride"].split("x") * 2)[:2])
+    tall, broad = (int(number) for number in given_parameters["dilation"].split("x"))
+    # A position of the window is one where all of it lies inside the padded image.
+    high = sum(top + tall * (r - 1) < h + pad[0] + pad[2] for top in range(0, h + 16, down))
+    wide = sum(left + broad * (s - 1) < w + pad[1] + pad[3] for left in range(0, w + 16, across))
+    program = parse_operator(written("conv2d", given_parameters))[1]
+    found = {tensor.name: tensor.shape for tensor in (*program.inputs, program.output)}
+    blocks = channel_block(c), channel_block(k)
+    assert found["weights"] == (k, c // groups, r, s)
+    assert found["x"] == {"nhwc": (n, h, w, c), "nchw": (n, c, h, w), "nchwc": (n, c // blocks[0], h, w, blocks[0])}[layout]
+    assert found["y"] == {"nhwc": (n, high, wide, k), "nchw": (n, k, high, wide), "nchwc": (n, k // blocks[1], high, wide, blocks[1])}[layout]
+    assert program.flops == 2 * n * k * high * wide * (c // groups) * r * s
+    assert all(not any(low < 0 or top >= size for (low, top), size in zip((i.range for i in stage.indices), stage.output.shape, strict=True))
+               for stage in program.stages)  # fmt: skip
+
+
+@pytest.mark.parametrize(("channels", "block"), [(1, 1), (3, 3), (7, 7), (16, 16), (17, 1), (24, 12), (34, 2), (96, 16)])
+def test_channel_blocks_divide(channels: int, block: int) -> None:
+    assert channel_block(channels) == block
+
+
+def test_operands_of_matmul() -> None:
+    assert shapes("matmul:m=3,n=5,k=7,epilogue=bias+add") == {"a": (3, 7), "b": (7, 5), "bias": (5,), "residual": (3, 5), "c": (3, 5)}
+    assert shapes("batch_matmul:batch=2,m=3,n=5,k=7") == {"a": (2, 3, 7), "b": (2, 7, 5), "c": (2, 3, 5)}
+
+
+@pytest.mark.parametrize(
+    ("text", "constant"),
+    [
+        ("matmul:m=3,n=5,k=7", ["b"]),
+        ("matmul:m=3,n=5,k=7,b=variable,epilogue=bias", ["bias"]),
+        ("batch_matmul:batch=2,m=3,n=5,k=7", []),
+        ("batch_matmul:batch=2,m=3,n=5,k=7,b=constant", ["b"]),
+        (CONV + ",epilogue=bias+add", ["weights", "bias"]),
+    ],
+)
+def test_what_is_constant(text: str, constant: list[str]) -> None:
+    assert [tensor.name for tensor in parse_operator(text)[1].inputs if tensor.constant] == constant
+
+
+def test_programs_are_readable() -> None:
+    assert program_text(parse_operator("conv2d:c=4,h=9,w=9,k=8,r=3,s=3,pad=1,stride=2,epilogue=relu")[1]) == (
+        "sum[n, oh, ow, k] = sum over c<4, r<3, s<3 of (x[n, oh*2 + r - 1, ow*2 + s - 1, c] * weights[k, c, r, s])  for n<1, oh<5, ow<5, k<8\n"
+        "y[n, oh, ow, k] = max(sum[n, oh, ow, k], 0)  for n<1, oh<5, ow<5, k<8"
+    )
+
+
+def test_depthwise_channels_are_blocked_as_their_layout() -> None:
+    text = program_text(parse_operator("conv2d:c=96,h=9,w=9,k=96,groups=96,r=3,s=3,layout=nchwc")[1])
+    assert text.startswith("y[n, g, oh, ow, gb + k] = sum over c<1, r<3, s<3 of (x[n, g, oh + r, ow + s, gb + c] * weights[g*16 + gb + k, c, r, s])")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "unknown operator '' in '' (known: matmul, batch_matmul, conv2d)"),
+        ("softmax:m=3", "unknown operator 'softmax' in 'softmax:m=3'"),
+        ("Matmul:m=1,n=1,k=1", "unknown operator 'Matmul'"),
+        ("matmul", "matmul: m is missing in 'matmul'"),
+        ("matmul:", "matmul: m is missing"),
+        ("matmul:m=1,n=2", "matmul: k is missing in 'matmul:m=1,n=2'"),
+        ("matmul:m=1,n=2,k=3,", "matmul: unknown parameter '' in"),
+        ("matmul:m=1,n=2,k=3,q=4", "matmul: unknown parameter 'q=4' in 'matmul:m=1,n=2,k=3,q=4' (known: m, n, k, b, epilogue)"),
+        ("matmul:m=1,n=2,k", "matmul: k has no value in 'matmul:m=1,n=2,k'"),
+        ("matmul:m=1,n=2,k=3,m=1", "matmul: m is given twice"),
+        ("matmul:m=,n=2,k=3", "matmul: m='' is no whole number"),
+        ("matmul:m=1.5,n=2,k=3", "matmul: m='1.5' is no whole number"),
+        ("matmul:m=1\n7,n=2,k=3", r"matmul: m='1\n7' is no whole number"),
+        ("matmul:m=٣,n=2,k=3", "matmul: m='٣' is no whole number"),
+        ("matmul:m=0,n=2,k=3", f"matmul: m='0' is not between 1 and {MAX_EXTENT}"),
+        ("matmul:m=-2,n=2,k=3", f"matmul: m='-2' is not between 1 and {MAX_EXTENT}"),
+        (f"matmul:m={10**30},n=2,k=3", f"matmul: m='{10**30}' is not between 1 and {MAX_EXTENT}"),
+        (f"matmul:m={'9' * 9999},n=2,k=3", "9…' is not between 1 and"),
+        (f"matmul:m={MAX_EXTENT},n={MAX_EXTENT},k=1", "matmul: tensor c of shape (16777216, 16777216) would take 1048576.0 GiB, more than the 4 GiB"),
+        ("matmul:m=1,n=2,k=3,b=maybe", "matmul: b='maybe' is none of constant, variable"),
+        ("matmul:m=1,n=2,k=3,epilogue=tanh", "matmul: epilogue='tanh' has an unknown step 'tanh' (known: bias, add, relu, sigmoid, clip<low>:<high>)"),
+        ("matmul:m=1,n=2,k=3,epilogue=relu+", "has an unknown step ''"),
+        ("matmul:m=1,n=2,k=3,epilogue=bias+relu+bias", "has bias twice"),
+        ("matmul:m=1,n=2,k=3,epilogue=clip6:0", "has a clip with low above high: 'clip6:0'"),
+        (f"matmul:m=1,n=2,k=3,epilogue=clip0:{'9' * 40}", "has a clip beyond the range of fp32"),
+        (CONV + ",stride=0", f"conv2d: stride='0' is not between 1 and {MAX_EXTENT}"),
+        (CONV + ",stride=1x2x3", "conv2d: stride='1x2x3' has 3 numbers, not 1 or 2"),
+        (CONV + ",pad=-1", f"conv2d: pad='-1' is not between 0 and {MAX_EXTENT}"),
+        (CONV + ",pad=1x", "conv2d: pad='1x' is no whole number"),
+        (CONV + ",groups=3", "conv2d: groups=3 divides not both c=4 and k=8"),
+        (CONV + ",dilation=5", "conv2d: a 3x3 kernel with dilation 5x5 does not fit into 9x9 padded by (0, 0, 0, 0)"),
+        (CONV + ",layout=nwhc", "conv2d: layout='nwhc' is none of nhwc, nchw, nchwc"),
+        ("conv2d:c=64,h=9,w=9,k=64,groups=32,r=3,s=3,layout=nchwc", "layout nchwc cannot block 64 channels by 16 with these groups; use nhwc or nchw"),
+    ],
+)
+def test_bad_input_gets_one_line(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        parse_operator(text)
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 700
+
+
+@settled
+@given(st.one_of(st.text(max_size=30), st.text(max_size=12).map("matmul:m=1,n=2,k=".__add__), st.text(max_size=12).map((CONV + ",").__add__)))
+def test_garbage_gets_one_line(text: str) -> None:
+    try:
+        key, _ = parse_operator(text)
+    except UserError as error:
+        line = str(error)
+    else:
+        line = key
+    assert len(line.splitlines()) == 1
+
+
+@settled
+@given(st.data())
+def test_a_damaged_text_gets_one_line_or_means_something(data: st.DataObject) -> None:
+    text = data.draw(operator_texts())
+    at = data.draw(st.integers(0, len(text) - 1))
+    damaged = text[:at] + data.draw(st.text(max_size=2)) + text[at + 1 :]
+    try:
+        line, program = parse_operator(damaged)
+    except UserError as error:
+        line = str(error)
+    else:
+        assert parse_operator(line) == (line, program)
+    assert len(line.splitlines()) == 1
+
+
+def test_every_operator_is_tried_above() -> None:
+    assert set(OPERATORS) == {"matmul", "batch_matmul", "conv2d"}
+
+
+def test_strides_are_in_elements() -> None:
+    assert Tensor("x", (2, 3, 4)).strides == (12, 4, 1)
+    assert Tensor("x", (2, 3, 4)).n_bytes == 96
