@@ -22,15 +22,20 @@ def _initialize() -> None:
 @cache
 def target_machine(target: Target) -> llvm.TargetMachine:
     """LLVM's target machine for the target's CPU and features, at its highest level of optimization."""
+    return new_target_machine(target)
+
+
+def new_target_machine(target: Target) -> llvm.TargetMachine:
     _initialize()
-    return llvm.Target.from_default_triple().create_target_machine(cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="jitdefault", jit=True)
+    create = llvm.Target.from_default_triple().create_target_machine
+    return create(cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="jitdefault", jit=True)
 
 
 def optimize(text: str, target: Target) -> llvm.ModuleRef:
     """The module of an IR text after LLVM's passes. Loops are already tiled, unrolled and vectorized, so those passes are off."""
     machine = target_machine(target)
     try:
-        module = llvm.parse_assembly(text)
+        module = llvm.parse_assembly(text, llvm.create_context())  # what a context holds of a module is only freed with it
         module.verify()
     except RuntimeError as error:
         raise InternalError(f"LLVM refuses the emitted code: {error}\n{text}") from None
@@ -66,8 +71,7 @@ class LoadedCode:
 
 def load_object(code: bytes, target: Target) -> LoadedCode:
     """Object code made by `compile_object`, linked into this process. OpenMP symbols must be registered before."""
-    machine = llvm.Target.from_default_triple().create_target_machine(cpu=target.cpu, features=target.features, opt=3, jit=True)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly("", llvm.create_context()), new_target_machine(target))  # which the engine owns
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     return LoadedCode(engine)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -63,11 +64,16 @@ class Code:
 
 def find_sketch(of: Task, name: str, target: Target) -> Sketch:
     """The sketch of this name; `IllegalCandidate` if the task has none."""
-    known = sketches(of.program, target)
-    for sketch in known:
-        if sketch.name == name:
-            return sketch
-    raise IllegalCandidate(f"no sketch {name!r} for {of.key} (known: {', '.join(sketch.name for sketch in known)})")
+    known = _known_sketches(of.key, target)
+    if name not in known:
+        raise IllegalCandidate(f"no sketch {name!r} for {of.key} (known: {', '.join(known)})")
+    return known[name]
+
+
+@lru_cache(16)
+def _known_sketches(key: str, target: Target) -> Mapping[str, Sketch]:
+    """By name. Kept, because making them takes as long as lowering a candidate."""
+    return {sketch.name: sketch for sketch in sketches(task(key).program, target)}
 
 
 def nests(lowered: Lowered) -> list[Any]:
@@ -108,7 +114,8 @@ class Kernel:
     Calls from several threads take turns: the workspace is shared.
     """
 
-    def __init__(self, code: Code) -> None:
+    def __init__(self, code: Code, empty: Callable[[Sequence[int]], Array] = aligned_empty) -> None:
+        """`empty` makes the buffers of a kernel, aligned as `aligned_empty` makes them."""
         if code.target.threads > 1 and register_openmp() is None:
             raise UserError(f"this kernel was built for {code.target.threads} threads, and no libgomp is found to run them")
         self.code = code
@@ -116,8 +123,8 @@ class Kernel:
         self._loaded = load_object(code.object_code, code.target)
         self._run = self._loaded.function("kernel", ctypes.c_void_p)
         self._repeat = self._loaded.function("repeat", ctypes.c_void_p, ctypes.c_int64)
-        self._workspace = aligned_empty((-(-code.workspace_bytes // FLOAT_BYTES) + 1,))
-        self._workspace[...] = 0.0
+        self._empty = empty
+        self._workspace = empty((code.workspace_bytes // FLOAT_BYTES,))
         self._lock = threading.Lock()
 
     def __call__(self, *arrays: NDArray[Any], out: Array | None = None) -> Array:
@@ -138,7 +145,7 @@ class Kernel:
 
     def prepare(self, name: str, shape: Sequence[int], constant: Array) -> Array:
         """The packed form, of this shape, of a constant operand."""
-        packed = aligned_empty(shape)
+        packed = self._empty(shape)
         pointers = (ctypes.c_void_p * 2)(constant.ctypes.data, packed.ctypes.data)
         self._loaded.function(f"prepare_{name}", ctypes.c_void_p)(pointers)
         return packed

@@ -1,0 +1,91 @@
+"""Whether a kernel computes the right thing, and writes nowhere else.
+
+The inputs are uniform in [-1, 1), so that sums stay small and cancel, as activations do; the reference is `ir.interpreter` in double precision with
+its bound on what rounding may do. What a kernel must write is filled with NaN before it runs: an element it leaves out, or computes from something
+that was never written, is then wrong, not by chance right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codegen.kernel import Array, aligned_copy, aligned_empty
+from ir.interpreter import interpret, tolerance
+from ir.program import FLOAT_BYTES
+from ir.task import task
+
+GUARD_BYTES = 4096  # before and after each buffer
+GUARD_VALUE = 0xA5
+N_TASKS_KEPT = 2  # measuring one task after another needs one; the final measurements of a network go from task to task
+
+
+class WrongAnswer(ValueError):
+    """A kernel that ran and did not do what it should: a failed trial."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The right values, and how far from them each element may be."""
+
+    values: NDArray[np.float64]
+    tolerance: NDArray[np.float64]
+
+
+@lru_cache(N_TASKS_KEPT)
+def random_inputs(key: str, seed: int) -> Mapping[str, Array]:
+    """Inputs by tensor name for the task of this operator text; the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    return {tensor.name: aligned_copy(2 * rng.random(tensor.shape, dtype=np.float32) - 1) for tensor in task(key).program.inputs}
+
+
+@lru_cache(N_TASKS_KEPT)
+def reference(key: str, seed: int) -> Reference:
+    """The result of the task for `random_inputs`."""
+    program, inputs = task(key).program, random_inputs(key, seed)
+    return Reference(interpret(program, inputs), tolerance(program, inputs))
+
+
+def check_output(output: Array, expected: Reference) -> None:
+    """`WrongAnswer` says how far off the worst element is, where, and how many elements are wrong."""
+    distances = np.abs(output - expected.values)
+    right = distances <= expected.tolerance  # never true of NaN
+    if right.all():
+        return
+    n_wrong = right.size - int(np.count_nonzero(right))
+    excess = np.where(right, 0.0, np.nan_to_num(distances / expected.tolerance, nan=np.inf))
+    worst = tuple(int(i) for i in np.unravel_index(int(excess.argmax()), output.shape))
+    raise WrongAnswer(
+        f"{n_wrong} of {right.size} elements are wrong, the worst at {list(worst)}: "
+        f"{output[worst]:.7g} instead of {expected.values[worst]:.7g}, which may be off by {expected.tolerance[worst]:.1e}"
+    )
+
+
+class Guards:
+    """Makes buffers that have guard bytes on both sides, and looks after those."""
+
+    def __init__(self) -> None:
+        self._guards: list[tuple[str, NDArray[np.uint8]]] = []
+
+    def empty(self, shape: Sequence[int]) -> Array:
+        """fp32 array, aligned as any buffer of a kernel (a guard is a multiple of that), filled with NaN."""
+        size, guard = math.prod(shape), GUARD_BYTES // FLOAT_BYTES
+        raw = aligned_empty((guard + size + guard,))
+        for side, part in (("before", raw[:guard]), ("after", raw[guard + size :])):
+            part.view(np.uint8).fill(GUARD_VALUE)
+            self._guards.append((f"{side} a buffer of shape {list(shape)}", part.view(np.uint8)))
+        array: Array = raw[guard : guard + size].reshape(shape)
+        array.fill(np.nan)
+        return array
+
+    def check(self) -> None:
+        """`WrongAnswer` if a guard has been written to."""
+        for where, guard in self._guards:
+            n_written = np.count_nonzero(guard != GUARD_VALUE)
+            if n_written:
+                raise WrongAnswer(f"wrote outside: {n_written} bytes {where}")

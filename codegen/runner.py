@@ -1,0 +1,160 @@
+"""The live runner: candidates are built in parallel and measured alone, all in other processes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+from codegen.jobs import Build, Compare, Measure, Refer, code_of
+from codegen.machine import allowed_cpus, check_cpu, cpu_quota, detect_machine, memory_bytes, memory_limit_bytes, usable_threads
+from codegen.openmp import register_openmp
+from codegen.pool import Pool
+from codegen.process import WorkerOptions, WorkerProcess
+from codegen.protocol import Answer
+from codegen.timing import Timing
+from ir.errors import UserError
+from ir.task import Task
+from schedule.measurement import Candidate, Measurement
+from schedule.target import Target
+
+OnResult = Callable[[int, Measurement], None]
+
+GIVE_UP = 4.0  # a candidate so many times slower than the best so far is timed once
+BUILDS_AHEAD = 8  # candidates a builder that are built before they are measured: so many are lost at worst
+REFERENCE_SECONDS = 600.0
+COMPARE_SECONDS = 2.0  # for taking turns, all candidates together
+
+
+class LiveRunner:
+    """Measures candidates on this machine; use it in a `with` statement, which leaves no process behind.
+
+    Building and measuring never overlap: on a machine of few cores one would disturb the other. A candidate that fails, in whatever way, is a
+    measurement with a failure: "illegal" (its row breaks a limit), "build" (LLVM refuses it), "crash", "exit", "timeout", "memory" (its worker ended
+    so, or its limit was met), "wrong" (its result was not right, or it wrote outside of its buffers).
+
+    After an interrupt the runner can be used again. `build_seconds` and `measure_seconds` count the time spent so far.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        timeout_seconds: float = 10.0,
+        check: bool = True,
+        n_builders: int | None = None,
+        memory_bytes: int | None = None,
+        seed: int = 0,
+        timing: Timing | None = None,
+        jobs: str = "codegen.jobs",
+    ) -> None:
+        """`timeout_seconds` bounds the build and the measurement of a candidate, each. `check`: whether each result is compared with the reference.
+        `n_builders`: by default as many as can run at once. `memory_bytes`: what a worker may use, by default half of the memory. `seed`: of the
+        inputs. `jobs`: the module that holds the table of jobs.
+
+        `UserError` if code for `target` cannot run here.
+        """
+        cpus = tuple(sorted(allowed_cpus()))  # before OpenMP's library is loaded, which may pin this thread
+        check_cpu(target, detect_machine(target.threads).target)
+        if target.threads > 1 and register_openmp() is None:
+            raise UserError(f"{target.threads} threads asked for, but no libgomp is found to run them; one thread can be used")
+        options = WorkerOptions(memory_bytes or default_memory_bytes(), cpus, jobs)
+        self._target, self._timeout, self._check, self._seed, self._timing = target, timeout_seconds, check, seed, timing or Timing()
+        self._builders = Pool(n_builders or usable_threads(len(cpus), cpu_quota()), options)
+        self._measurer = WorkerProcess(options)
+        self._best: dict[str, float] = {}
+        self.build_seconds = 0.0
+        self.measure_seconds = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all workers."""
+        self._builders.close()
+        self._measurer.close()
+        self._measurer.kill()
+
+    def __call__(self, task: Task, candidates: Sequence[Candidate], *, deadline: float | None = None, on_result: OnResult | None = None) -> list[Measurement]:
+        """A measurement a candidate, in the same order; those not begun at `deadline` (of `time.monotonic`) are missing at the end.
+
+        `on_result` is called with each index and measurement as it comes: what it was called with is not lost if this call is interrupted.
+        """
+        results: list[Measurement] = []
+        ahead = BUILDS_AHEAD * len(self._builders.workers)
+        for start in range(0, len(candidates), ahead):
+            for built in self._build(task, candidates[start : start + ahead], deadline):
+                if deadline is not None and time.monotonic() >= deadline:
+                    return results
+                results.append(self._measure(task, built, self._give_up(task)))
+                self._best[task.key] = min(self._best.get(task.key, math.inf), results[-1].best_seconds)
+                if on_result is not None:
+                    on_result(len(results) - 1, results[-1])
+        return results
+
+    def remeasure(self, task: Task, candidates: Sequence[Candidate], rounds: int) -> list[Measurement]:
+        """Measure candidates in turns, a repeat of each in every round, so that what disturbs the machine for a while disturbs all of them.
+
+        The same candidate twice is an A/A test. Each is first measured alone, and takes no part if that fails.
+        """
+        builds = self._build(task, candidates, None)
+        results = [self._measure(task, built, None) for built in builds]
+        good = [i for i, result in enumerate(results) if result.ok]
+        if good:
+            job = Compare(tuple(code_of(builds[i]) for i in good), self._timing, rounds, COMPARE_SECONDS, self._seed)
+            with self._measuring():
+                answer = self._measurer.ask(job, 3 * self._timeout * len(good) + COMPARE_SECONDS)
+            for turn, i in enumerate(good):
+                results[i] = Measurement((), answer.failure, answer.message) if answer.failure else Measurement(tuple(answer.result["seconds"][turn]))
+        return results
+
+    def _build(self, task: Task, candidates: Sequence[Candidate], deadline: float | None) -> list[Answer]:
+        started = time.perf_counter()
+        try:
+            return self._builders.run([Build(task.key, c.sketch, c.row, self._target) for c in candidates], self._timeout, deadline)
+        finally:
+            self.build_seconds += time.perf_counter() - started
+
+    def _measure(self, task: Task, built: Answer, give_up_seconds: float | None) -> Measurement:
+        if built.failure:
+            return Measurement((), built.failure, built.message)
+        with self._measuring():
+            if self._check:
+                self._refer(task)
+            timing = replace(self._timing, give_up_seconds=give_up_seconds)
+            answer = self._measurer.ask(Measure(code_of(built), timing, self._check, self._seed), self._timeout)
+            if answer.failure == "wrong":
+                self._measurer.kill()  # it may have written anywhere: the next candidate is not to suffer for that
+        return Measurement((), answer.failure, answer.message) if answer.failure else Measurement(tuple(answer.result["seconds"]))
+
+    def _refer(self, task: Task) -> None:
+        """Have the reference computed, which takes no time if it has been."""
+        answer = self._measurer.ask(Refer(task.key, self._seed), REFERENCE_SECONDS)
+        if answer.failure:
+            raise UserError(f"the right result of {task.key} cannot be computed ({answer.failure}: {answer.message}); it can be measured unchecked")
+
+    def _give_up(self, task: Task) -> float | None:
+        best = self._best.get(task.key, math.inf)
+        return GIVE_UP * best if math.isfinite(best) else None
+
+    @contextmanager
+    def _measuring(self) -> Iterator[None]:
+        """Counts the time."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.measure_seconds += time.perf_counter() - started
+
+
+def default_memory_bytes() -> int:
+    """Half of what there is, so that the machine does not begin to swap, or to end processes, before a worker meets its limit."""
+    limit = memory_limit_bytes()
+    return (memory_bytes() if limit is None else min(limit, memory_bytes())) // 2

@@ -1,0 +1,83 @@
+"""How the seconds of a candidate are measured.
+
+A repeat times several calls in a row, in a native loop, long enough (`repeat_seconds`) that the clock and the return to Python do not count; the
+seconds of a repeat are per call. Repeats go on until there are enough of them to see through a disturbance (`min_repeats`) and they have had their
+time (`total_seconds`), at most `max_repeats`.
+
+Caches are warm: each repeat begins where the same kernel has just run on the same buffers. In a network a layer's input has just been written by
+the layer before it, so warm is nearer to the truth than cold for all but the largest tensors, and it is what can be measured with little noise.
+A call before the clock starts is needed in any case: it brings memory pages in, and wakes OpenMP's helper threads, which then spin from region
+to region (`codegen.openmp`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+Run = Callable[[int], object]  # runs a kernel so many times in a row
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A candidate whose first timed call takes longer than `give_up_seconds` (None: no such limit) is not worth more than that one repeat."""
+
+    repeat_seconds: float = 1.5e-3
+    min_repeats: int = 3
+    max_repeats: int = 12
+    total_seconds: float = 25e-3
+    give_up_seconds: float | None = None
+
+
+def time_calls(run: Run, timing: Timing) -> tuple[float, ...]:
+    """The seconds per call of each repeat. The kernel must have run before."""
+    calls, seconds = calibrate(run, timing)
+    repeats = [seconds]
+    if timing.give_up_seconds is not None and seconds > timing.give_up_seconds:
+        return tuple(repeats)
+    # A call that takes longer than everything should: fewer repeats will do, its noise is small beside it.
+    least = timing.min_repeats if seconds < timing.total_seconds else 2
+    elapsed = calls * seconds
+    while len(repeats) < timing.max_repeats and (len(repeats) < least or elapsed < timing.total_seconds):
+        repeats.append(time_repeat(run, calls))
+        elapsed += calls * repeats[-1]
+    return tuple(repeats)
+
+
+def time_in_turns(runs: Sequence[Run], timing: Timing, rounds: int, max_seconds: float) -> list[tuple[float, ...]]:
+    """For each kernel, the seconds per call of a repeat in each round; in every round all kernels take their turn.
+
+    What slows the machine for a while so slows all of them. Every other round goes in the opposite order, and each repeat has a call before it that is
+    not timed, as the others have used the caches. There are `rounds` of them, or as many as fit into `max_seconds`, at least three.
+    """
+    calls = [calibrate(run, timing)[0] for run in runs]
+    results: list[list[float]] = [[] for _ in runs]
+    stop = time.perf_counter() + max_seconds
+    for number in range(rounds):
+        if number >= 3 and time.perf_counter() > stop:
+            break
+        order = range(len(runs)) if number % 2 == 0 else reversed(range(len(runs)))
+        for i in order:
+            runs[i](1)
+            results[i].append(time_repeat(runs[i], calls[i]))
+    return [tuple(repeats) for repeats in results]
+
+
+def calibrate(run: Run, timing: Timing) -> tuple[int, float]:
+    """(calls, seconds per call) of the first repeat that is long enough."""
+    calls, seconds = 1, time_repeat(run, 1)
+    if timing.give_up_seconds is None or seconds < timing.give_up_seconds:
+        seconds = min(seconds, time_repeat(run, 1))  # had the first been disturbed, all repeats would be too short
+    while calls * seconds < timing.repeat_seconds:
+        calls = max(calls + 1, math.ceil(1.1 * timing.repeat_seconds / max(seconds, 1e-8)))
+        seconds = time_repeat(run, calls)
+    return calls, seconds
+
+
+def time_repeat(run: Run, calls: int) -> float:
+    """Seconds per call."""
+    start = time.perf_counter()
+    run(calls)
+    return (time.perf_counter() - start) / calls
