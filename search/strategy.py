@@ -1,0 +1,101 @@
+"""What every search has in common: ask for candidates, tell how they measured; no candidate twice.
+
+A search sees spaces and scores, never a clock: a `Scorer` ranks rows of a sketch, higher is better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schedule.measurement import Candidate
+from schedule.sketch import Sketch
+from schedule.space import Population
+
+Scores: TypeAlias = NDArray[np.float64]
+Scorer: TypeAlias = Callable[[Sketch, Population], Scores]
+
+# Rows by the number of their sketch; the unit in which searches think, since the rows of one sketch are one array.
+Rows: TypeAlias = dict[int, Population]
+
+
+class Search(Protocol):
+    """Ask and tell. `ask` may give fewer than n when the space is used up."""
+
+    def ask(self, n: int) -> list[Candidate]: ...
+
+    def tell(self, candidates: Sequence[Candidate], throughputs: Sequence[float]) -> None: ...
+
+
+@dataclass
+class Seen:
+    """What was measured: throughput by candidate, 0 where it failed; and what was asked for and is still out."""
+
+    sketches: Sequence[Sketch]
+    throughputs: dict[Candidate, float] = field(default_factory=dict)
+    asked: set[Candidate] = field(default_factory=set)
+
+    def tell(self, candidates: Sequence[Candidate], throughputs: Sequence[float]) -> None:
+        self.throughputs.update(zip(candidates, throughputs, strict=True))
+        self.asked.update(candidates)
+
+    def elites(self, n: int) -> Rows:
+        """The best n measured rows."""
+        best = sorted((c for c in self.throughputs if self.throughputs[c] > 0), key=lambda c: -self.throughputs[c])[:n]
+        return self.rows(best)
+
+    def rows(self, candidates: Sequence[Candidate]) -> Rows:
+        return {
+            i: np.array(rows, dtype=np.int64)
+            for i, sketch in enumerate(self.sketches)
+            if (rows := [candidate.row for candidate in candidates if candidate.sketch == sketch.name])
+        }
+
+    def take(self, rows: Rows, scores: Mapping[int, Scores], n: int) -> list[Candidate]:
+        """The n best-scored rows that were never asked for; from now on they count as asked."""
+        flat_scores = np.concatenate([scores[i] for i in rows]) if rows else np.empty(0)
+        flat = [(i, j) for i in rows for j in range(len(rows[i]))]
+        chosen: list[Candidate] = []
+        for at in np.argsort(-flat_scores, kind="stable"):
+            if len(chosen) == n:
+                break
+            i, j = flat[at]
+            candidate = Candidate(self.sketches[i].name, tuple(rows[i][j].tolist()))
+            if candidate not in self.asked:
+                self.asked.add(candidate)
+                chosen.append(candidate)
+        return chosen
+
+    def take_random(self, n: int, rng: np.random.Generator) -> list[Candidate]:
+        """Up to n new candidates, uniformly over sketches and their choices."""
+        chosen: list[Candidate] = []
+        for _ in range(8):
+            rows = sample(self.sketches, 2 * (n - len(chosen)) + 8, rng)
+            chosen += self.take(rows, {i: rng.random(len(X)) for i, X in rows.items()}, n - len(chosen))
+            if len(chosen) == n:
+                break
+        return chosen
+
+
+def sample(sketches: Sequence[Sketch], n: int, rng: np.random.Generator) -> Rows:
+    """About n random valid rows, the first sketch twice as often as any other, since the others are variations for special cases."""
+    weights = np.array([2.0] + [1.0] * (len(sketches) - 1))
+    counts = rng.multinomial(n, weights / weights.sum())
+    return {i: sketch.space.sample(int(count), rng) for i, (sketch, count) in enumerate(zip(sketches, counts, strict=True)) if count}
+
+
+def merge(*parts: Rows) -> Rows:
+    """All rows of all parts, each distinct row once."""
+    merged: dict[int, list[Population]] = {}
+    for part in parts:
+        for i, X in part.items():
+            merged.setdefault(i, []).append(X)
+    return {i: np.unique(np.concatenate(arrays), axis=0) for i, arrays in merged.items()}
+
+
+def score_all(sketches: Sequence[Sketch], rows: Rows, scorer: Scorer) -> dict[int, Scores]:
+    return {i: scorer(sketches[i], X) for i, X in rows.items()}

@@ -1,0 +1,330 @@
+"""The tuning loop: choose a task, ask its search for a batch, measure it, record it, learn from it, until the budget is used up.
+
+Everything is passed in: a replayed run is another runner, a baseline another model or another search.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeAlias
+
+import numpy as np
+
+from data.record import Record, Round, best_of, machine_id
+from data.store import Store
+from ir.errors import InternalError
+from ir.task import Task
+from schedule.measurement import Candidate, Measurement
+from schedule.rules import sketches as sketches_of
+from schedule.sketch import Sketch
+from schedule.target import Target
+from search.allocation import TaskProgress, choose_task
+from search.learner import Learner, throughput
+from search.strategy import Scorer, Search
+
+FINALISTS = 3  # candidates that are measured again beside the default schedule; the fastest single trial may have been luck
+FINAL_ROUNDS = 10
+
+
+class Runner(Protocol):
+    """Measures candidates. `on_result` is called with each index and measurement as it comes; candidates not measured before the
+    deadline (of `time.monotonic`) are missing at the end of the list."""
+
+    build_seconds: float
+    measure_seconds: float
+
+    def __call__(
+        self,
+        task: Task,
+        candidates: Sequence[Candidate],
+        *,
+        deadline: float | None = None,
+        on_result: Callable[[int, Measurement], None] | None = None,
+    ) -> list[Measurement]: ...
+
+    def remeasure(self, task: Task, candidates: Sequence[Candidate], rounds: int) -> list[Measurement]:
+        """Measure in turns, so that drift of the machine hits all alike."""
+        ...
+
+
+SearchFactory: TypeAlias = Callable[[Sequence[Sketch], Scorer, np.random.Generator], Search]
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """The budget and the seed. Trials of earlier runs in the same records count."""
+
+    max_trials: int | None = None  # over all tasks
+    max_trials_per_task: int | None = None
+    max_seconds: float | None = None
+    batch: int = 32
+    seed: int = 0
+
+
+@dataclass
+class TaskState:
+    """All that is known of one task while it is tuned."""
+
+    task: Task
+    sketches: tuple[Sketch, ...]
+    search: Search
+    default: Candidate
+    measured: dict[Candidate, float] = field(default_factory=dict)  # best seconds; infinite where it failed
+    failures: Counter[str] = field(default_factory=Counter)
+    messages: dict[str, str] = field(default_factory=dict)  # one example a class of failure
+    n_resumed: int = 0
+    round: int = 0
+    tuning_seconds: float = 0.0
+    kept: Candidate | None = None
+    final: dict[Candidate, Measurement] = field(default_factory=dict)
+
+    @property
+    def n_trials(self) -> int:
+        return len(self.measured)
+
+    @property
+    def best(self) -> Candidate | None:
+        """What to use: what the final measurement kept, or the fastest trial, or None where no trial was valid."""
+        if self.kept is not None:
+            return self.kept
+        candidate = min(self.measured, key=self.measured.__getitem__, default=None)
+        return candidate if candidate is not None and math.isfinite(self.measured[candidate]) else None
+
+    def seconds(self, candidate: Candidate | None) -> float | None:
+        """Best seconds of a candidate, from the final measurement if it took part; None where there are none."""
+        if candidate is None:
+            return None
+        best = self.final[candidate].best_seconds if candidate in self.final and self.final[candidate].ok else self.measured.get(candidate, math.inf)
+        return best if math.isfinite(best) else None
+
+    @property
+    def best_seconds(self) -> float | None:
+        return self.seconds(self.best)
+
+    @property
+    def default_seconds(self) -> float | None:
+        return self.seconds(self.default)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A snapshot for whoever watches."""
+
+    state: TaskState
+    task_number: int
+    n_tasks: int
+    n_trials: int
+    n_failed: int
+    elapsed_seconds: float
+    options: TuneOptions
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    tasks: tuple[TaskState, ...]
+    elapsed_seconds: float
+    interrupted: bool
+
+
+class Tuner:
+    """One tuning run. `machine` and `versions` go into the records as they are."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        target: Target,
+        runner: Runner,
+        learner: Learner,
+        make_search: SearchFactory,
+        store: Store | None,
+        options: TuneOptions,
+        *,
+        machine: dict[str, str | int],
+        versions: dict[str, str],
+        watch: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        self._target, self._runner, self._learner, self._store, self._options = target, runner, learner, store, options
+        self._machine, self._versions, self._watch = machine, versions, watch
+        self._start = time.monotonic()
+        self._rng = np.random.default_rng(options.seed)
+        self.states = [self._state(number, task, make_search) for number, task in enumerate(tasks)]
+        self._progress = [TaskProgress(task.count, task.flops) for task in tasks]
+
+    # -- the loop
+
+    def run(self) -> TuneResult:
+        """Tune until the budget is used up or Ctrl-C; what was found until then is in the result either way."""
+        interrupted = False
+        try:
+            self._resume()
+            while (number := self._next()) is not None:
+                self._round(number)
+            for state in self.states:
+                self._finish(state)
+        except KeyboardInterrupt:
+            interrupted = True
+        return TuneResult(tuple(self.states), time.monotonic() - self._start, interrupted)
+
+    def _next(self) -> int | None:
+        """The task to work on, None when the budget is used up."""
+        for state, progress in zip(self.states, self._progress, strict=True):
+            progress.open = progress.open and self._room(state) > 0
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return None
+        return choose_task(self._progress, self._rng)
+
+    def _room(self, state: TaskState) -> int:
+        """How many trials the task may still be given."""
+        room = self._options.batch
+        if self._options.max_trials is not None:
+            room = min(room, self._options.max_trials - sum(s.n_trials for s in self.states))
+        if self._options.max_trials_per_task is not None:
+            room = min(room, self._options.max_trials_per_task - state.n_trials)
+        return room
+
+    @property
+    def _deadline(self) -> float | None:
+        """When to stop trying: a little before the end, so that the final measurements fit in."""
+        if self._options.max_seconds is None:
+            return None
+        reserve = min(0.5 * len(self.states), 0.2 * self._options.max_seconds)
+        return self._start + self._options.max_seconds - reserve
+
+    def _round(self, number: int) -> None:
+        state, progress = self.states[number], self._progress[number]
+        started, before = time.monotonic(), (self._runner.build_seconds, self._runner.measure_seconds, self._learner.seconds)
+        candidates = self._ask(state, self._room(state))
+        if not candidates:
+            progress.open = False
+            return
+        asked = time.monotonic()
+        n_before = state.n_trials
+
+        def keep(index: int, measurement: Measurement) -> None:
+            self._keep(state, candidates[index], measurement)
+            self._watch(self._snapshot(number))
+
+        measurements = self._runner(state.task, candidates, deadline=self._deadline, on_result=keep)
+        done = candidates[: len(measurements)]
+        throughputs = [throughput(state.task, m.best_seconds) for m in measurements]
+        quality = self._learner.quality(state.task, state.sketches, done, throughputs)
+        state.search.tell(done, throughputs)
+        self._learner.observe(state.task, state.sketches, done, throughputs)
+        self._learner.fit()
+        now = time.monotonic()
+        state.tuning_seconds += now - started
+        progress.best_seconds.append(min(state.measured.values(), default=math.inf))
+        progress.n_trials.append(state.n_trials)
+        if state.n_trials == n_before and not measurements:
+            progress.open = False
+        if self._store is not None and measurements:
+            model_seconds = self._learner.seconds - before[2]
+            self._store.append(
+                rounds=[
+                    Round(
+                        task=state.task.key, machine=self._machine, threads=self._target.threads, seed=self._options.seed, round=state.round,
+                        model=self._learner.name, n_measured=len(measurements), n_failed=sum(not m.ok for m in measurements),
+                        pairwise_accuracy=quality.pairwise_accuracy, recall_at_k=quality.recall_at_k, k=quality.k, top_1=quality.top_1,
+                        top_5=quality.top_5, search_seconds=max(asked - started - model_seconds, 0.0),
+                        build_seconds=self._runner.build_seconds - before[0], measure_seconds=self._runner.measure_seconds - before[1],
+                        model_seconds=model_seconds, elapsed_seconds=state.tuning_seconds,
+                    )
+                ]
+            )  # fmt: skip
+        state.round += 1
+
+    def _ask(self, state: TaskState, n: int) -> list[Candidate]:
+        """The search's next batch; the default schedule is the very first trial."""
+        asked = state.search.ask(n)
+        if state.default not in state.measured:
+            asked = [state.default, *(candidate for candidate in asked if candidate != state.default)][:n]
+        return [candidate for candidate in asked if candidate not in state.measured]
+
+    def _keep(self, state: TaskState, candidate: Candidate, measurement: Measurement) -> None:
+        """Take note of one trial, and write it down at once."""
+        trial = state.n_trials
+        state.measured[candidate] = measurement.best_seconds
+        if not measurement.ok:
+            state.failures[measurement.failure] += 1
+            state.messages.setdefault(measurement.failure, measurement.message)
+        if self._store is not None:
+            self._store.append([self._record(state, candidate, measurement, trial)])
+
+    def _finish(self, state: TaskState) -> None:
+        """Measure the fastest few again, in turns with the default schedule, and keep the fastest of them."""
+        ranked = sorted((c for c, seconds in state.measured.items() if math.isfinite(seconds)), key=state.measured.__getitem__)
+        finalists = list(dict.fromkeys([*ranked[:FINALISTS], *([state.default] if state.default in ranked else [])]))
+        if not finalists or state.n_trials == state.n_resumed and state.kept is not None:
+            return
+        started = time.monotonic()
+        measurements = self._runner.remeasure(state.task, finalists, FINAL_ROUNDS)
+        state.final = dict(zip(finalists, measurements, strict=True))
+        good = [c for c in finalists if state.final[c].ok]
+        if good:
+            state.kept = min(good, key=lambda c: float(np.median(state.final[c].seconds)))
+        state.tuning_seconds += time.monotonic() - started
+        if self._store is not None:
+            records = [self._record(state, c, m, state.n_trials + i, kind="final") for i, (c, m) in enumerate(state.final.items())]
+            self._store.append([replace(r, kept=r.ok and Candidate(r.sketch, r.row) == state.kept) for r in records])
+
+    # -- records
+
+    def _record(self, state: TaskState, candidate: Candidate, measurement: Measurement, trial: int, kind: str = "trial") -> Record:
+        sketch = next(sketch for sketch in state.sketches if sketch.name == candidate.sketch)
+        return Record(
+            task=state.task.key, sketch=candidate.sketch, columns=tuple(symbol.name for symbol in sketch.space.symbols), row=candidate.row,
+            seconds=measurement.seconds, failure=measurement.failure, message=measurement.message, machine=self._machine,
+            threads=self._target.threads, seed=self._options.seed, versions=self._versions, round=state.round, trial=trial,
+            elapsed_seconds=state.tuning_seconds, kind=kind,
+        )  # fmt: skip
+
+    def _resume(self) -> None:
+        """Continue from the records: their trials count, and are never measured again."""
+        if self._store is None:
+            return
+        for state in self.states:
+            columns = {sketch.name: tuple(symbol.name for symbol in sketch.space.symbols) for sketch in state.sketches}
+            records = self._store.records(state.task.key, machine_id(self._machine), self._target.threads)
+            known = [record for record in records if columns.get(record.sketch) == record.columns]
+            trials = [record for record in known if record.kind == "trial"]
+            for record in trials:
+                candidate = Candidate(record.sketch, record.row)
+                state.measured[candidate] = min(record.best_seconds, state.measured.get(candidate, math.inf))
+                if not record.ok:
+                    state.failures[record.failure] += 1
+                    state.messages.setdefault(record.failure, record.message)
+            state.n_resumed = state.n_trials
+            state.round = max((record.round + 1 for record in trials), default=0)
+            state.tuning_seconds = max((record.elapsed_seconds for record in known), default=0.0)
+            best = best_of(known)
+            if best is not None and best.kept:
+                state.kept = Candidate(best.sketch, best.row)
+            for record in known:
+                if record.kind == "final" and record.ok:
+                    state.final[Candidate(record.sketch, record.row)] = Measurement(record.seconds)
+            if state.measured:
+                throughputs = [throughput(state.task, seconds) for seconds in state.measured.values()]
+                state.search.tell(list(state.measured), throughputs)
+                self._learner.observe(state.task, state.sketches, list(state.measured), throughputs)
+        self._learner.fit()
+        for state, progress in zip(self.states, self._progress, strict=True):
+            if state.measured:
+                progress.best_seconds.append(min(state.measured.values()))
+                progress.n_trials.append(state.n_trials)
+
+    def _state(self, number: int, task: Task, make_search: SearchFactory) -> TaskState:
+        known = sketches_of(task.program, self._target)
+        if not known:
+            raise InternalError(f"no sketch for {task.key}")
+        rng = np.random.default_rng([self._options.seed, number])
+        default = Candidate(known[0].name, tuple(known[0].default_row().tolist()))
+        return TaskState(task, known, make_search(known, self._learner.scorer(task), rng), default)
+
+    def _snapshot(self, number: int) -> Progress:
+        n_trials = sum(state.n_trials for state in self.states)
+        n_failed = sum(sum(state.failures.values()) for state in self.states)
+        return Progress(self.states[number], number, len(self.states), n_trials, n_failed, time.monotonic() - self._start, self._options)

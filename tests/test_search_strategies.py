@@ -1,0 +1,100 @@
+"""What every search must do, and what the guided ones must do better."""
+
+import numpy as np
+import pytest
+from search_samples import known_sketches, seconds_of
+
+from search.annealing import AnnealingOptions, AnnealingSearch
+from search.evolution import EvolutionarySearch, EvolutionOptions
+from search.random_search import RandomSearch
+from search.strategy import Seen, merge, sample
+
+SMALL = EvolutionOptions(population=256, generations=3)
+MAKERS = {
+    "evolutionary": lambda sketches, scorer, rng: EvolutionarySearch(sketches, scorer, rng, SMALL),
+    "annealing": lambda sketches, scorer, rng: AnnealingSearch(sketches, scorer, rng, AnnealingOptions(chains=32, steps=16)),
+    "random": RandomSearch,
+}
+
+
+def zero(sketch, X):
+    return np.zeros(len(X))
+
+
+def perfect(sketch, X):
+    return -seconds_of(sketch, X)
+
+
+def run(name, scorer, seed, n_rounds=4, batch=16):
+    """(candidates in order, their throughputs)"""
+    sketches = known_sketches()
+    search = MAKERS[name](sketches, scorer, np.random.default_rng(seed))
+    by_name = {sketch.name: sketch for sketch in sketches}
+    trace, throughputs = [], []
+    for _ in range(n_rounds):
+        asked = search.ask(batch)
+        told = [1 / seconds_of(by_name[c.sketch], np.array([c.row]))[0] for c in asked]
+        search.tell(asked, told)
+        trace += asked
+        throughputs += told
+    return trace, throughputs
+
+
+@pytest.mark.parametrize("name", MAKERS)
+class TestContract:
+    def test_asks_for_as_many_as_wanted_and_never_twice(self, name):
+        trace, _ = run(name, zero, 0)
+        assert len(trace) == 64 == len(set(trace))
+
+    def test_candidates_are_valid_rows_of_their_sketch(self, name):
+        by_name = {sketch.name: sketch for sketch in known_sketches()}
+        for candidate in run(name, zero, 1)[0]:
+            space = by_name[candidate.sketch].space
+            X = np.array([candidate.row])
+            assert space.valid(X).all()
+            assert (space.canonical(X) == X).all()
+
+    def test_same_seed_same_candidates(self, name):
+        assert run(name, perfect, 2)[0] == run(name, perfect, 2)[0]
+        assert run(name, perfect, 2)[0] != run(name, perfect, 3)[0]
+
+    def test_does_not_ask_for_what_it_was_told(self, name):
+        told = run(name, zero, 4)[0]
+        search = MAKERS[name](known_sketches(), zero, np.random.default_rng(4))
+        search.tell(told, [1.0] * len(told))
+        assert not set(search.ask(32)) & set(told)
+
+
+@pytest.mark.parametrize("name", ["evolutionary", "annealing"])
+def test_scores_are_followed(name):
+    guided = np.mean([max(run(name, perfect, seed)[1]) for seed in range(3)])
+    chance = np.mean([max(run("random", perfect, seed, n_rounds=8)[1]) for seed in range(3)])
+    assert guided > 1.1 * chance
+
+
+def test_evolution_without_scores_breeds_from_the_measured_best():
+    """With equal scores the elites still draw the population near to what measured well."""
+    breeding = np.mean([np.mean(run("evolutionary", zero, seed, n_rounds=8)[1][-16:]) for seed in range(3)])
+    chance = np.mean([np.mean(run("random", zero, seed, n_rounds=8)[1][-16:]) for seed in range(3)])
+    assert breeding > chance
+
+
+def test_merge_keeps_each_row_once():
+    rng = np.random.default_rng(0)
+    rows = sample(known_sketches(), 50, rng)
+    merged = merge(rows, rows)
+    assert all(len(np.unique(X, axis=0)) == len(X) for X in merged.values())
+    assert merged.keys() == rows.keys()
+
+
+def test_elites_are_the_best_and_never_failures():
+    sketches = known_sketches()
+    rows = sample(sketches, 30, np.random.default_rng(0))
+    seen = Seen(sketches)
+    candidates = seen.take(rows, {i: np.zeros(len(X)) for i, X in rows.items()}, 30)
+    seen.tell(candidates, [float(i) for i in range(len(candidates))])
+    elites = seen.elites(5)
+    best = {candidates[-1 - i].row for i in range(5)}
+    assert {tuple(row) for X in elites.values() for row in X.tolist()} == best
+    seen.tell(candidates, [0.0] * len(candidates))
+    assert not seen.elites(5)

@@ -1,0 +1,126 @@
+"""The tuning loop on a make-believe machine: budgets, records, resuming, interrupts, failures."""
+
+import numpy as np
+import pytest
+from search_samples import TARGET, TASK, FakeRunner
+
+from costmodel.model import CostModel, RandomModel
+from data.store import Store
+from ir.task import task
+from search.evolution import EvolutionarySearch, EvolutionOptions
+from search.learner import Learner
+from search.random_search import RandomSearch
+from search.tuner import Tuner, TuneOptions
+
+OTHER = task("matmul:m=40,n=48,k=64,epilogue=bias+relu", count=3)
+
+
+def evolution(sketches, scorer, rng):
+    return EvolutionarySearch(sketches, scorer, rng, EvolutionOptions(population=128, generations=2))
+
+
+def tune(tasks=(TASK,), runner=None, store=None, search=RandomSearch, model=None, watch=lambda progress: None, **options):
+    runner = runner or FakeRunner()
+    learner = Learner(model or RandomModel(0), TARGET)
+    options = TuneOptions(**{"max_trials": 40, "batch": 16, **options})
+    tuner = Tuner(tasks, TARGET, runner, learner, search, store, options, machine={"cpu_model": "none"}, versions={"tilewright": "0"}, watch=watch)
+    return tuner.run(), runner
+
+
+def test_the_default_schedule_is_trial_0():
+    result, runner = tune()
+    assert runner.asked[0] == result.tasks[0].default
+    assert result.tasks[0].best_seconds <= result.tasks[0].default_seconds
+
+
+@pytest.mark.parametrize("limits", [{"max_trials": 37}, {"max_trials": None, "max_trials_per_task": 19}, {"max_trials": 37, "max_trials_per_task": 25}])
+def test_budgets_hold_exactly(limits):
+    result, runner = tune((TASK, OTHER), **limits)
+    per_task = [state.n_trials for state in result.tasks]
+    assert sum(per_task) == len(runner.asked) == (limits["max_trials"] or 38)
+    assert max(per_task) <= limits.get("max_trials_per_task", 37)
+    assert min(per_task) >= 12
+
+
+def test_same_seed_same_trials():
+    assert tune(seed=5)[1].asked == tune(seed=5)[1].asked != tune(seed=6)[1].asked
+
+
+def test_every_trial_is_recorded_and_the_winner_marked(tmp_path):
+    with Store(tmp_path / "r.db") as store:
+        result, _ = tune(store=store, model=CostModel(), search=evolution)
+        trials = [record for record in store.records() if record.kind == "trial"]
+        finals = [record for record in store.records() if record.kind == "final"]
+        assert [record.trial for record in trials] == list(range(40))
+        assert [record.kept for record in finals].count(True) == 1
+        kept = next(record for record in finals if record.kept)
+        assert (kept.sketch, kept.row) == (result.tasks[0].best.sketch, result.tasks[0].best.row)
+        rounds = store.rounds()
+        assert [each.n_measured for each in rounds] == [16, 16, 8]
+        assert rounds[0].pairwise_accuracy is None  # nothing was learned yet
+        assert all(0 <= each.pairwise_accuracy <= 1 for each in rounds[1:])
+
+
+def test_resuming_measures_nothing_twice_and_counts_what_is_there(tmp_path):
+    with Store(tmp_path / "r.db") as store:
+        _, first = tune(store=store)
+        result, second = tune(store=store, max_trials=60)
+        assert len(second.asked) == 20
+        assert not set(first.asked) & set(second.asked)
+        assert result.tasks[0].n_trials == 60
+        result, third = tune(store=store, max_trials=60)
+        assert third.asked == []
+        assert result.tasks[0].best is not None
+        assert result.tasks[0].default_seconds is not None
+
+
+def test_resuming_learns_from_the_records(tmp_path):
+    with Store(tmp_path / "r.db") as store:
+        tune(store=store, model=CostModel(), search=evolution)
+        tune(store=store, model=CostModel(), search=evolution, max_trials=56)
+        assert store.rounds()[-1].pairwise_accuracy is not None
+
+
+def test_an_interrupt_keeps_the_best_so_far(tmp_path):
+    with Store(tmp_path / "r.db") as store:
+        result, _ = tune(runner=FakeRunner(interrupt_after=21), store=store)
+        assert result.interrupted
+        assert result.tasks[0].n_trials == 21 == len(store.records())
+        assert result.tasks[0].best is not None
+
+
+def test_failures_are_counted_with_class_and_message():
+    result, _ = tune(runner=FakeRunner(lambda candidate: "crash" if candidate.row[0] % 16 else ""), max_trials=30)
+    state = result.tasks[0]
+    assert state.n_trials == 30
+    assert state.failures["crash"] == sum(not np.isfinite(s) for s in state.measured.values())
+    assert set(state.messages) <= {"crash"}
+
+
+def test_a_task_whose_every_trial_fails_has_no_best():
+    result, _ = tune((TASK, OTHER), runner=FakeRunner(lambda candidate: "timeout"), model=CostModel(), search=evolution)
+    for state in result.tasks:
+        assert state.best is None
+        assert state.best_seconds is None
+        assert state.failures["timeout"] == state.n_trials > 0
+
+
+def test_a_used_up_space_ends_the_run():
+    tiny = task("matmul:m=1,n=1,k=1")
+    result, runner = tune((tiny,), max_trials=10_000)
+    assert result.tasks[0].n_trials == len(runner.asked) < 10_000
+
+
+def test_progress_is_reported_after_every_trial():
+    seen = []
+    tune(watch=lambda progress: seen.append((progress.n_trials, progress.n_failed)))
+    assert seen == [(n, 0) for n in range(1, 41)]
+
+
+def test_the_learned_search_beats_random_at_equal_trials():
+    def best(search, seed):
+        return tune(search=search, model=CostModel(), max_trials=96, seed=seed)[0].tasks[0].best_seconds
+
+    learned = [best(evolution, seed) for seed in range(2)]
+    chance = [best(RandomSearch, seed) for seed in range(2)]
+    assert np.mean(learned) < np.mean(chance)
