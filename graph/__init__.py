@@ -1,0 +1,1 @@
+"""Networks: ONNX in, distinct tasks out."""

@@ -1,0 +1,91 @@
+"""Tensors of a network that do not depend on its inputs: weights, and what is computed from them alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from ir.errors import Unsupported
+
+Array: TypeAlias = NDArray[Any]
+
+SMALL = 4096  # elements; constants up to here (shapes, bounds, axes) are computed at once, larger ones (weights) when asked for
+
+_RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout")
+
+
+class Constants:
+    """Constant tensors by name; those that nodes compute are computed by onnx's reference evaluator, large ones anew at every request."""
+
+    def __init__(self, model: ModelProto, directory: Path) -> None:
+        """`directory`: where the files are that hold the model's external data."""
+        self._tensors: dict[str, TensorProto] = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._computed: dict[str, Array] = {}
+        self._producers: dict[str, NodeProto] = {}
+        self._opsets = list(model.opset_import)
+        self._directory = str(directory)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors or name in self._computed or name in self._producers
+
+    def is_small(self, name: str) -> bool:
+        """Whether the value is at hand without much work or memory."""
+        return name in self._computed or (name in self._tensors and math.prod(self._tensors[name].dims) <= SMALL)
+
+    def covers(self, node: NodeProto) -> bool:
+        """Whether all of the node's results are constant: its inputs are, and it computes the same each time."""
+        deterministic = node.op_type not in _RANDOM and next(subgraphs(node), None) is None
+        return deterministic and all(name in self for name in node.input if name)
+
+    def add(self, node: NodeProto) -> None:
+        """Makes the results of a node that is covered constants, to be computed when asked for."""
+        self._producers |= {name: node for name in node.output if name}
+
+    def add_computed(self, values: Mapping[str, Array]) -> None:
+        self._computed |= values
+
+    def value(self, name: str) -> Array:
+        """The tensor; `Unsupported` if the reference evaluator cannot compute it."""
+        if name in self._computed:
+            return self._computed[name]
+        if name in self._tensors:
+            stored: Array = numpy_helper.to_array(self._tensors[name], self._directory)
+            return stored
+        return self.evaluate(list(self._needed(name, set())), {}, [name])[name]
+
+    def evaluate(self, nodes: Sequence[NodeProto], feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """Results of `nodes` by name; what they read and is neither fed nor computed by them must be constant. `Unsupported` if that fails."""
+        made = {name for node in nodes for name in node.output}
+        read = dict.fromkeys(name for node in nodes for name in node.input if name and name not in made)
+        feeds = {name: feeds[name] if name in feeds else self.value(name) for name in read}
+        untyped = [[helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in names] for names in (feeds, outputs)]
+        model = helper.make_model(helper.make_graph(list(nodes), "constants", *untyped), opset_imports=self._opsets)
+        try:
+            with np.errstate(all="ignore"):
+                results = ReferenceEvaluator(model).run(list(outputs), feeds)
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise Unsupported(f"constant {outputs[0]!r} cannot be computed by {nodes[-1].op_type}: {error}") from error
+        return {name: np.asarray(result) for name, result in zip(outputs, results, strict=True)}
+
+    def _needed(self, name: str, seen: set[str]) -> Iterator[NodeProto]:
+        """The nodes that compute a large constant, in order of execution."""
+        node = self._producers.get(name)
+        if node is not None and node.name not in seen:
+            seen.add(node.name)
+            for operand in node.input:
+                yield from self._needed(operand, seen)
+            yield node
+
+
+def subgraphs(node: NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in a node's attributes: bodies and branches."""
+    for attribute in node.attribute:
+        yield from [attribute.g] if attribute.HasField("g") else attribute.graphs

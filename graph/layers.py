@@ -1,0 +1,69 @@
+"""Layers: the uses of tasks in a network, and their constant operands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+from graph.epilogue import channel_affine, epilogue
+from graph.heavy import heavy
+from graph.model import Graph
+from ir.task import task
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One use of the task `key`: the nodes it covers by name (the heavy one first), which tensors of the network are the inputs of the task's
+    program (the constant ones apart), and which one is its result.
+
+    Layouts and shapes differ: a convolution's activations are nchw in the network and nhwc in the program, and the leading dimensions of
+    matrices are one dimension there. The layer is computed where the last of its nodes stands.
+    """
+
+    key: str
+    nodes: tuple[str, ...]
+    inputs: Mapping[str, str]
+    output: str
+
+
+def layer(graph: Graph, node: NodeProto, taken: Set[str]) -> Layer:
+    """The layer of a heavy node and what fuses to it; `Unsupported` or `UserError` says why there is none. `taken`: nodes of other layers."""
+    start = heavy(graph, node)
+    end = epilogue(graph, node, start, taken)
+    inputs = dict(start.inputs) | ({"residual": end.residual} if end.residual else {})
+    key = task(f"{start.operator},epilogue={'+'.join(end.steps) or 'none'}").key
+    return Layer(key, (node.name, *end.nodes), inputs, end.output)
+
+
+def layer_constants(graph: Graph, layer: Layer) -> dict[str, NDArray[np.float32]]:
+    """The constant inputs of the layer's program by name, in its shapes: weights (k, c/groups, r, s) or b (k, n), and bias (channels,).
+
+    Batch normalization and other factors and summands per channel that the layer covers are folded in, in double precision.
+    """
+    node, *followers = (graph.node(name) for name in layer.nodes)
+    start, value = heavy(graph, node), node.output[0]
+    scale: NDArray[np.float64] = np.array([start.scale])
+    shift = start.bias_scale * graph.constants.value(start.bias).astype(np.float64).ravel() if start.bias else np.zeros(1)
+    for follower in followers:
+        affine = channel_affine(graph, follower, value, start.channel_axis)
+        if affine is None:
+            break
+        if affine.scale is not None:
+            scale, shift = scale * affine.scale, shift * affine.scale
+        if affine.shift is not None:
+            shift = shift + affine.shift
+        value = follower.output[0]
+    constants = {}
+    for tensor in task(layer.key).program.inputs:
+        if tensor.name == "bias":
+            constants["bias"] = np.broadcast_to(shift, tensor.shape).astype(np.float32)
+        elif tensor.constant and start.weights:
+            weights = graph.constants.value(start.weights).astype(np.float64)
+            weights = (weights.T if start.transposed else weights).reshape(tensor.shape)
+            factors = scale.reshape(-1, 1, 1, 1) if tensor.name == "weights" else scale
+            constants[tensor.name] = (weights * factors).astype(np.float32)
+    return constants

@@ -1,0 +1,158 @@
+"""A network with static shapes, what is constant in it told from what is computed anew for each input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from graph.constants import SMALL, Array, Constants, subgraphs
+from graph.onnx_file import first_line, load_model
+from graph.shapes import Shape, set_input_shapes
+from ir.errors import Unsupported, UserError
+
+
+@dataclass(frozen=True)
+class Graph:
+    """`nodes` are those that depend on the inputs, in order of execution, each with a name of its own. `shapes` and `types` (ONNX's numbers)
+    hold the tensors for which they are known."""
+
+    path: Path
+    nodes: tuple[NodeProto, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    shapes: Mapping[str, Shape]
+    types: Mapping[str, int]
+    constants: Constants
+    notes: tuple[str, ...]
+
+    def shape(self, name: str) -> Shape:
+        if name not in self.shapes:
+            raise Unsupported(f"the shape of {name!r} is not known")
+        return self.shapes[name]
+
+    def node(self, name: str) -> NodeProto:
+        return self._by_name[name]
+
+    def only_consumer(self, name: str) -> NodeProto | None:
+        """The node that reads tensor `name`, if there is one, it reads it once, and the tensor is not a result of the network."""
+        consumers = self._consumers.get(name, [])
+        return consumers[0] if len(consumers) == 1 and name not in self.outputs else None
+
+    @cached_property
+    def _by_name(self) -> dict[str, NodeProto]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def _consumers(self) -> dict[str, list[NodeProto]]:
+        consumers: dict[str, list[NodeProto]] = {}
+        for node in self.nodes:
+            for name in (*node.input, *(name for inner in inner_nodes(node) for name in inner.input)):
+                consumers.setdefault(name, []).append(node)
+        return consumers
+
+
+def inner_nodes(node: NodeProto) -> Iterator[NodeProto]:
+    """Nodes in the bodies and branches of `node`, at any depth."""
+    for graph in subgraphs(node):
+        for inner in graph.node:
+            yield inner
+            yield from inner_nodes(inner)
+
+
+def attribute(node: NodeProto, name: str, default: Any) -> Any:
+    """Value of an attribute of `node` as Python data, text decoded."""
+    value = next((helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name), default)
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def read_graph(path: Path, shapes: Mapping[str, Shape]) -> Graph:
+    """The network in an ONNX file for inputs of these shapes; `UserError` names what is wrong with either."""
+    model = load_model(path)
+    notes = set_input_shapes(model.graph, shapes, path)
+    constants = Constants(model, path.parent)
+    inputs = tuple(value.name for value in model.graph.input if value.name not in constants)
+    outputs = tuple(value.name for value in model.graph.output)
+    model = _without_weights(model, constants)
+    while True:
+        types, known = _infer(model, path)
+        if not _fold(model, types, known, constants):
+            return Graph(path, tuple(model.graph.node), inputs, outputs, known, types, constants, notes)
+
+
+def _without_weights(model: ModelProto, constants: Constants) -> ModelProto:
+    """The same network with large constants as inputs: shape inference copies the whole model, and may not copy 2 GiB."""
+    given = [value for value in model.graph.input if value.name not in constants]
+    weights = [tensor for tensor in model.graph.initializer if not constants.is_small(tensor.name)]
+    small = [tensor for tensor in model.graph.initializer if constants.is_small(tensor.name)]
+    given += [helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in weights]
+    graph = helper.make_graph(model.graph.node, model.graph.name, given, model.graph.output, small, value_info=model.graph.value_info)
+    graph.sparse_initializer.extend(model.graph.sparse_initializer)
+    # From version 4 on, initializers need not be inputs too.
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=max(model.ir_version, 4))
+
+
+def _infer(model: ModelProto, path: Path) -> tuple[dict[str, int], dict[str, Shape]]:
+    """Element types and static shapes by tensor name, as far as they can be told."""
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph
+    except (onnx.shape_inference.InferenceError, ValueError) as error:
+        raise UserError(f"{path}: the shapes do not fit together: {first_line(error)}") from None
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        tensor = value.type.tensor_type
+        if value.type.HasField("tensor_type"):
+            types[value.name] = tensor.elem_type
+            if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+                shapes[value.name] = tuple(dim.dim_value for dim in tensor.shape.dim)
+    return types, shapes
+
+
+def _fold(model: ModelProto, types: Mapping[str, int], shapes: Mapping[str, Shape], constants: Constants) -> bool:
+    """Moves nodes whose results are constant from the model to `constants`; whether there were any.
+
+    Shape inference alone does not follow every computation on shapes that exporters write, but it goes on from constants.
+    """
+    graph, kept, folded = model.graph, [], False
+    for node in graph.node:
+        results = [name for name in node.output if name]
+        if not all(name in shapes for name in results) or not _make_constant(node, results, types, shapes, constants):
+            kept.append(node)
+            continue
+        folded = True
+        for name in results:
+            if constants.is_small(name):
+                graph.initializer.append(numpy_helper.from_array(constants.value(name), name))
+            else:
+                graph.input.append(helper.make_tensor_value_info(name, types[name], shapes[name]))
+    if folded:
+        del graph.node[:]
+        graph.node.extend(kept)
+    return folded
+
+
+def _make_constant(node: NodeProto, results: list[str], types: Mapping[str, int], shapes: Mapping[str, Shape], constants: Constants) -> bool:
+    """Whether the results of `node` are constants now: small ones are computed, large ones only noted."""
+    feeds: dict[str, Array] = {}
+    if node.op_type in ("Shape", "Size") and node.input[0] in shapes:
+        # All that such a node reads of its input is the shape; the array takes no memory.
+        feeds = {node.input[0]: np.broadcast_to(np.zeros((), np.float32), shapes[node.input[0]])}
+    elif not constants.covers(node):
+        return False
+    elif not all(math.prod(shapes[name]) <= SMALL for name in results) or not all(constants.is_small(name) for name in node.input if name):
+        constants.add(node)
+        return True
+    try:
+        values = constants.evaluate([node], feeds, results)
+    except Unsupported:
+        return False
+    constants.add_computed({name: value.astype(helper.tensor_dtype_to_np_dtype(types[name])) for name, value in values.items()})
+    return True

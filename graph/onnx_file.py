@@ -1,0 +1,62 @@
+"""An ONNX file, read and checked: whatever is wrong with it is one line that names it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import onnx.inliner
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # onnx is made with it; it ships no types
+from onnx import ModelProto, NodeProto
+
+from ir.errors import Unsupported, UserError
+
+OLDEST_OPSET = 7  # before it, broadcasting had other rules
+DOMAIN = ("", "ai.onnx")  # both spell ONNX's own operators
+
+
+def load_model(path: Path) -> ModelProto:
+    """The checked model of a file, its local functions inlined and every node named; external data stays on disk. `UserError` if it cannot be used."""
+    model = _parse(path)
+    try:
+        onnx.checker.check_model(str(path))
+        if model.functions:
+            model = onnx.inliner.inline_local_functions(model)
+        _name_nodes(model.graph.node)
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a valid network: {first_line(error)}") from None
+    opset, newest = next((opset.version for opset in model.opset_import if opset.domain in DOMAIN), OLDEST_OPSET), onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise Unsupported(f"{path}: operator set {opset} is not one of {OLDEST_OPSET} to {newest}; convert the network with onnx.version_converter")
+    return model
+
+
+def first_line(error: Exception) -> str:
+    """What a library's message of many lines says first."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _parse(path: Path) -> ModelProto:
+    try:
+        if path.is_dir():
+            raise UserError(f"{path}: is a directory, not an ONNX file")
+        if path.stat().st_size == 0:
+            raise UserError(f"{path}: the file is empty")
+        return onnx.load(path, format="protobuf", load_external_data=False)
+    except OSError as error:
+        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    except DecodeError:
+        raise UserError(f"{path}: not an ONNX file, or cut off") from None
+
+
+def _name_nodes(nodes: list[NodeProto]) -> None:
+    """Names every node, each differently, so that a name says which node is meant."""
+    taken = Counter(node.name for node in nodes)
+    for number, node in enumerate(nodes):
+        name = node.name
+        while not name or taken[name] > 1:
+            taken[name] -= 1
+            name = f"{name or node.op_type}_{number}"
+            taken[name] += 1
+        node.name = name

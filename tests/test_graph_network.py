@@ -1,0 +1,126 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from graph_models import save
+from onnx import TensorProto, helper
+
+from graph.network import Refusal, read_network
+from ir.errors import UserError
+
+node = helper.make_node
+ONES = np.ones((4, 4), np.float32)
+
+# Networks that come with the onnx package, with weights that are constant fills: distinct tasks, layers, and millions of multiply-adds
+# as published for these architectures at 224x224.
+LIGHT = {
+    "resnet50": (28, 54, 4089),
+    "vgg19": (12, 19, 19632),
+    "squeezenet": (18, 26, 349),
+    "shufflenet": (18, 50, 125),
+    "inception_v1": (50, 58, 1432),
+    "densenet121": (67, 121, 2834),
+}
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_whole_networks(name: str) -> None:
+    network = read_network(Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / f"light_{name}.onnx", {})
+    n_tasks, n_layers, macs = LIGHT[name]
+    assert (len(network.tasks), network.n_layers, network.unsupported) == (n_tasks, n_layers, ())
+    assert round(sum(task.count * task.flops for task in network.tasks) / 2e6) == macs
+    assert Counter(layer.key for layer in network.layers) == {task.key: task.count for task in network.tasks}
+    covered = [name for layer in network.layers for name in layer.nodes]
+    assert len(set(covered)) == len(covered)
+
+
+def test_resnet_is_fused_as_its_blocks_are() -> None:
+    network = read_network(Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / "light_resnet50.onnx", {})
+    epilogues = Counter[str]()
+    for task in network.tasks:
+        epilogues[task.key.rpartition("=")[2]] += task.count
+    # 16 blocks, each with two convolutions before the one that is added to; the stem; four projections; the classifier.
+    assert epilogues == {"bias+relu": 2 * 16 + 1, "bias+add+relu": 16, "bias": 4 + 1}
+    assert network.other_operators == {"MaxPool": 1, "AveragePool": 1, "Reshape": 1, "Softmax": 1}
+    assert network.tasks[0].key == "conv2d:n=1,c=3,h=224,w=224,k=64,r=7,s=7,stride=2,pad=3,groups=1,dilation=1,layout=nhwc,epilogue=bias+relu"
+
+
+def test_tasks_are_in_order_of_appearance_with_short_names(tmp_path: Path) -> None:
+    long = "network/" + "/".join(f"part{i}" for i in range(12)) + "/MatMul"
+    nodes = [node("MatMul", ["x", "w"], ["y"]), node("MatMul", ["x", "v"], ["z"], name=long), node("MatMul", ["z", "w"], ["t"])]
+    constants = {"w": ONES, "v": np.ones((4, 4), np.float32)}
+    network = read_network(save(tmp_path / "net.onnx", nodes, {"x": (2, 4)}, {"y": 2, "t": 2}, constants), {})
+    assert [(task.count, task.name) for task in network.tasks] == [(3, "MatMul_0")]
+    nodes[1:] = [node("Relu", ["y"], ["r"]), node("MatMul", ["r", "v"], ["z"], name=long), node("MatMul", ["z", "w"], ["t"])]
+    network = read_network(save(tmp_path / "net.onnx", nodes, {"x": (2, 4)}, {"t": 2}, constants), {})
+    assert [(task.count, task.key[-4:], task.name) for task in network.tasks] == [
+        (1, "relu", "MatMul_0"),
+        (2, "none", "part5/part6/part7/part8/part9/part10/part11/MatMul"[6:]),
+    ]
+
+
+def test_everything_that_cannot_be_tuned_is_listed(tmp_path: Path) -> None:
+    """Beside one layer that can."""
+    half = np.ones((4, 4), np.float16)
+    cube, kernel = (1, 2, 3, 3, 3), np.ones((2, 2, 3, 3, 3), np.float32)
+    nodes = [
+        node("MatMul", ["x", "w"], ["y0"], name="good"),
+        node("MatMul", ["h", "half"], ["y1"], name="half"),
+        node("Conv", ["cube", "kernel"], ["y2"], name="conv3d"),
+        node("Conv", ["image", "filter"], ["y3"], name="dynamic"),
+        node("ConvTranspose", ["image", "fixed"], ["y4"], name="up"),
+        node("MatMulInteger", ["q", "quantized"], ["y5"], name="integer"),
+        node("Gemm", ["x", "w"], ["y6"], name="transposed", transA=1),
+        node("FusedMatMul", ["x", "w"], ["y7"], name="foreign", domain="com.example"),
+        node("Conv", ["image", "fixed"], ["y8"], name="cropped", pads=[-1, 0, 0, 0]),
+        node("Softmax", ["y0"], ["y9"]),
+    ]
+    inputs = {"x": (4, 4), "h": (2, 4), "cube": cube, "image": (1, 2, 5, 5), "filter": (2, 2, 3, 3), "q": (2, 4)}
+    types = {"h": TensorProto.FLOAT16, "y1": TensorProto.FLOAT16, "q": TensorProto.INT8, "y5": TensorProto.INT32}
+    outputs = {"y1": 2, "y2": 5, "y3": 4, "y4": 4, "y5": 2, "y6": 2, "y7": 2, "y8": 4, "y9": 2}
+    constants = {"w": ONES, "half": half, "kernel": kernel, "fixed": np.ones((2, 2, 3, 3), np.float32), "quantized": np.ones((4, 4), np.int8)}
+    network = read_network(save(tmp_path / "net.onnx", nodes, inputs, outputs, constants, types=types, domains=["com.example"]), {})
+    assert [layer.nodes for layer in network.layers] == [("good",)]
+    assert network.n_layers == 9
+    listed = {refusal.node: refusal for refusal in network.unsupported}
+    cropped = listed.pop("cropped")  # the words are of ir.operators
+    assert cropped.op_type == "Conv"
+    assert "-1x0x0x0" in cropped.reason
+    assert set(listed.values()) == {
+        Refusal("MatMul", "half", "'h' is float16, only float (fp32) can be tuned"),
+        Refusal("Conv", "conv3d", "convolution of 3 dimensions, only 1 and 2 can be tuned"),
+        Refusal("Conv", "dynamic", "'filter' is not constant"),
+        Refusal("ConvTranspose", "up", "there is no task for this operator yet"),
+        Refusal("MatMulInteger", "integer", "there is no task for this operator yet"),
+        Refusal("Gemm", "transposed", "transA=1: the first operand lies transposed"),
+        Refusal("com.example.FusedMatMul", "foreign", "an operator that is not ONNX's own"),
+    }
+    assert network.other_operators == {"Softmax": 1}
+
+
+def test_layers_that_run_conditionally_are_listed(tmp_path: Path) -> None:
+    result = [helper.make_tensor_value_info("r", TensorProto.FLOAT, [4, 4])]
+    branch = helper.make_graph([node("MatMul", ["x", "w"], ["r"], name="inner")], "then", [], result)
+    other = helper.make_graph([node("Relu", ["x"], ["r"])], "else", [], result)
+    nodes = [
+        node("ReduceMax", ["x"], ["m"], keepdims=0), node("Cast", ["m"], ["f"], to=TensorProto.BOOL),
+        node("If", ["f"], ["y"], name="choice", then_branch=branch, else_branch=other), node("MatMul", ["y", "w"], ["z"]),
+    ]  # fmt: skip
+    network = read_network(save(tmp_path / "net.onnx", nodes, {"x": (4, 4)}, {"z": 2}, {"w": ONES}), {})
+    assert network.unsupported == (Refusal("MatMul", "inner", "inside If 'choice', which decides at run time"),)
+
+
+def test_a_network_with_nothing_to_tune_says_why(tmp_path: Path) -> None:
+    nodes = [node("ConvTranspose", ["x", "w"], ["y"]), node("Relu", ["y"], ["z"]), node("ConvTranspose", ["z", "w"], ["t"])]
+    path = save(tmp_path / "net.onnx", nodes, {"x": (1, 2, 5, 5)}, {"t": 4}, {"w": np.ones((2, 2, 3, 3), np.float32)})
+    words = r"net.onnx: no layer that can be tuned; 2 × ConvTranspose: there is no task for this operator yet; other operators: 1 × Relu$"
+    with pytest.raises(UserError, match=words):
+        read_network(path, {})
+
+
+def test_a_tensor_of_absurd_size_is_refused_not_allocated(tmp_path: Path) -> None:
+    path = save(tmp_path / "net.onnx", [node("MatMul", ["x", "y"], ["z"])], {"x": ("m", "k"), "y": ("k", "n")}, {"z": 2}, {})
+    with pytest.raises(UserError, match=r"1 × MatMul: matmul: tensor a of shape .* GiB"):
+        read_network(path, {"x": (1 << 20, 1 << 20), "y": (1 << 20, 8)})

@@ -1,0 +1,122 @@
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from graph_models import save
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+
+from graph.network import read_network
+from graph.onnx_file import load_model
+from ir.errors import Unsupported, UserError
+
+node = helper.make_node
+
+
+def small(path: Path, **options: object) -> Path:
+    """A valid network with a weight of 4x3."""
+    nodes = [node("MatMul", ["x", "w"], ["y"], name="p"), node("Relu", ["y"], ["z"])]
+    return save(path, nodes, {"x": (2, 4)}, {"z": 2}, {"w": np.arange(12, dtype=np.float32).reshape(4, 3)}, **options)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        read_network(path, {})
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).removeprefix(f"{path}: ")
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "no.onnx") == "no such file or directory"
+    assert refusal(small(tmp_path / "net.onnx") / "inside") == "not a directory"
+    assert refusal(tmp_path / ("x" * 300 + ".onnx")) == "file name too long"
+
+
+def test_a_directory(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == "is a directory, not an ONNX file"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "the file is empty"),
+        (b"PK\x03\x04 a zip archive", "not an ONNX file, or cut off"),
+        (b'{"ir_version": 8}', "not an ONNX file, or cut off"),
+        (b"\x08\x08", "not a valid network"),  # a version, and nothing else
+    ],
+)
+def test_other_files(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(content)
+    assert words in refusal(path)
+
+
+def test_every_truncation_is_refused(tmp_path: Path) -> None:
+    whole, path = small(tmp_path / "whole.onnx").read_bytes(), tmp_path / "net.onnx"
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        refusal(path)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("damaged")
+
+
+@settings(deadline=None, max_examples=200)
+@given(damage=st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1, max_size=4))
+def test_damaged_files_are_read_or_refused(directory: Path, damage: list[tuple[int, int]]) -> None:
+    content = bytearray(small(directory / "whole.onnx").read_bytes())
+    for position, byte in damage:
+        content[position % len(content)] = byte
+    path = directory / "net.onnx"
+    path.write_bytes(content)
+    with suppress(UserError):
+        read_network(path, {})
+
+
+def test_an_unknown_operator_of_onnx(tmp_path: Path) -> None:
+    path = save(tmp_path / "net.onnx", [node("Convolve", ["x"], ["y"])], {"x": (2, 4)}, {"y": 2}, {})
+    assert re.search(r"not a valid network: .*Convolve", refusal(path))
+
+
+@pytest.mark.parametrize("opset", [6, onnx.defs.onnx_opset_version() + 1])
+def test_operator_sets_that_are_too_old_or_too_new(tmp_path: Path, opset: int) -> None:
+    with pytest.raises(Unsupported, match=rf"net.onnx: operator set {opset} is not one of 7 to \d+; convert the network"):
+        load_model(small(tmp_path / "net.onnx", opset=opset))
+
+
+def test_external_data(tmp_path: Path) -> None:
+    path = small(tmp_path / "net.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert read_network(path, {}).tasks[0].key == "matmul:m=2,n=3,k=4,b=constant,epilogue=relu"
+    (tmp_path / "weights.bin").unlink()
+    assert "weights.bin" in refusal(path)
+
+
+def test_nodes_get_different_names(tmp_path: Path) -> None:
+    names = ["", "a", "a", "Relu_0", ""]
+    nodes = [node("Relu", [f"x{i}"], [f"x{i + 1}"], name=name) for i, name in enumerate(names)]
+    model = load_model(save(tmp_path / "net.onnx", nodes, {"x0": (1,)}, {"x5": 1}, {}))
+    found = [entry.name for entry in model.graph.node]
+    assert len(set(found)) == len(names)
+    assert found[3] == "Relu_0"
+    assert all(found)
+
+
+def test_local_functions_are_inlined(tmp_path: Path) -> None:
+    body = [node("MatMul", ["a", "b"], ["c"]), node("Relu", ["c"], ["d"])]
+    dense = helper.make_function("mine", "Dense", ["a", "b"], ["d"], body, [helper.make_opsetid("", 17)])
+    nodes = [node("Dense", ["x", "w"], ["y"], domain="mine"), node("Dense", ["y", "w"], ["z"], domain="mine")]
+    path = save(tmp_path / "net.onnx", nodes, {"x": (2, 4)}, {"z": 2}, {"w": np.eye(4, dtype=np.float32)}, functions=[dense], domains=["mine"])
+    (task,) = read_network(path, {}).tasks
+    assert (task.count, task.key) == (2, "matmul:m=2,n=4,k=4,b=constant,epilogue=relu")
+
+
+def test_the_checked_model_is_the_file(tmp_path: Path) -> None:
+    path = small(tmp_path / "net.onnx")
+    assert load_model(path).graph.initializer == onnx.load(path).graph.initializer
