@@ -31,7 +31,7 @@ def conv2d_parameters(draw: st.DrawFn, most: int = 12) -> dict[str, str]:
     layout = draw(st.sampled_from(["nhwc", "nchw", "nchwc"]))
     c, k = draw(channels), draw(channels)
     if layout == "nchwc" and groups > 1:
-        c = k = 1  # the one grouping that blocks of channels always allow
+        c = k = draw(st.sampled_from([1, 16])) if groups < 4 else 1  # groupings that blocks of channels allow
     r, s = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     dilation = draw(st.sampled_from([(1, 1), (2, 2), (1, 3)]))
     pad = draw(st.sampled_from([(0, 0, 0, 0), (1, 1, 1, 1), (3, 0, 3, 0), (1, 2, 0, 1)]))

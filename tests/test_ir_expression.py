@@ -148,9 +148,19 @@ def test_a_large_population_is_evaluated_as_its_rows_are() -> None:
     rng = np.random.default_rng(0)
     X = rng.integers(-50, 50, size=(5000, 3))
     condition = less(A, B)
-    roots = [add(A, mul(B, C)), where(condition, A, mod(B, 7)), condition, both(condition, equal(mod(C, 2), 0)), A, 3, add(A, mul(B, C))]
+    roots = [add(A, mul(B, C)), where(condition, A, mod(B, 7)), both(condition, equal(mod(C, 2), 0)), A, 3, add(A, mul(B, C))]
     a, b, c = X.T
-    expected = np.stack([a + b * c, np.where(a < b, a, b % 7), a < b, (a < b) & (c % 2 == 0), a, np.full(len(X), 3), a + b * c], axis=1)
+    expected = np.stack([a + b * c, np.where(a < b, a, b % 7), (a < b) & (c % 2 == 0), a, np.full(len(X), 3), a + b * c], axis=1)
+    assert (Evaluator(roots, SYMBOLS)(X) == expected).all()
+
+
+def test_comparisons_are_numbers() -> None:
+    one, other = less(A, B), less(B, C)
+    roots = [add(one, other), sub(one, other), mul(add(one, other), 3), one, maximum(one, other), where(one, 5, other), take(one, (7, 8))]
+    X = np.array(list(itertools.product(range(3), repeat=3)))
+    a, b, c = X.T
+    p, q = (a < b).astype(int), (b < c).astype(int)
+    expected = np.stack([p + q, p - q, 3 * (p + q), p, np.maximum(p, q), np.where(p, 5, q), 7 + p], axis=1)
     assert (Evaluator(roots, SYMBOLS)(X) == expected).all()
 
 

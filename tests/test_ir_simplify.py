@@ -73,6 +73,17 @@ def test_a_batch_is_fused_only_where_both_operands_have_it() -> None:
     assert "batch<3, m<4, n<5" in simplified("batch_matmul:batch=3,m=4,n=5,k=6")
 
 
+@pytest.mark.parametrize(("shape", "fused"), [((3, 4), True), ((3, 5), False), ((4, 4), False)])
+def test_axes_are_fused_only_where_they_are_whole_dimensions(shape: tuple[int, int], fused: bool) -> None:
+    i, j = Axis("i", 3), Axis("j", 4)
+    x, y = Tensor("x", shape), Tensor("y", (3, 4))
+    stage = Stage(y, (affine(i), affine(j)), (i, j), (), Read(x, (affine(i), affine(j))))
+    simple = simplify(Program((x,), (stage,)))
+    values = {"x": np.arange(np.prod(shape), dtype=np.float32)}
+    assert (len(simple.stages[0].spatial) == 1) is fused
+    assert interpret(simple, values).ravel().tolist() == np.arange(np.prod(shape)).reshape(shape)[:3, :4].ravel().tolist()
+
+
 def test_a_dimension_that_one_access_needs_is_kept_by_all() -> None:
     """The first stage writes row 0 of a tensor of one row; the second reads around it."""
     one, column, tap = Axis("one", 1), Axis("i", 4), Axis("r", 3)

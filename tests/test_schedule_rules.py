@@ -1,0 +1,190 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from operator_samples import MACHINES, operator_texts, target, targets
+
+from ir.expression import Evaluator, Expr, symbols_of
+from ir.operators import parse_operator
+from ir.program import FLOAT_BYTES
+from ir.simplify import simplify
+from schedule.rules import MAX_UPDATES, MAX_WORKSPACE_BYTES, sketches
+from schedule.sketch import PACK_LEVELS, Sketch, TiledStage
+from schedule.target import Target
+
+settled = settings(deadline=None, max_examples=60)
+
+AWKWARD = [
+    "matmul:m=1,n=1,k=1",
+    "matmul:m=1,n=1,k=1,b=variable,epilogue=bias+add+relu",
+    "matmul:m=1,n=1,k=4096",
+    "matmul:m=1,n=1,k=4099,b=variable",
+    "matmul:m=1009,n=1,k=13",
+    "matmul:m=1,n=1009,k=1009,epilogue=bias",
+    "matmul:m=16777216,n=1,k=1",
+    "matmul:m=1,n=1,k=16777216",
+    "matmul:m=2,n=2,k=16777213,b=variable",
+    "batch_matmul:batch=1,m=1,n=1,k=1",
+    "batch_matmul:batch=97,m=1,n=3,k=1",
+    "batch_matmul:batch=12,m=128,n=64,k=128,b=variable",
+    *(f"conv2d:c=1,h=1,w=1,k=1,r=1,s=1,layout={layout}" for layout in ("nhwc", "nchw", "nchwc")),
+    *(f"conv2d:c=1,h=1,w=1,k=1,r=3,s=3,pad=1,layout={layout}" for layout in ("nhwc", "nchw", "nchwc")),
+    *(f"conv2d:n=3,c=17,h=7,w=11,k=17,r=3,s=3,groups=17,pad=1,layout={layout}" for layout in ("nhwc", "nchw", "nchwc")),
+    *(f"conv2d:n=2,c=96,h=56,w=56,k=96,r=3,s=3,groups=96,pad=1,layout={layout}" for layout in ("nhwc", "nchw", "nchwc")),
+    *(f"conv2d:n=2,c=64,h=14,w=14,k=64,r=3,s=3,groups=2,dilation=2,pad=2,layout={layout}" for layout in ("nhwc", "nchw", "nchwc")),
+    *(f"conv2d:c=3,h=224,w=224,k=64,r=7,s=7,stride=2,pad=3,layout={layout},epilogue=bias+relu" for layout in ("nhwc", "nchw", "nchwc")),
+    *(f"conv2d:c=5,h=40,w=40,k=7,r=2,s=3,stride=5,layout={layout},epilogue=add" for layout in ("nhwc", "nchw", "nchwc")),
+    "conv2d:c=1,h=1,w=65536,k=1,r=1,s=4096,pad=50",
+    "conv2d:c=195,h=2,w=1009,k=6,r=13,s=100,stride=2,pad=5000,groups=3,dilation=7",
+]
+
+
+def evaluated(sketch: Sketch, expressions: list[Expr], X: np.ndarray) -> np.ndarray:
+    return Evaluator(expressions, sketch.space.symbols)(X)
+
+
+def stages_of(text: str, machine: Target | None = None) -> dict[str, tuple[TiledStage, ...]]:
+    return {sketch.name: sketch.stages for sketch in sketches(parse_operator(text)[1], machine or target())}
+
+
+def check(sketch: Sketch, machine: Target) -> None:
+    """What every sketch promises, on its default row and some others."""
+    space, default = sketch.space, sketch.default_row()
+    X = np.concatenate([default[None], space.sample(32, np.random.default_rng(0))])
+    assert len(X) > 4
+    assert space.valid(X).all()
+    assert (space.canonical(X) == X).all()
+    assert (sketch.default_row() == default).all()
+    names = [symbol.name for symbol in space.symbols]
+    assert len(set(names)) == len(names)
+    assert set(sketch.default) == set(names)
+    for j, column in enumerate(space.columns):
+        assert list(column.choices) == sorted(set(column.choices))
+        assert len(column.choices) > 1
+        assert column.maximum is None or symbols_of(column.maximum) <= set(space.symbols[:j])
+    for tiled in sketch.stages:
+        check_stage(sketch, tiled, machine, X)
+    for row in X[:3]:
+        for stage in sketch.instantiate(row):
+            assert all(isinstance(size, int) for tiling in stage.tilings.values() for size in tiling.sizes)
+            assert all(set(stage.ordered(band)) == set(stage.axes(band)) for band in stage.orders)
+
+
+def check_stage(sketch: Sketch, tiled: TiledStage, machine: Target, X: np.ndarray) -> None:
+    stage = tiled.stage
+    assert tiled.vector in stage.spatial
+    assert set(tiled.tilings) == {*stage.spatial, *stage.reduce}
+    vectors, tiles, chunks, variants = (np.ones(len(X)) for _ in range(4))
+    for axis in stage.spatial:
+        register, block, chunk, extent = evaluated(sketch, list(tiled.tilings[axis].sizes), X).T
+        lanes = machine.lanes if axis == tiled.vector else 1
+        assert (extent == axis.extent).all()
+        assert (register >= 1).all()
+        assert (register % lanes == 0).all()
+        assert (block % register == 0).all()
+        assert (chunk % block == 0).all()
+        assert (register < extent + lanes).all()
+        assert (block < extent + register).all(), "no tile is wholly outside"
+        assert (chunk < extent + block).all(), "no block is wholly outside"
+        vectors *= register / lanes
+        tiles *= np.ceil(extent / register)
+        chunks *= np.ceil(extent / chunk)
+        variants *= np.where(extent % register > 0, 2, 1)
+    assert (vectors <= machine.vector_registers - 2).all(), "accumulators fit"
+    assert (chunks >= np.minimum(tiles, machine.threads)).all(), "every thread gets a chunk"
+    for axis in stage.reduce:
+        size, extent = evaluated(sketch, list(tiled.tilings[axis].sizes), X).T
+        assert ((size >= 1) & (size <= extent) & (extent == axis.extent)).all()
+    unroll = evaluated(sketch, [tiled.unroll], X)[:, 0]
+    assert (vectors * unroll * variants <= MAX_UPDATES).all()
+    for operand in tiled.operands:
+        level = evaluated(sketch, [operand.level], X)[:, 0]
+        assert operand.prepared == operand.read.tensor.constant
+        assert set(level) <= set(range(len(PACK_LEVELS)))
+        if operand.read.padded and not operand.prepared:
+            assert (level > 0).all(), "packing brings the padding in"
+        dimensions = operand.dimensions(0, tiled.vector, stage.reduce)
+        assert {axis for d in dimensions for axis in d.axes} == set(operand.read.axes)
+        n_bytes = FLOAT_BYTES * machine.threads * evaluated(sketch, [tiled.packed_extent(operand, d) for d in dimensions], X).prod(axis=1)
+        if not operand.prepared:
+            assert (n_bytes[level > 0] <= MAX_WORKSPACE_BYTES).all()
+
+
+@settled
+@given(operator_texts(most=200), targets())
+def test_every_program_has_sketches_that_keep_their_promises(text: str, machine: Target) -> None:
+    found = sketches(parse_operator(text)[1], machine)
+    assert found
+    assert len({sketch.name for sketch in found}) == len(found)
+    for sketch in found:
+        check(sketch, machine)
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=str)
+@pytest.mark.parametrize("text", AWKWARD)
+def test_awkward_shapes(text: str, machine: tuple[int, int]) -> None:
+    for threads in (1, 64):
+        found = sketches(parse_operator(text)[1], target(*machine, threads=threads))
+        assert found
+        for sketch in found:
+            check(sketch, target(*machine, threads=threads))
+
+
+def test_sketches_are_named_by_what_they_do() -> None:
+    assert list(stages_of("matmul:m=64,n=64,k=64")) == ["tile_n"]
+    assert list(stages_of("conv2d:c=64,h=14,w=14,k=64,r=3,s=3,layout=nchw")) == ["tile_ow", "tile_k"]
+    assert list(stages_of("conv2d:c=64,h=14,w=14,k=64,r=3,s=3,layout=nchwc")) == ["tile_kb"]
+    assert list(stages_of("conv2d:c=64,h=14,w=14,k=64,r=3,s=3,groups=64")) == ["tile_g"]
+    assert list(stages_of("matmul:m=1,n=256,k=1024", target(threads=4))) == ["tile_n", "split4_k_tile_n", "split8_k_tile_n", "split16_k_tile_n"]
+    assert list(stages_of("matmul:m=4,n=1,k=1024", target(threads=16))) == ["tile_m", "split16_k_tile_m", "lanes_k"]
+
+
+def test_a_long_reduction_is_split_where_the_output_is_small() -> None:
+    first, last = stages_of("matmul:m=1,n=256,k=1024,epilogue=relu")["split4_k_tile_n"]
+    assert [(axis.name, axis.extent) for axis in first.stage.spatial] == [("k_part", 4), ("n", 256)]
+    assert [axis.extent for axis in first.stage.reduce] == [256]
+    assert (first.epilogue, last.epilogue is not None) == (None, True)
+    assert all(len(stages) == 1 for stages in stages_of("matmul:m=64,n=256,k=1024").values())
+    assert all(len(stages) == 1 for stages in stages_of("matmul:m=1,n=256,k=63").values())
+
+
+def test_a_reduction_over_lanes_is_contiguous_along_them() -> None:
+    first, last = stages_of("matmul:m=3,n=1,k=1024,b=variable", target(lanes=8))["lanes_k"]
+    assert (first.vector.name, first.vector.extent) == ("k_part", 8)
+    assert {operand.read.stride(first.vector) for operand in first.operands} == {1}
+    assert first.stage.write.stride(first.vector) == 1
+    assert last.stage.reduce == (first.vector,)
+
+
+def test_the_default_spreads_the_work_and_fills_the_registers() -> None:
+    (sketch,) = sketches(parse_operator("matmul:m=512,n=512,k=512")[1], target())
+    (tiled,) = sketch.instantiate(sketch.default_row())
+    m, n = tiled.stage.spatial
+    assert tiled.vector == n
+    assert (tiled.tilings[m].sizes[0], tiled.tilings[n].sizes[0]) == (8, 32)
+    assert math.prod(tiling.count(2) for axis, tiling in tiled.tilings.items() if axis in (m, n)) >= 2
+
+
+def test_accumulators_leave_room_for_a_row_of_vectors_and_a_broadcast() -> None:
+    for lanes, registers in MACHINES:
+        (sketch,) = sketches(parse_operator("matmul:m=512,n=512,k=512")[1], target(lanes, registers))
+        X = sketch.space.sample(2000, np.random.default_rng(0))
+        m, n = evaluated(sketch, [sketch.stages[0].tilings[axis].sizes[0] for axis in sketch.stages[0].stage.spatial], X).T
+        used = m * n / lanes + n / lanes + 1
+        assert used.max() == registers
+        assert (n > lanes).any()
+
+
+def test_a_program_without_reduction_has_no_level_for_its_epilogue() -> None:
+    (tiled,) = stages_of("matmul:m=64,n=64,k=1,epilogue=bias+relu")["tile_n"]
+    assert tiled.stage.reduce == ()
+    assert (tiled.epilogue is not None, tiled.epilogue_level, tiled.unroll) == (True, 0, 1)
+
+
+def test_rules_see_the_program_not_the_operator() -> None:
+    """A 1x1 convolution and the matrix product that it is have the same choices."""
+    (convolution,) = sketches(parse_operator("conv2d:c=64,h=8,w=8,k=32,r=1,s=1")[1], target())
+    (product,) = sketches(parse_operator("matmul:m=64,n=32,k=64")[1], target())
+    assert [column.choices for column in convolution.space.columns] == [column.choices for column in product.space.columns]
+    assert simplify(parse_operator("conv2d:c=64,h=8,w=8,k=32,r=1,s=1")[1]).stages[0].reduce[0].extent == 64
