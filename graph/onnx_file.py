@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 import onnx.inliner
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # onnx is made with it; it ships no types
+from google.protobuf.message import DecodeError
 from onnx import ModelProto, NodeProto
 
 from ir.errors import Unsupported, UserError

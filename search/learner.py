@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodel.features import FeatureExtractor
-from costmodel.metrics import pairwise_accuracy, recall_at_k, top_k_score
+from costmodel.metrics import Quality, quality
 from costmodel.model import Ranker
 from ir.task import Task
 from schedule.measurement import Candidate
@@ -25,17 +25,6 @@ from search.strategy import Scorer, Scores
 
 REFIT_GROWTH = 1.1  # the model is fitted anew when there is a tenth more data
 RECALL_K = 8
-
-
-@dataclass(frozen=True)
-class Quality:
-    """How well the model ranked a batch that it had not seen; None where the batch says nothing."""
-
-    pairwise_accuracy: float | None
-    recall_at_k: float | None
-    k: int
-    top_1: float | None
-    top_5: float | None
 
 
 @dataclass
@@ -79,21 +68,11 @@ class Learner:
 
         return score
 
-    def quality(self, task: Task, sketches: Sequence[Sketch], candidates: Sequence[Candidate], throughputs: Sequence[float]) -> Quality:
-        """The model's marks on this batch, before it learns from it."""
-        k = min(RECALL_K, len(candidates) // 2)
-        measured = np.array(throughputs)
-        if (not self._fitted and self._prior is None) or k < 1 or len(np.unique(measured)) < 2:
-            return Quality(None, None, k, None, None)
-        predicted = self._predict(task, sketches, candidates)
-        groups = np.zeros(len(candidates), dtype=np.int64)
-        return Quality(
-            float(pairwise_accuracy(measured, predicted, groups).mean),
-            float(recall_at_k(measured, predicted, groups, k).mean),
-            k,
-            float(top_k_score(measured, predicted, groups, 1).mean),
-            float(top_k_score(measured, predicted, groups, 5).mean),
-        )
+    def quality(self, task: Task, sketches: Sequence[Sketch], candidates: Sequence[Candidate], throughputs: Sequence[float]) -> Quality | None:
+        """The model's marks on this batch, before it learns from it; None where the batch, or a model that knows nothing yet, says nothing."""
+        if not self._fitted and self._prior is None:
+            return None
+        return quality(self._predict(task, sketches, candidates), throughputs, RECALL_K)
 
     def observe(self, task: Task, sketches: Sequence[Sketch], candidates: Sequence[Candidate], throughputs: Sequence[float]) -> None:
         """Keep a measured batch, and fit again when enough is new."""

@@ -23,7 +23,7 @@ from schedule.rules import sketches as sketches_of
 from schedule.sketch import Sketch
 from schedule.target import Target
 from search.allocation import TaskProgress, choose_task
-from search.learner import Learner, throughput
+from search.learner import RECALL_K, Learner, throughput
 from search.strategy import Scorer, Search
 
 FINALISTS = 3  # candidates that are measured again beside the default schedule; the fastest single trial may have been luck
@@ -228,8 +228,8 @@ class Tuner:
                     Round(
                         task=state.task.key, machine=self._machine, threads=self._target.threads, seed=self._options.seed, round=state.round,
                         model=self._learner.name, n_measured=len(measurements), n_failed=sum(not m.ok for m in measurements),
-                        pairwise_accuracy=quality.pairwise_accuracy, recall_at_k=quality.recall_at_k, k=quality.k, top_1=quality.top_1,
-                        top_5=quality.top_5, search_seconds=max(asked - started - model_seconds, 0.0),
+                        pairwise_accuracy=quality and quality.pairwise_accuracy, recall_at_k=quality and quality.recall_at_k, k=RECALL_K,
+                        top_1=quality and quality.top_1, top_5=quality and quality.top_5, search_seconds=max(asked - started - model_seconds, 0.0),
                         build_seconds=self._runner.build_seconds - before[0], measure_seconds=self._runner.measure_seconds - before[1],
                         model_seconds=model_seconds, elapsed_seconds=state.tuning_seconds,
                     )

@@ -1,0 +1,63 @@
+"""The figure of `experiments.search_efficiency`, from its CSV alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = {"learned": "#0072B2", "annealing": "#E69F00", "random": "#7F7F7F"}  # Okabe and Ito's, and grey: safe for the colour-blind
+TITLES = {"learned": "evolutionary search, XGBoost", "annealing": "simulated annealing, XGBoost", "random": "random search"}
+
+
+def draw(results: pd.DataFrame, path: Path) -> None:
+    """A column a task; best so far against trials above, against seconds below, as a share of the best that any run found."""
+    tasks = list(dict.fromkeys(results["task"]))
+    figure = Figure(figsize=(3.0 * len(tasks), 5.6), dpi=150, layout="constrained")
+    axes = figure.subplots(2, len(tasks), squeeze=False, sharey=True)
+    for column, name in enumerate(tasks):
+        mine = results[results["task"] == name]
+        best = mine["best_gflops"].max()
+        for method, runs in mine.groupby("method", sort=False):
+            _draw_method(axes[0, column], runs, "trial", best, str(method))
+            _draw_method(axes[1, column], runs, "elapsed_seconds", best, str(method))
+        axes[0, column].set_title(f"{short(name)}\nbest {best:.0f} GFLOP/s", fontsize=8)
+        axes[0, column].set_xlabel("trials", fontsize=8)
+        axes[1, column].set_xlabel("seconds, everything included", fontsize=8)
+    for row in axes:
+        row[0].set_ylabel("best so far / best of all", fontsize=8)
+        for axis in row:
+            axis.set_xscale("log")
+            axis.set_ylim(0, 1.03)
+            axis.grid(alpha=0.25)
+            axis.tick_params(labelsize=8)
+    axes[0, -1].legend(fontsize=8, loc="lower right")
+    figure.suptitle("Learned search needs a fraction of the trials (line: mean over seeds, band: lowest to highest)", fontsize=10)
+    figure.savefig(path)
+
+
+def _draw_method(axis: Axes, runs: pd.DataFrame, over: str, best: float, method: str) -> None:
+    """Mean and range over seeds, on a common grid of trials or seconds."""
+    start = 1.0 if over == "trial" else max(runs["elapsed_seconds"].min(), 0.1)
+    grid = np.geomspace(start, max(runs[over].max() + (over == "trial"), 2 * start), 200)
+    curves = []
+    for _, one in runs.groupby("seed"):
+        at = np.searchsorted(one[over].to_numpy() + (over == "trial"), grid, side="right") - 1
+        curves.append(np.where(at >= 0, one["best_gflops"].to_numpy()[np.maximum(at, 0)], np.nan) / best)
+    stacked = np.array(curves)
+    whole = ~np.isnan(stacked).any(axis=0)
+    axis.fill_between(grid[whole], stacked[:, whole].min(axis=0), stacked[:, whole].max(axis=0), color=COLOURS[method], alpha=0.2, linewidth=0)
+    axis.plot(grid[whole], stacked[:, whole].mean(axis=0), color=COLOURS[method], linewidth=1.6, label=TITLES[method])
+
+
+def short(text: str) -> str:
+    """`conv2d 64→64 56² 3×3` of an operator text."""
+    name, _, rest = text.partition(":")
+    p = dict(part.split("=") for part in rest.split(","))
+    if name == "conv2d":
+        kind = "depthwise" if p.get("groups") == p["c"] and p["c"] == p["k"] else "conv2d"
+        return f"{kind} {p['c']}→{p['k']} {p['h']}² {p['r']}×{p['s']}"
+    return f"{name} {p['m']}×{p['n']}×{p['k']}" + (", B variable" if p.get("b") == "variable" else "")

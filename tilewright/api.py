@@ -1,0 +1,252 @@
+"""The Python interface: tasks, tuning, kernels."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from codegen.kernel import Kernel, build, find_sketch
+from codegen.limits import Limits, measure_limits
+from codegen.machine import Machine, check_cpu, detect_machine
+from codegen.openmp import register_openmp
+from codegen.runner import LiveRunner
+from costmodel.features import FEATURE_VERSION, FeatureExtractor
+from costmodel.model import CostModel, RandomModel
+from data.record import Record, machine_id
+from data.store import Store
+from graph.targets import resolve_target
+from ir.errors import UserError
+from ir.task import Task
+from ir.task import task as operator
+from schedule.measurement import Candidate
+from search.annealing import AnnealingSearch
+from search.evolution import EvolutionarySearch
+from search.learner import Learner
+from search.random_search import RandomSearch
+from search.tuner import Progress, SearchFactory, TaskState, Tuner, TuneOptions
+
+SEARCHES: dict[str, SearchFactory] = {"evolutionary": EvolutionarySearch, "annealing": AnnealingSearch, "random": RandomSearch}
+DEFAULT_TRIALS_PER_TASK = 128  # where no budget is given
+LIMITS_SECONDS = 0.4  # for measuring the machine's limits before tuning
+
+Pair = int | Sequence[int]
+
+
+# --- tasks ----------------------------------------------------------------------------------------------------------
+
+
+def matmul(m: int, n: int, k: int, *, b: str = "constant", epilogue: str = "none") -> Task:
+    """(m, k) times (k, n). `b`: "constant" (packed once, as weights are) or "variable". `epilogue`: as in "bias+relu"."""
+    return operator(f"matmul:m={m},n={n},k={k},b={b},epilogue={epilogue}")
+
+
+def batch_matmul(batch: int, m: int, n: int, k: int, *, b: str = "variable", epilogue: str = "none") -> Task:
+    """(batch, m, k) times (batch, k, n)."""
+    return operator(f"batch_matmul:batch={batch},m={m},n={n},k={k},b={b},epilogue={epilogue}")
+
+
+def conv2d(
+    n: int, c: int, h: int, w: int, k: int, r: int, s: int, *, stride: Pair = 1, pad: Pair = 0, groups: int = 1, dilation: Pair = 1,
+    layout: str = "nhwc", epilogue: str = "none",
+) -> Task:  # fmt: skip
+    """Convolution of n images of c channels and h by w pixels with k filters of r by s; weights are (k, c/groups, r, s).
+
+    `stride` and `dilation` are one number or (vertical, horizontal), `pad` one number, (vertical, horizontal), or (top, left, bottom, right).
+    """
+    sizes = f"n={n},c={c},h={h},w={w},k={k},r={r},s={s},stride={_joined(stride)},pad={_joined(pad)}"
+    return operator(f"conv2d:{sizes},groups={groups},dilation={_joined(dilation)},layout={layout},epilogue={epilogue}")
+
+
+def _joined(numbers: Pair) -> str:
+    return str(numbers) if isinstance(numbers, int) else "x".join(str(number) for number in numbers)
+
+
+def tasks(target: str | Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> tuple[Task, ...]:
+    """The distinct tasks of an ONNX file or of an operator text, each with how often the network uses it.
+
+    `shapes` gives the dynamic inputs of a network by name.
+    """
+    return resolve_target(str(target), shapes or {}).tasks
+
+
+# --- tuning ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a tuning run found. `limits` are the machine's own, measured before the run."""
+
+    states: tuple[TaskState, ...]
+    machine: Machine
+    limits: Limits
+    elapsed_seconds: float
+    interrupted: bool
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return tuple(state.task for state in self.states)
+
+    def compile(self, task: Task | None = None) -> Kernel:
+        """The kernel of the task's best schedule; without `task`, of the only one. `UserError` if it has no valid trial."""
+        if task is None and len(self.states) != 1:
+            raise UserError(f"compile which of the {len(self.states)} tasks? Name one of result.tasks")
+        state = next((state for state in self.states if task is None or state.task.key == task.key), None)
+        if state is None:
+            raise UserError(f"{task.key if task else task} was not tuned in this run")
+        if state.best is None:
+            raise UserError(f"{state.task.key} has no valid trial{_reasons(state)}")
+        return _kernel(state.task, state.best, self.machine)
+
+    def to_json(self) -> dict[str, object]:
+        """The whole result: the machine, and for each task what was tried and found."""
+        return {
+            "machine": self.machine.to_json(),
+            "limits": self.limits.to_json(),
+            "elapsed_seconds": self.elapsed_seconds,
+            "interrupted": self.interrupted,
+            "tasks": [self._task_json(state) for state in self.states],
+        }
+
+    def _task_json(self, state: TaskState) -> dict[str, object]:
+        best = state.best
+        gflops = state.task.flops / state.best_seconds / 1e9 if state.best_seconds else None
+        return {
+            "key": state.task.key,
+            "name": state.task.name,
+            "count": state.task.count,
+            "flops": state.task.flops,
+            "trials": state.n_trials,
+            "failed": dict(state.failures),
+            "default_seconds": state.default_seconds,
+            "best_seconds": state.best_seconds,
+            "best_gflops": gflops,
+            "peak_fraction": gflops / self.limits.fma_gflops_all.best if gflops else None,
+            "tuning_seconds": state.tuning_seconds,
+            "sketch": best.sketch if best else None,
+            "row": list(best.row) if best else None,
+        }
+
+
+def tune(
+    what: Task | str | Path | Iterable[Task],
+    *,
+    records: str | Path | None = None,
+    max_trials: int | None = None,
+    max_trials_per_task: int | None = None,
+    max_seconds: float | None = None,
+    batch: int = 32,
+    threads: int | None = None,
+    seed: int = 0,
+    search: str = "evolutionary",
+    cost_model: str = "xgb",
+    check: bool = True,
+    timeout_seconds: float = 10.0,
+    watch: Callable[[Progress], None] = lambda progress: None,
+) -> Result:
+    """Search for the fastest schedule of each task.
+
+    `what` is a task, several, or a target as in `tasks`. With `records`, a file, every trial is kept there, and trials already there
+    count and are not repeated. Without any budget each task gets `DEFAULT_TRIALS_PER_TASK` trials. `search` is one of `SEARCHES`;
+    `cost_model` is "xgb", "random", or the file of a trained model. `check`: compare every candidate's output with the reference.
+    `UserError` if anything asked for cannot be had. Ctrl-C ends the run early and keeps what was found.
+    """
+    if search not in SEARCHES:
+        raise UserError(f"unknown search {search!r} (known: {', '.join(SEARCHES)})")
+    for name, number in (("max_trials", max_trials), ("max_trials_per_task", max_trials_per_task), ("max_seconds", max_seconds), ("batch", batch)):
+        if number is not None and number <= 0:
+            raise UserError(f"{name} must be positive, got {number}")
+    if max_trials is None and max_trials_per_task is None and max_seconds is None:
+        max_trials_per_task = DEFAULT_TRIALS_PER_TASK
+    chosen = _chosen(what)
+    machine = detect_machine(one_thread_without_openmp(threads))
+    learner = make_learner(cost_model, machine, seed)
+    options = TuneOptions(max_trials, max_trials_per_task, max_seconds, batch, seed)
+    with ExitStack() as stack:
+        store = stack.enter_context(Store(records)) if records is not None else None
+        limits = measure_limits(machine.target, LIMITS_SECONDS)
+        runner = stack.enter_context(LiveRunner(machine.target, timeout_seconds=timeout_seconds, check=check, seed=seed))
+        tuner = Tuner(
+            chosen, machine.target, runner, learner, SEARCHES[search], store, options,
+            machine=machine_record(machine), versions=versions(), watch=watch,
+        )  # fmt: skip
+        found = tuner.run()
+    return Result(found.tasks, machine, limits, found.elapsed_seconds, found.interrupted)
+
+
+def _chosen(what: Task | str | Path | Iterable[Task]) -> tuple[Task, ...]:
+    if isinstance(what, Task):
+        return (what,)
+    chosen = tasks(what) if isinstance(what, str | Path) else tuple(what)
+    if not chosen:
+        raise UserError("there is no task to tune")
+    return chosen
+
+
+def one_thread_without_openmp(threads: int | None) -> int | None:
+    """The thread count to ask for: one where no OpenMP library is found, `UserError` if more were asked for."""
+    if register_openmp() is not None:
+        return threads
+    if threads is not None and threads > 1:
+        raise UserError(f"{threads} threads need libgomp, which the xgboost wheel brings, and none is found; use one thread")
+    return 1
+
+
+def make_learner(cost_model: str, machine: Machine, seed: int) -> Learner:
+    if cost_model == "xgb":
+        return Learner(CostModel(seed=seed), machine.target)
+    if cost_model == "random":
+        return Learner(RandomModel(seed), machine.target)
+    return Learner(CostModel(seed=seed), machine.target, prior=CostModel.load(cost_model, FEATURE_VERSION, FeatureExtractor.names))
+
+
+# --- records and kernels --------------------------------------------------------------------------------------------
+
+
+def machine_record(machine: Machine) -> dict[str, str | int]:
+    """The machine as records keep it: what decides which code can run and how fast; the thread count stands beside it."""
+    target = {name: value for name, value in machine.target.to_json().items() if name != "threads"}
+    return {"cpu_model": machine.cpu_model, **target}
+
+
+def versions() -> dict[str, str]:
+    """Versions of all that decides about a candidate's code and its features."""
+    packages = {name: importlib.metadata.version(name) for name in ("tilewright", "llvmlite", "numpy", "xgboost")}
+    return {**packages, "features": str(FEATURE_VERSION), "python": platform.python_version()}
+
+
+def compile(task: Task | str, *, records: str | Path, threads: int | None = None) -> Kernel:
+    """The kernel of the best recorded schedule of the task for this machine and thread count; `UserError` if there is none."""
+    wanted = operator(task) if isinstance(task, str) else task
+    machine = detect_machine(one_thread_without_openmp(threads))
+    with Store(records, create=False) as store:
+        best = recorded_best(store, wanted, machine)
+        if best is None:
+            others = sorted({(setting.task == wanted.key, setting.threads) for setting in store.best(wanted.key)})
+            hint = f"; there are records for another machine or thread count ({', '.join(str(t) for _, t in others)})" if others else ""
+            raise UserError(f"{records} has no valid trial of {wanted.key} for this machine with {machine.target.threads} threads{hint}")
+    return _kernel(wanted, Candidate(best.sketch, best.row), machine)
+
+
+def recorded_best(store: Store, task: Task, machine: Machine) -> Record | None:
+    """The record to use for the task on this machine with its thread count."""
+    found = store.best(task.key, machine_id(machine_record(machine)), machine.target.threads)
+    return next(iter(found.values()), None)
+
+
+def _kernel(task: Task, candidate: Candidate, machine: Machine) -> Kernel:
+    check_cpu(machine.target, detect_machine().target)
+    sketch = find_sketch(task, candidate.sketch, machine.target)
+    register_openmp()
+    return Kernel(build(task, sketch, np.array(candidate.row, dtype=np.int64), machine.target))
+
+
+def _reasons(state: TaskState) -> str:
+    listed = ", ".join(f"{n} {failure}" for failure, n in state.failures.most_common())
+    example = next(iter(state.messages.values()), "")
+    return f": {listed}; {example}" if listed else ""

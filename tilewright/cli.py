@@ -1,0 +1,260 @@
+"""The command line. Commands import what they need when they run, so that `--help` answers at once.
+
+Exit status: 0 fine, 1 some task has no valid trial, 2 bad input or usage, 130 interrupted with the best kept.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from graph.network import Network
+    from ir.task import Task
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Tilewright finds fast CPU code for the layers of a neural network by learned search.",
+)  # fmt: skip
+
+NO_VALID_TRIAL, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help="An .onnx file, or an operator such as matmul:m=512,n=512,k=512.")]
+RecordsOption = Annotated[Path | None, typer.Option("--records", metavar="FILE", help="Records file to read and append to.")]
+RequiredRecords = Annotated[Path, typer.Option("--records", metavar="FILE", help="Records file to read.")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads to run kernels on; by default all this process may use.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same candidates.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the whole result as JSON.")]
+ShapeOption = Annotated[list[str] | None, typer.Option("--shape", metavar="NAME=1,3,48,320", help="Shape of a dynamic input; may be repeated.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print the result alone.")]
+VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Print every trial.")]
+TasksOption = Annotated[str | None, typer.Option("--tasks", metavar="0,3-5", help="Work on these tasks only, numbered as `tilewright tasks` does.")]
+
+
+class SearchName(StrEnum):
+    evolutionary = "evolutionary"
+    annealing = "annealing"
+    random = "random"
+
+
+class Form(StrEnum):
+    nest = "nest"
+    llvm = "llvm"
+    asm = "asm"
+
+
+def main() -> None:
+    """Entry point: every error a user can cause is one line on standard error."""
+    from ir.errors import UserError
+
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        print(f"tilewright: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        print("tilewright: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        sys.stderr.close()
+        sys.exit(0)
+
+
+@app.command()
+def doctor(threads: ThreadsOption = None, json: JsonOption = None) -> None:
+    """What this machine offers: CPU, caches, limits in force, LLVM, libgomp, measured peak and bandwidth."""
+    from codegen.limits import doctor as examine
+    from tilewright.display import print_doctor, write_json
+
+    found = examine(threads)
+    print_doctor(found)
+    write_json(json, found)
+
+
+@app.command(name="tasks")
+def list_tasks(target: TargetArgument, shape: ShapeOption = None, json: JsonOption = None) -> None:
+    """The distinct tasks of a network: operator, shape, times used, work, share of the network."""
+    from tilewright.display import print_network, tasks_json, write_json
+
+    network = _network(target, shape)
+    print_network(network)
+    write_json(json, tasks_json(network))
+
+
+@app.command()
+def tune(
+    target: TargetArgument,
+    records: RecordsOption = None,
+    max_trials: Annotated[int | None, typer.Option(min=1, help="Trials over all tasks, those already in the records included.")] = None,
+    max_trials_per_task: Annotated[int | None, typer.Option(min=1, help="Trials of each task; 128 where no budget at all is given.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(min=1.0, help="Time for the whole run.")] = None,
+    tasks: TasksOption = None,
+    batch: Annotated[int, typer.Option(min=1, help="Trials between two updates of the cost model.")] = 32,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for building or measuring one candidate.")] = 10.0,
+    search: Annotated[SearchName, typer.Option(help="How candidates are chosen.")] = SearchName.evolutionary,
+    cost_model: Annotated[str, typer.Option(metavar="xgb|random|FILE", help="What ranks candidates: learned here, chance, or a trained model.")] = "xgb",
+    no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare outputs with the reference.")] = False,
+    require_tuned: Annotated[bool, typer.Option("--require-tuned", help="Fail if some layer of the network is left untuned.")] = False,
+    shape: ShapeOption = None,
+    threads: ThreadsOption = None,
+    seed: SeedOption = 0,
+    json: JsonOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Search for the fastest code of each task. The same command with the same records goes on where it stopped."""
+    from tilewright import api
+    from tilewright.display import Watcher, print_result, write_json
+
+    network = _network(target, shape)
+    chosen = select_tasks(network.tasks, tasks)
+    with Watcher(quiet=quiet, verbose=verbose) as watcher:
+        watcher.say(f"{len(chosen)} of {len(network.tasks)} tasks of {target}; Ctrl-C keeps the best so far")
+        result = api.tune(
+            chosen, records=records, max_trials=max_trials, max_trials_per_task=max_trials_per_task, max_seconds=max_seconds, batch=batch,
+            threads=threads, seed=seed, search=search.value, cost_model=cost_model, check=not no_check, timeout_seconds=timeout, watch=watcher,
+        )  # fmt: skip
+    covered = print_result(result, network)
+    write_json(json, result.to_json())
+    if result.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if any(state.best is None for state in result.states) or (require_tuned and not covered):
+        raise typer.Exit(NO_VALID_TRIAL)
+
+
+@app.command()
+def best(records: RequiredRecords, threads: ThreadsOption = None, json: JsonOption = None) -> None:
+    """The best schedule of each recorded task, readable, with its speed and its fraction of the peak."""
+    from tilewright.display import write_json
+    from tilewright.inspect import best_json, best_schedules, print_best
+
+    found = best_schedules(records, threads)
+    print_best(found)
+    write_json(json, best_json(found))
+
+
+@app.command()
+def show(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="An operator text, or the number of a task as `tilewright best` lists them.")],
+    records: RequiredRecords,
+    ir: Annotated[Form, typer.Option("--ir", help="Loop nest, LLVM IR after optimization, or assembly.")] = Form.nest,
+    threads: ThreadsOption = None,
+) -> None:
+    """The code of a task's best schedule."""
+    from tilewright.inspect import code_text
+
+    print(code_text(task, records, ir.value, threads))
+
+
+@app.command()
+def bench(
+    target: TargetArgument,
+    records: RecordsOption = None,
+    peers: Annotated[str, typer.Option(help="Comma-separated: numpy, torch, onnxruntime.")] = "numpy,torch,onnxruntime",
+    tasks: TasksOption = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each contender takes.")] = 10,
+    require_tuned: Annotated[bool, typer.Option("--require-tuned", help="Fail if some task has no record.")] = False,
+    shape: ShapeOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Tuned and default schedules against other libraries, in turns."""
+    from tilewright.bench import run_bench
+    from tilewright.display import print_bench, write_json
+
+    network = _network(target, shape)
+    result = run_bench(select_tasks(network.tasks, tasks), records, peers.split(","), rounds, threads)
+    tuned = print_bench(result)
+    write_json(json, result.to_json())
+    if require_tuned and not tuned:
+        raise typer.Exit(NO_VALID_TRIAL)
+
+
+@app.command()
+def train(
+    records: Annotated[list[Path] | None, typer.Option("--records", metavar="FILE", help="Records file; more may follow as arguments.")] = None,
+    more: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="Further records files.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Where to write the model (.ubj).")] = Path("model.ubj"),
+    seed: SeedOption = 0,
+    json: JsonOption = None,
+) -> None:
+    """Train a cost model from recorded measurements, and print its held-out scores."""
+    from tilewright.display import write_json
+    from tilewright.training import print_training, train_from_records
+
+    report = train_from_records([*(records or []), *(more or [])], output, seed)
+    print_training(report, output)
+    write_json(json, report.to_json())
+
+
+@app.command()
+def plot(
+    records: RequiredRecords,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIRECTORY", help="Where figures and report.html go.")] = Path("report"),
+) -> None:
+    """Learning curves and more as PNG, and one self-contained report.html."""
+    from tilewright.report import write_report
+
+    for path in write_report(records, output):
+        print(path)
+
+
+@app.command(name="export")
+def export_records(
+    records: RequiredRecords,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="A .parquet or .jsonl file.")],
+) -> None:
+    """Write the records as Parquet or JSON lines."""
+    from data import exchange
+    from data.store import Store
+
+    with Store(records, create=False) as store:
+        print(f"{exchange.export_records(store, output)} records written to {output}")
+
+
+@app.command(name="import")
+def import_records(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="A .parquet or .jsonl file that `tilewright export` wrote.")],
+    records: RequiredRecords,
+) -> None:
+    """Add exported records to a records file; those already there are skipped."""
+    from data import exchange
+    from data.store import Store
+
+    with Store(records) as store:
+        imported = exchange.import_records(store, source)
+    print(f"{imported.n_new} records added to {records}, {imported.n_known} were there already")
+
+
+def _network(target: str, shapes: list[str] | None) -> Network:
+    from graph.shapes import parse_shapes
+    from graph.targets import resolve_target
+
+    network = resolve_target(target, parse_shapes(shapes or []))
+    for note in network.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return network
+
+
+def select_tasks(tasks: tuple[Task, ...], choice: str | None) -> tuple[Task, ...]:
+    """The tasks that a text such as `0,3-5` names; all without one."""
+    from ir.errors import UserError
+
+    if choice is None:
+        return tasks
+    numbers: list[int] = []
+    for part in choice.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UserError(f"--tasks {choice}: {part!r} is neither a number nor a range such as 3-5")
+        numbers += range(int(first), int(last or first) + 1)
+    outside = [number for number in numbers if number >= len(tasks)]
+    if outside:
+        raise UserError(f"--tasks {choice}: there is no task {outside[0]}; the tasks are 0 to {len(tasks) - 1}")
+    if not numbers:
+        raise UserError(f"--tasks {choice} names no task")
+    return tuple(tasks[number] for number in dict.fromkeys(numbers))

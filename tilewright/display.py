@@ -1,0 +1,259 @@
+"""What the command line prints: progress, tables, and JSON files. Tables go to standard output, progress to standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from graph.network import Network
+from ir.errors import UserError
+from ir.task import Task
+from search import tuner
+from tilewright.api import Result
+
+LINE_SECONDS = 10.0  # between two progress lines where there is no terminal
+
+
+def console() -> Console:
+    """Standard output; where it is no terminal, lines are as long as they need to be."""
+    out = Console(highlight=False)
+    return out if out.is_terminal else Console(highlight=False, width=200)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> None:
+    """A table whose first `left` columns are text and the others numbers."""
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i < left else "right", overflow="fold" if i < left else "ellipsis", no_wrap=i >= left)
+    for row in rows:
+        table.add_row(*(Text(cell if isinstance(cell, str) else str(cell)) for cell in row))
+    console().print(table)
+
+
+def write_json(path: Path | None, data: object) -> None:
+    """`data` as a JSON file, written in one step; nothing where no file is asked for."""
+    if path is None:
+        return
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            json.dump(data, file, indent=2, allow_nan=False)
+            file.write("\n")
+        os.chmod(file.name, 0o666 & ~_umask())
+        os.replace(file.name, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def milliseconds(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{1e3 * seconds:.4g} ms"
+
+
+def gflops(task: Task, seconds: float | None) -> str:
+    return "–" if not seconds else f"{task.flops / seconds / 1e9:.1f}"
+
+
+def percent(fraction: float | None) -> str:
+    return "–" if fraction is None else f"{100 * fraction:.0f} %"
+
+
+# --- a network's tasks ----------------------------------------------------------------------------------------------
+
+
+def print_network(network: Network) -> None:
+    total = sum(task.flops * task.count for task in network.tasks)
+    rows = [
+        (i, task.key, task.count, f"{task.flops / 1e6:.1f}", percent(task.flops * task.count / total), task.name if task.name != task.key else "")
+        for i, task in enumerate(network.tasks)
+    ]
+    print_table("", ("#", "task", "uses", "MFLOP", "share", "first layer"), rows, left=2)
+    print_unsupported(network)
+
+
+def print_unsupported(network: Network) -> None:
+    """How much of the network can be tuned, and why the rest cannot."""
+    n_uses = sum(task.count for task in network.tasks)
+    out = console()
+    out.print(f"{len(network.tasks)} tasks cover {n_uses} of {max(network.n_layers, n_uses)} compute-heavy layers")
+    for refusal in network.unsupported:
+        out.print(Text(f"not supported: {refusal.op_type} {refusal.node}: {refusal.reason}"))
+    if network.other_operators:
+        out.print("not tuned, being light: " + ", ".join(f"{n} {name}" for name, n in network.other_operators.most_common()))
+
+
+def tasks_json(network: Network) -> dict[str, object]:
+    return {
+        "path": str(network.path) if network.path else None,
+        "tasks": [{"key": t.key, "name": t.name, "count": t.count, "flops": t.flops} for t in network.tasks],
+        "unsupported": [{"op_type": r.op_type, "node": r.node, "reason": r.reason} for r in network.unsupported],
+        "other_operators": dict(network.other_operators),
+        "notes": list(network.notes),
+    }
+
+
+# --- tuning ---------------------------------------------------------------------------------------------------------
+
+
+class Watcher:
+    """Shows a tuning run: a live line in a terminal, plain lines elsewhere."""
+
+    def __init__(self, *, quiet: bool, verbose: bool) -> None:
+        self._console = Console(stderr=True, highlight=False, quiet=quiet)
+        self._verbose, self._last_line = verbose, 0.0
+        self._live = Progress(
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), TextColumn("{task.fields[status]}", markup=False),
+            console=self._console, transient=True, disable=quiet or not self._console.is_terminal,
+        )  # fmt: skip
+        self._bar = self._live.add_task("tuning", total=1.0, status="")
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._live.stop()
+
+    def say(self, line: str) -> None:
+        self._console.print(Text(line))
+
+    def __call__(self, progress: tuner.Progress) -> None:
+        status = status_line(progress)
+        if self._verbose:
+            candidate, seconds = next(reversed(progress.state.measured.items()))
+            rate = f"{progress.state.task.flops / seconds / 1e9:.1f} GFLOP/s" if seconds < float("inf") else "failed"
+            self.say(f"{candidate.sketch} {list(candidate.row)}: {rate}")
+        if self._live.disable:
+            now = time.monotonic()
+            if now - self._last_line >= LINE_SECONDS:
+                self._last_line = now
+                self.say(f"{progress.state.task.name}: {status}")
+            return
+        self._live.update(self._bar, completed=done_fraction(progress), description=progress.state.task.name[:48], status=status)
+
+
+def status_line(progress: tuner.Progress) -> str:
+    """Elapsed, left, task, trials, best, failed."""
+    best = progress.state.best_seconds
+    speed = f"{gflops(progress.state.task, best)} GFLOP/s" if best else "nothing yet"
+    left = seconds_left(progress)
+    parts = [
+        f"{clock(progress.elapsed_seconds)} elapsed",
+        f"{clock(left)} left" if left is not None else "",
+        f"task {progress.task_number + 1}/{progress.n_tasks}",
+        f"trials {progress.n_trials}" + (f"/{progress.options.max_trials}" if progress.options.max_trials else ""),
+        f"best {speed}",
+        f"failed {progress.n_failed}",
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def done_fraction(progress: tuner.Progress) -> float:
+    """How much of the budget is used up, of trials or of time, whichever is more."""
+    options = progress.options
+    shares = [0.0]
+    if options.max_seconds:
+        shares.append(progress.elapsed_seconds / options.max_seconds)
+    if options.max_trials:
+        shares.append(progress.n_trials / options.max_trials)
+    if options.max_trials_per_task:
+        shares.append(progress.n_trials / (options.max_trials_per_task * progress.n_tasks))
+    return min(max(shares), 1.0)
+
+
+def seconds_left(progress: tuner.Progress) -> float | None:
+    """From the speed so far; None before anything can be said."""
+    done = done_fraction(progress)
+    return progress.elapsed_seconds * (1.0 - done) / done if done > 0 else None
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def print_result(result: Result, network: Network) -> bool:
+    """The outcome by task, the failures by class, the coverage. True if every compute-heavy layer of the network is tuned."""
+    rows = []
+    for i, state in enumerate(result.states):
+        speedup = f"{state.default_seconds / state.best_seconds:.2f}×" if state.best_seconds and state.default_seconds else "–"
+        peak = state.task.flops / state.best_seconds / 1e9 / result.limits.fma_gflops_all.best if state.best_seconds else None
+        rows.append((
+            i, state.task.key, state.task.count, state.n_trials, sum(state.failures.values()), milliseconds(state.default_seconds),
+            milliseconds(state.best_seconds), speedup, gflops(state.task, state.best_seconds), percent(peak),
+        ))  # fmt: skip
+    columns = ("#", "task", "uses", "trials", "failed", "default", "best", "speedup", "GFLOP/s", "of peak")
+    print_table("", columns, rows, left=2)
+    out = console()
+    failures: Counter[str] = sum((state.failures for state in result.states), Counter())
+    if failures:
+        out.print("failed trials: " + ", ".join(f"{n} {name}" for name, n in failures.most_common()))
+        for name in failures:
+            example = next(state for state in result.states if name in state.messages)
+            out.print(Text(f"  {name}: {example.messages[name]}"))
+    if len(result.states) > 1:
+        pairs = [(s.task.count * s.default_seconds, s.task.count * s.best_seconds) for s in result.states if s.default_seconds and s.best_seconds]
+        before, after = sum(p[0] for p in pairs), sum(p[1] for p in pairs)
+        if after:
+            out.print(f"these layers together: default {milliseconds(before)}, tuned {milliseconds(after)}, {before / after:.2f}×")
+    tuned = sum(state.task.count for state in result.states if state.best is not None)
+    n_layers = max(network.n_layers, sum(task.count for task in network.tasks))
+    out.print(f"tuned {tuned}/{n_layers} layers in {clock(result.elapsed_seconds)}{', interrupted' if result.interrupted else ''}")
+    for state in result.states:
+        if state.best is None:
+            reason = next(iter(state.messages.values()), "no trial was made before the budget ran out")
+            out.print(Text(f"not tuned: {state.task.key}: {reason}"))
+    chosen = {state.task.key for state in result.states}
+    for task in network.tasks:
+        if task.key not in chosen:
+            out.print(Text(f"not tuned: {task.key}: not among the chosen tasks"))
+    for refusal in network.unsupported:
+        out.print(Text(f"not tuned: {refusal.op_type} {refusal.node}: {refusal.reason}"))
+    return tuned == n_layers
+
+
+# --- the machine ----------------------------------------------------------------------------------------------------
+
+
+def print_doctor(found: Mapping[str, Any]) -> None:
+    """Whatever `doctor` found, a line a fact, nested facts indented."""
+    _print_facts(found, 0)
+
+
+def _print_facts(facts: Mapping[str, Any], depth: int) -> None:
+    out = console()
+    for name, fact in facts.items():
+        indent = "  " * depth
+        if isinstance(fact, Mapping):
+            out.print(Text(f"{indent}{name}:"))
+            _print_facts(fact, depth + 1)
+        elif isinstance(fact, list | tuple) and fact and isinstance(fact[0], Mapping):
+            out.print(Text(f"{indent}{name}:"))
+            for item in fact:
+                out.print(Text(f"{indent}  " + ", ".join(f"{key} {_fact(value)}" for key, value in item.items())))
+        else:
+            out.print(Text(f"{indent}{name}: {_fact(fact)}"))
+
+
+def _fact(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return "(" + ", ".join(f"{key} {_fact(part)}" for key, part in value.items()) + ")"
+    return "none" if value is None else str(value)

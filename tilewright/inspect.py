@@ -1,0 +1,141 @@
+"""Reading records: the best schedule of each task, and its code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from codegen.build import assembly, optimize
+from codegen.kernel import find_sketch, llvm_text
+from codegen.limits import measure_limits
+from codegen.lower import lower
+from codegen.machine import detect_machine
+from data.record import Record, machine_id
+from data.store import Store
+from ir.errors import IllegalCandidate, UserError
+from ir.nest import nest_text
+from ir.task import Task, task
+from schedule.target import Target
+from tilewright.api import LIMITS_SECONDS, machine_record
+
+
+@dataclass(frozen=True)
+class Best:
+    """The record to use for one task on one machine with one number of threads; `here`: whether that machine is this one."""
+
+    task: Task
+    record: Record
+    n_trials: int
+    n_failed: int
+    default_seconds: float | None
+    peak_gflops: float | None  # of this machine with the record's threads, where the record is of this machine
+    here: bool
+
+    @property
+    def gflops(self) -> float:
+        return self.task.flops / self.record.best_seconds / 1e9
+
+    @property
+    def peak_fraction(self) -> float | None:
+        return self.gflops / self.peak_gflops if self.peak_gflops else None
+
+
+def best_schedules(path: Path, threads: int | None) -> list[Best]:
+    """One for each recorded setting (only those with this many threads, if given), in the order in which their tasks were recorded."""
+    with Store(path, create=False) as store:
+        bests = store.best(threads=threads)
+        counts = {count.setting: count for count in store.tasks()}
+        records = store.records(threads=threads)
+    if not bests:
+        raise UserError(f"{path} has no valid trial{'' if threads is None else f' with {threads} threads'}; {len(records)} records in all")
+    peaks: dict[int, float] = {}
+    found = []
+    for setting, record in bests.items():
+        here = setting.machine == machine_id(machine_record(detect_machine()))
+        if here and setting.threads not in peaks:
+            peaks[setting.threads] = measure_limits(detect_machine(setting.threads).target, LIMITS_SECONDS).fma_gflops_all.best
+        mine = [other for other in records if other.setting == setting]
+        first = next((other for other in mine if other.trial == 0), None)
+        again = [other for other in mine if first is not None and other.kind == "final" and (other.sketch, other.row) == (first.sketch, first.row)]
+        default = again[-1] if again else first
+        found.append(
+            Best(
+                task(record.task), record, counts[setting].n_trials, counts[setting].n_failed,
+                default.best_seconds if default is not None and default.ok else None, peaks.get(setting.threads) if here else None, here,
+            )
+        )  # fmt: skip
+    return found
+
+
+def print_best(found: Sequence[Best]) -> None:
+    from tilewright.display import milliseconds, percent, print_table
+
+    rows = []
+    for i, best in enumerate(found):
+        speedup = f"{best.default_seconds / best.record.best_seconds:.2f}×" if best.default_seconds else "–"
+        rows.append((
+            i, best.task.key, schedule_text(best.record), best.n_trials, milliseconds(best.record.best_seconds), speedup, f"{best.gflops:.1f}",
+            percent(best.peak_fraction) if best.here else "other machine",
+        ))  # fmt: skip
+    print_table("", ("#", "task", "schedule", "trials", "best", "speedup", "GFLOP/s", "of peak"), rows, left=3)
+
+
+def best_json(found: Sequence[Best]) -> list[dict[str, object]]:
+    return [
+        {
+            "key": best.task.key, "sketch": best.record.sketch, "row": dict(zip(best.record.columns, best.record.row, strict=True)),
+            "threads": best.record.threads, "trials": best.n_trials, "failed": best.n_failed, "default_seconds": best.default_seconds,
+            "best_seconds": best.record.best_seconds, "best_gflops": best.gflops, "peak_fraction": best.peak_fraction, "machine": best.record.machine,
+        }
+        for best in found
+    ]  # fmt: skip
+
+
+def schedule_text(record: Record) -> str:
+    """The sketch and its choices in words: `tile_n: m 8×4×2, n 32×16×1, k 256, unroll 2`; sizes are register, block, chunk."""
+    values = dict(zip(record.columns, record.row, strict=True))
+    parts, done = [], set()
+    for name, number in values.items():
+        axis, _, level = name.rpartition(".")
+        if level == "register" or (level == "block" and f"{axis}.register" not in values):
+            sizes = [str(values[f"{axis}.{part}"]) for part in ("register", "block", "chunk") if f"{axis}.{part}" in values]
+            parts.append(f"{axis} {'×'.join(sizes)}")
+            done |= {f"{axis}.{part}" for part in ("register", "block", "chunk")}
+        elif name not in done:
+            parts.append(f"{axis} {number}" if level == "slice" else f"{name} {number}")
+    return f"{record.sketch}: {', '.join(parts)}"
+
+
+def code_text(which: str, path: Path, form: str, threads: int | None) -> str:
+    """The loop nest, optimized LLVM IR, or assembly of a recorded task's best schedule. `which`: operator text, or number in `best_schedules`."""
+    record = _find(which, path, threads)
+    target = Target.from_json({**{k: v for k, v in record.machine.items() if k != "cpu_model"}, "threads": record.threads})
+    of = task(record.task)
+    try:
+        sketch = find_sketch(of, record.sketch, target)
+        lowered = lower(sketch, np.array(record.row, dtype=np.int64), target)
+    except IllegalCandidate as error:
+        raise UserError(f"{path}: the schedule of {record.task} was recorded by another version and means nothing now: {error}") from None
+    if form == "nest":
+        return "\n\n".join(nest_text(nest) for nest in (lowered.kernel, *lowered.prepare.values()))
+    if form == "llvm":
+        return str(optimize(llvm_text(lowered, target), target))
+    return assembly(llvm_text(lowered, target), target)
+
+
+def _find(which: str, path: Path, threads: int | None) -> Record:
+    with Store(path, create=False) as store:
+        records = list(store.best(threads=threads).values())
+    if which.isdecimal():
+        if int(which) >= len(records):
+            raise UserError(f"{path} has no task {which}; it holds {len(records)} tasks with a valid trial")
+        return records[int(which)]
+    key = task(which).key
+    here = machine_id(machine_record(detect_machine()))
+    mine = sorted((record for record in records if record.task == key), key=lambda record: (record.setting.machine != here, -record.threads))
+    if not mine:
+        raise UserError(f"{path} has no valid trial of {key}; it holds {', '.join(sorted({r.task for r in records})) or 'nothing'}")
+    return mine[0]
