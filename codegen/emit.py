@@ -67,6 +67,7 @@ def emit(nests: Sequence[Nest], lanes: int, threads: int) -> str:
 
 def _emit_function(module: ir.Module, nest: Nest, lanes: int, threads: int) -> None:
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), nest.name)
+    function.attributes.add("noinline")  # a small kernel inlined into `repeat` could be moved out of its loop
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     for number, statement in enumerate(nest.body):
         if not isinstance(statement, For) or statement.kind != "parallel" or not isinstance(statement.extent, int):
@@ -232,9 +233,7 @@ class _Body:
         value = self.value(statement.value)
         stride, active = self.shape_of(statement.buffer, statement.indices)
         pointer = self.address(statement.buffer, statement.indices)
-        if self.vector is None:
-            self.builder.store(value, pointer, align=FLOAT_BYTES)
-        elif stride == 1 and (active == self.lanes or statement.buffer.whole_vectors):
+        if self.vector is None or (stride == 1 and (active == self.lanes or statement.buffer.whole_vectors)):
             self.builder.store(value, pointer, align=FLOAT_BYTES)
         elif stride == 1:
             self.masked_store(value, pointer, self.lane_mask(active))

@@ -4,32 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
 from codegen.bench import Bench
-from codegen.check import reference
+from codegen.check import WrongAnswer, reference
 from codegen.kernel import Code, build, find_sketch
-from codegen.protocol import Answer, Message
+from codegen.protocol import Answer, Job, Message
 from codegen.timing import Timing, time_calls, time_in_turns
+from ir.errors import IllegalCandidate, InternalError
 from ir.task import task
 from schedule.target import Target
-
-
-class Job(Protocol):
-    """`name` tells the worker which class of its table `JOBS` a message is for."""
-
-    name: ClassVar[str]
-
-    def to_message(self) -> Message: ...
-
-    @classmethod
-    def from_message(cls, message: Message) -> Self: ...
-
-    def run(self) -> Answer:
-        """Raises what `codegen.worker.FAILURES` knows; anything else ends the worker."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -141,8 +127,6 @@ class Compare:
         return Answer({"seconds": [list(each) for each in seconds]})
 
 
-def table(*jobs: type[Job]) -> Mapping[str, type[Job]]:
-    return {job.name: job for job in jobs}
-
-
-JOBS = table(Build, Refer, Measure, Compare)
+# What a worker is given: its jobs, and the class of failure that an exception of theirs is.
+JOBS: Mapping[str, type[Job]] = {job.name: job for job in (Build, Refer, Measure, Compare)}
+FAILURES: Mapping[type[Exception], str] = {IllegalCandidate: "illegal", InternalError: "build", WrongAnswer: "wrong", MemoryError: "memory"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -141,7 +141,7 @@ class Kernel:
         names = [tensor.name for tensor in self.task.program.inputs if tensor.constant]
         if set(constants) != set(names):
             raise TypeError(f"{self.task.key} has the constant operands {names}, got {sorted(constants)}")
-        return BoundKernel(self, {name: self._checked(name, array) for name, array in constants.items()})
+        return BoundKernel(self, {name: self.checked(name, array) for name, array in constants.items()})
 
     def prepare(self, name: str, shape: Sequence[int], constant: Array) -> Array:
         """The packed form, of this shape, of a constant operand."""
@@ -150,10 +150,11 @@ class Kernel:
         self._loaded.function(f"prepare_{name}", ctypes.c_void_p)(pointers)
         return packed
 
-    def _checked(self, name: str, array: NDArray[Any]) -> Array:
+    def checked(self, name: str, array: NDArray[Any]) -> Array:
         """`array` as contiguous fp32 in the tensor's shape; TypeError or ValueError says what is wrong."""
         tensor = next(tensor for tensor in self.task.program.inputs if tensor.name == name)
-        return check_array(f"{self.task.key}: {name}", array, tensor.shape)
+        check_array(f"{self.task.key}: {name}", array, tensor.shape)
+        return np.require(array, requirements=["C", "ALIGNED"])
 
     def run(self, pointers: Any, times: int = 1) -> None:
         """Run on an array of pointers made by `BoundKernel.pointers`, `times` times in a row."""
@@ -168,14 +169,23 @@ class Kernel:
         return self._workspace
 
 
-def check_array(what: str, array: NDArray[Any], shape: tuple[int, ...]) -> Array:
+def check_array(what: str, array: object, shape: tuple[int, ...]) -> None:
+    """TypeError or ValueError if this is no fp32 array of this shape."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{what} must be a numpy array, got {type(array).__name__}")
     if array.dtype != np.float32:
         raise TypeError(f"{what} must be float32, got {array.dtype}")
     if array.shape != shape:
         raise ValueError(f"{what} must have shape {shape}, got {array.shape}")
-    return np.ascontiguousarray(array)
+
+
+def check_out(what: str, out: Array, shape: tuple[int, ...], inputs: Iterable[Array]) -> None:
+    """TypeError or ValueError if `out` cannot take the result."""
+    check_array(what, out, shape)
+    if not (out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
+        raise ValueError(f"{what} must be contiguous, aligned and writeable")
+    if any(np.may_share_memory(out, array) for array in inputs):
+        raise ValueError(f"{what} must not overlap an input")
 
 
 class BoundKernel:
@@ -183,7 +193,8 @@ class BoundKernel:
 
     def __init__(self, kernel: Kernel, constants: Mapping[str, Array]) -> None:
         self.kernel = kernel
-        self._constants = dict(constants)
+        # Copies, so that it does not matter what becomes of the caller's arrays: of packed constants nothing else is kept.
+        self._constants = {a.name: aligned_copy(constants[a.name]) for a in kernel.code.arguments if a.name in constants}
         self._prepared = {a.name: kernel.prepare(a.source, a.shape, constants[a.source]) for a in kernel.code.arguments if a.scope == "prepared"}
         self._variables = [tensor for tensor in kernel.task.program.inputs if not tensor.constant]
 
@@ -191,12 +202,12 @@ class BoundKernel:
         if len(arrays) != len(self._variables):
             names = ", ".join(tensor.name for tensor in self._variables)
             raise TypeError(f"{self.kernel.task.key} with its constants bound takes {len(self._variables)} arrays ({names}), got {len(arrays)}")
-        given = {t.name: check_array(f"{self.kernel.task.key}: {t.name}", a, t.shape) for t, a in zip(self._variables, arrays, strict=True)}
+        given = {tensor.name: self.kernel.checked(tensor.name, array) for tensor, array in zip(self._variables, arrays, strict=True)}
         output = self.kernel.task.program.output
         if out is None:
             out = aligned_empty(output.shape)
-        elif not (isinstance(out, np.ndarray) and out.dtype == np.float32 and out.shape == output.shape and out.flags.c_contiguous):
-            raise ValueError(f"{self.kernel.task.key}: out must be a contiguous float32 array of shape {output.shape}")
+        else:
+            check_out(f"{self.kernel.task.key}: out", out, output.shape, given.values())
         self.kernel.run(self.pointers(given, out))
         return out
 

@@ -7,9 +7,8 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from codegen.jobs import Job
 from codegen.process import WorkerOptions, WorkerProcess
-from codegen.protocol import Answer
+from codegen.protocol import Answer, Job
 
 
 class Pool:

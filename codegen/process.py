@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from codegen.jobs import Job
-from codegen.protocol import Answer, Message, receive, send
+from codegen.protocol import JOB_MARK, Answer, Job, receive, send
 from ir.errors import UserError
 
 START_SECONDS = 60.0  # a loaded machine may take long to import numpy; this only bounds what would hang for ever
@@ -36,8 +35,8 @@ ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """`memory_bytes`: how much address space jobs may use, beyond what the worker itself needs. `jobs`: the module whose table JOBS
-    holds the jobs. `cpus`: where to run."""
+    """`memory_bytes`: how much address space jobs may use, beyond what the worker itself needs. `jobs`: the module whose tables JOBS
+    and FAILURES say what it can do. `cpus`: where to run."""
 
     memory_bytes: int
     cpus: tuple[int, ...]
@@ -106,16 +105,25 @@ class WorkerProcess:
 
         `UserError` if no worker can be started.
         """
+        message = job.to_message()
         try:
-            child, deadline = self._deliver(job.to_message(), timeout_seconds)
-            message = receive(child.channel, deadline)
-            return self._end() if message is None else Answer.from_message(message)
+            for _ in range(N_STARTS):
+                child = self._alive()
+                deadline = time.monotonic() + timeout_seconds
+                try:
+                    send(child.channel, message, deadline)
+                    answer = receive(child.channel, deadline)
+                except ConnectionError:  # it died before it had taken the job, so the job is not to blame
+                    self.kill()
+                    continue
+                return self._end() if answer is None else Answer.from_message(answer)
         except TimeoutError:
             self.kill()
             return Answer.failed("timeout", f"no answer within {timeout_seconds:g} s")
         except BaseException:  # such as an interrupt; this answer must not be taken for the next job's
             self.kill()
             raise
+        raise UserError("worker processes die as soon as they are started; is something on this machine killing them?")
 
     def kill(self) -> None:
         """End the process; the next job starts another. Not while another thread asks."""
@@ -134,17 +142,8 @@ class WorkerProcess:
         self._closed = True
         self.stop()
 
-    def _deliver(self, message: Message, timeout_seconds: float) -> tuple[Child, float]:
-        """Who has the message now, and until when to wait for the answer."""
-        for _ in range(N_STARTS):
-            child = self._child if self._child is not None and self._child.process.poll() is None else self._start()
-            deadline = time.monotonic() + timeout_seconds
-            try:
-                send(child.channel, message, deadline)
-                return child, deadline
-            except ConnectionError:  # it died before it had the job: that is not the job's failure
-                self.kill()
-        raise UserError("worker processes die as soon as they are started; is something on this machine killing them?")
+    def _alive(self) -> Child:
+        return self._child if self._child is not None and self._child.process.poll() is None else self._start()
 
     def _start(self) -> Child:
         self.kill()
@@ -202,6 +201,7 @@ def environment(own: Mapping[str, str]) -> dict[str, str]:
 
 def death(return_code: int, words: str) -> Answer:
     """What became of a job whose worker ended so. `words`: the end of what it wrote to its standard error."""
+    words = words.rpartition(JOB_MARK.decode())[2]
     lines = words.strip().splitlines()
     how = f"was killed by {signal_name(-return_code)}" if return_code < 0 else f"ended by itself with status {return_code}"
     message = ": ".join([f"the worker {how}", *lines[-1:]])

@@ -1,4 +1,4 @@
-"""What the tuner and its workers say to each other, over a pair of connected sockets.
+"""What the tuner and its workers say to each other, over a pair of connected sockets: jobs one way, answers the other.
 
 A message is a length (8 bytes), that many bytes of JSON, and raw blobs (object code) whose lengths the JSON tells. Nothing that is received is
 ever executed or unpickled.
@@ -12,7 +12,10 @@ import struct
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol, Self
+
+# A worker writes this to its standard error before each job, so that the last words of one are not taken for the next one's.
+JOB_MARK = b"\x1e"
 
 _LENGTH = struct.Struct("<Q")
 _CHUNK_BYTES = 1 << 20
@@ -48,6 +51,21 @@ class Answer:
         return Answer(header["result"], message.blobs[0], header["failure"], header["message"])
 
 
+class Job(Protocol):
+    """What a worker can do. `name` tells it which class of its table of jobs a message is for."""
+
+    name: ClassVar[str]
+
+    def to_message(self) -> Message: ...
+
+    @classmethod
+    def from_message(cls, message: Message) -> Self: ...
+
+    def run(self) -> Answer:
+        """In the worker. May raise what the worker's table of failures knows; anything else ends the worker."""
+        ...
+
+
 def first_line(text: str) -> str:
     return next(iter(text.strip().splitlines()), "")
 
@@ -60,12 +78,13 @@ def send(channel: socket.socket, message: Message, deadline: float | None = None
 
 
 def receive(channel: socket.socket, deadline: float | None = None) -> Message | None:
-    """The next message, or None if the other side is gone; `TimeoutError` if it is not complete before `deadline` (of `time.monotonic`)."""
+    """The next message, or None if the other side has ended. `TimeoutError` if it is not complete before `deadline` (of `time.monotonic`),
+    `ConnectionError` if the other side ended without reading all that it was sent."""
     try:
         (length,) = _LENGTH.unpack(_read(channel, _LENGTH.size, deadline))
         frame = json.loads(_read(channel, length, deadline))
         return Message(frame["header"], _read_all(channel, frame["lengths"], deadline))
-    except ConnectionError:
+    except EOFError:
         return None
 
 
@@ -79,7 +98,7 @@ def _read(channel: socket.socket, length: int, deadline: float | None) -> bytes:
         channel.settimeout(_left(deadline))
         part = channel.recv(min(length, _CHUNK_BYTES))
         if not part:
-            raise ConnectionResetError("the other side has closed the channel")
+            raise EOFError
         parts.append(part)
         length -= len(part)
     return b"".join(parts)

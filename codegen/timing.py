@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+MAX_CALLS = 1 << 20  # in a repeat
+
 Run = Callable[[int], object]  # runs a kernel so many times in a row
 
 
@@ -70,8 +72,8 @@ def calibrate(run: Run, timing: Timing) -> tuple[int, float]:
     calls, seconds = 1, time_repeat(run, 1)
     if timing.give_up_seconds is None or seconds < timing.give_up_seconds:
         seconds = min(seconds, time_repeat(run, 1))  # had the first been disturbed, all repeats would be too short
-    while calls * seconds < timing.repeat_seconds:
-        calls = max(calls + 1, math.ceil(1.1 * timing.repeat_seconds / max(seconds, 1e-8)))
+    while calls * seconds < timing.repeat_seconds and calls < MAX_CALLS:
+        calls = min(MAX_CALLS, max(2 * calls, math.ceil(1.1 * timing.repeat_seconds / max(seconds, 1e-9))))
         seconds = time_repeat(run, calls)
     return calls, seconds
 

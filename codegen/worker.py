@@ -20,13 +20,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from codegen.check import WrongAnswer
-from codegen.jobs import Job
-from codegen.protocol import Answer, Message, receive, send
-from ir.errors import IllegalCandidate, InternalError
-
-# The class of failure that an exception of a job is. What is not here ends the worker, and that is a failure of the class "exit".
-FAILURES: Mapping[type[Exception], str] = {IllegalCandidate: "illegal", InternalError: "build", WrongAnswer: "wrong", MemoryError: "memory"}
+from codegen.protocol import JOB_MARK, Answer, Job, Message, receive, send
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -35,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--channel", type=int, required=True, help="file descriptor of the socket to the tuner")
     parser.add_argument("--parent", type=int, required=True, help="process id of the tuner")
-    parser.add_argument("--jobs", required=True, help="module whose table JOBS holds the jobs")
+    parser.add_argument("--jobs", required=True, help="module of the tables JOBS and FAILURES")
     parser.add_argument("--memory-bytes", type=int, required=True, help="address space that jobs may use")
     parser.add_argument("--cpus", required=True, help="CPUs to run on, as 0,1,2")
     options = parser.parse_args()
@@ -45,19 +39,20 @@ def main() -> None:
         os.sched_setaffinity(0, {int(cpu) for cpu in options.cpus.split(",")})  # the tuner itself may have been pinned (see codegen.openmp)
     channel = socket.socket(fileno=options.channel)
     threading.Thread(target=end_with, args=(channel,), daemon=True).start()
-    jobs: Mapping[str, type[Job]] = importlib.import_module(options.jobs).JOBS
+    tables = importlib.import_module(options.jobs)
     limit_memory(options.memory_bytes)
     send(channel, Message({"ready": True}))
     while (message := receive(channel)) is not None:
-        send(channel, run(jobs, message).to_message())
+        os.write(2, JOB_MARK)
+        send(channel, run(message, tables.JOBS, tables.FAILURES).to_message())
 
 
-def run(jobs: Mapping[str, type[Job]], message: Message) -> Answer:
+def run(message: Message, jobs: Mapping[str, type[Job]], failures: Mapping[type[Exception], str]) -> Answer:
     """The answer to one job."""
     try:
         return jobs[message.header["job"]].from_message(message).run()
-    except tuple(FAILURES) as error:
-        failure = next(word for kind, word in FAILURES.items() if isinstance(error, kind))
+    except tuple(failures) as error:
+        failure = next(word for kind, word in failures.items() if isinstance(error, kind))
         return Answer.failed(failure, str(error) or type(error).__name__)
 
 

@@ -1,0 +1,234 @@
+import functools
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from llvmlite import binding as llvm
+from operator_samples import operator_texts, random_inputs
+
+from codegen.check import Guards, Reference, check_output
+from codegen.kernel import Array, Code, Kernel, build, find_sketch
+from codegen.machine import detect_target, enabled_features
+from codegen.openmp import register_openmp
+from ir.errors import IllegalCandidate, UserError
+from ir.interpreter import interpret, tolerance
+from ir.task import task
+from schedule.rules import sketches
+from schedule.target import Target
+
+HOST = detect_target()
+X86 = llvm.get_process_triple().startswith("x86_64")
+THREADS = (1, 2, 3) if register_openmp() else (1,)
+
+
+def narrower(cpu: str, lanes: int, feature: str) -> Target | None:
+    """A target with shorter vectors that this machine can run; None if it cannot."""
+    if not X86 or feature not in enabled_features(HOST):
+        return None
+    return replace(HOST, cpu=cpu, features="", lanes=lanes, vector_registers=16)
+
+
+TARGETS = {"host": HOST, "avx2": narrower("x86-64-v3", 8, "avx2"), "sse2": narrower("x86-64", 4, "sse2")}
+
+
+def run_guarded(code: Code, inputs: dict[str, Array]) -> Array:
+    """The output of a kernel all whose buffers held NaN before, and had nothing around them written to."""
+    guards = Guards()
+    kernel = Kernel(code, guards.empty)
+    program = kernel.task.program
+    bound = kernel.bind(**{tensor.name: inputs[tensor.name] for tensor in program.inputs if tensor.constant})
+    out = guards.empty(program.output.shape)
+    bound(*(inputs[tensor.name] for tensor in program.inputs if not tensor.constant), out=out)
+    guards.check()
+    return out
+
+
+def check_random_candidate(text: str, target: Target, seed: int) -> None:
+    """A random row of a random sketch, against the interpreter."""
+    rng = np.random.default_rng(seed)
+    problem = task(text)
+    found = sketches(problem.program, target)
+    sketch = found[rng.integers(len(found))]
+    row = rng.choice(sketch.space.sample(1, rng))
+    code = build(problem, sketch, row, target)
+    assert Code.from_header(code.header(), code.object_code) == code
+    inputs = random_inputs(problem.program, seed)
+    program = problem.program
+    try:
+        check_output(run_guarded(code, inputs), Reference(interpret(program, inputs), tolerance(program, inputs)))
+    except ValueError as error:
+        raise AssertionError(f"{problem.key}, sketch {sketch.name}, row {row.tolist()}, {target.lanes} lanes, {target.threads} threads: {error}") from None
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(text=operator_texts(), threads=st.sampled_from(THREADS), seed=st.integers(0, 1 << 30))
+def test_random_candidates(name: str, text: str, threads: int, seed: int) -> None:
+    target = TARGETS[name]
+    if target is None:
+        pytest.skip(f"this machine cannot run code for {name}")
+    check_random_candidate(text, replace(target, threads=threads), seed)
+
+
+# Shapes that the random ones seldom have: larger than a block, and every kind of program with its default schedule.
+PROGRAMS = [
+    "matmul:m=70,n=130,k=300,epilogue=bias+relu",
+    "matmul:m=1,n=512,k=512,epilogue=sigmoid",
+    "matmul:m=65,n=1,k=200,b=variable",
+    "batch_matmul:batch=5,m=33,n=47,k=64,epilogue=add+clip-1:1",
+    "conv2d:c=24,h=30,w=31,k=40,r=3,s=3,pad=1,epilogue=bias+relu",
+    "conv2d:c=24,h=30,w=31,k=40,r=3,s=3,pad=1,layout=nchw,epilogue=bias+add+relu",
+    "conv2d:c=32,h=30,w=31,k=48,r=3,s=3,pad=1,layout=nchwc,epilogue=bias+sigmoid",
+    "conv2d:c=40,h=14,w=14,k=56,r=1,s=1",
+    "conv2d:c=48,h=28,w=28,k=48,r=3,s=3,pad=1,groups=48,epilogue=bias+clip0:6",
+    "conv2d:c=3,h=64,w=64,k=16,r=7,s=7,stride=2,pad=3x2x3x2,epilogue=relu",
+    "conv2d:c=16,h=20,w=20,k=32,r=3,s=3,groups=4,dilation=2,pad=0x1x2x3",
+]
+
+
+@pytest.mark.parametrize("text", PROGRAMS)
+def test_default_schedules(text: str) -> None:
+    problem = task(text)
+    inputs = random_inputs(problem.program)
+    expected = Reference(interpret(problem.program, inputs), tolerance(problem.program, inputs))
+    for sketch in sketches(problem.program, HOST):
+        check_output(run_guarded(build(problem, sketch, sketch.default_row(), HOST), inputs), expected)
+
+
+@functools.cache
+def kernel_of(text: str) -> Kernel:
+    problem = task(text)
+    sketch = sketches(problem.program, HOST)[0]
+    return Kernel(build(problem, sketch, sketch.default_row(), HOST))
+
+
+def kernel() -> Kernel:
+    return kernel_of("matmul:m=6,n=20,k=9,epilogue=bias+add")
+
+
+def arrays(seed: int = 0) -> list[Array]:
+    """a, b, bias, residual."""
+    return list(random_inputs(kernel().task.program, seed).values())
+
+
+def expect(result: Array, given: list[Array]) -> None:
+    a, b, bias, residual = (array.astype(np.float64) for array in given)
+    np.testing.assert_allclose(result, a @ b + bias + residual, rtol=1e-4, atol=1e-5)
+
+
+def test_a_kernel_is_a_function_of_arrays() -> None:
+    for seed in range(3):
+        given = arrays(seed)
+        before = [array.copy() for array in given]
+        expect(kernel()(*given), given)
+        assert all(np.array_equal(array, old) for array, old in zip(given, before, strict=True))
+
+
+def test_bound_constants() -> None:
+    a, b, bias, residual = arrays()
+    expected = kernel()(a, b, bias, residual)
+    bound = kernel().bind(b=b, bias=bias)
+    other = kernel().bind(bias=np.zeros_like(bias), b=np.zeros_like(b))
+    assert np.array_equal(bound(a, residual), expected)
+    assert np.array_equal(other(a, residual), residual)
+    b[...] = bias[...] = 7.0  # what is bound is bound
+    assert np.array_equal(bound(a, residual), expected)
+
+
+def test_out() -> None:
+    a, b, bias, residual = arrays()
+    out = np.full((6, 20), np.nan, np.float32)
+    assert kernel()(a, b, bias, residual, out=out) is out
+    expect(out, [a, b, bias, residual])
+    out.fill(np.nan)
+    assert kernel().bind(b=b, bias=bias)(a, residual, out=out) is out
+    expect(out, [a, b, bias, residual])
+
+
+def test_arrays_that_are_not_contiguous_or_aligned() -> None:
+    given = arrays()
+    transposed = [np.asfortranarray(array) for array in given]
+    strided = [np.repeat(array, 2, axis=-1)[..., ::2] for array in given]
+    raw = [np.frombuffer(b"\0" + array.tobytes(), np.uint8)[1:].view(np.float32).reshape(array.shape) for array in given]
+    assert not any(array.flags.aligned for array in raw)
+    for variant in (transposed, strided, raw):
+        expect(kernel()(*variant), given)
+
+
+def test_results_are_not_shared() -> None:
+    given = arrays()
+    first = kernel()(*given)
+    kept = first.copy()
+    kernel()(*arrays(1))
+    assert np.array_equal(first, kept)
+
+
+KEY = "matmul:m=6,n=20,k=9,b=constant,epilogue=bias+add"
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        (lambda g: [*g[:3]], TypeError, f"{KEY} takes 4 arrays (a, b, bias, residual), got 3"),
+        (lambda g: [*g, g[0]], TypeError, f"{KEY} takes 4 arrays (a, b, bias, residual), got 5"),
+        (lambda g: [g[0].tolist(), *g[1:]], TypeError, f"{KEY}: a must be a numpy array, got list"),
+        (lambda g: [g[0].astype(np.float64), *g[1:]], TypeError, f"{KEY}: a must be float32, got float64"),
+        (lambda g: [g[0].astype(">f4"), *g[1:]], TypeError, f"{KEY}: a must be float32, got >f4"),
+        (lambda g: [g[0].T, *g[1:]], ValueError, f"{KEY}: a must have shape (6, 9), got (9, 6)"),
+        (lambda g: [*g[:2], g[2][None], g[3]], ValueError, f"{KEY}: bias must have shape (20,), got (1, 20)"),
+    ],
+)
+def test_wrong_arrays(change: object, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=f"^{re.escape(words)}$"):
+        kernel()(*change(arrays()))
+
+
+def test_wrong_bindings() -> None:
+    a, b, bias, _ = arrays()
+    with pytest.raises(TypeError, match=re.escape(f"{KEY} has the constant operands ['b', 'bias'], got ['b']")):
+        kernel().bind(b=b)
+    with pytest.raises(TypeError, match=re.escape(f"{KEY} has the constant operands ['b', 'bias'], got ['a', 'b', 'bias']")):
+        kernel().bind(a=a, b=b, bias=bias)
+    with pytest.raises(ValueError, match=re.escape(f"{KEY}: b must have shape (9, 20), got (20, 9)")):
+        kernel().bind(b=b.T, bias=bias)
+    with pytest.raises(TypeError, match=re.escape(f"{KEY} with its constants bound takes 2 arrays (a, residual), got 1")):
+        kernel().bind(b=b, bias=bias)(a)
+
+
+@pytest.mark.parametrize(
+    ("out", "kind", "words"),
+    [
+        ([0.0], TypeError, "out must be a numpy array, got list"),
+        (np.zeros((6, 20)), TypeError, "out must be float32, got float64"),
+        (np.zeros((20, 6), np.float32), ValueError, "out must have shape (6, 20), got (20, 6)"),
+        (np.zeros((20, 6), np.float32).T, ValueError, "out must be contiguous, aligned and writeable"),
+        (np.broadcast_to(np.float32(0), (6, 20)), ValueError, "out must be contiguous, aligned and writeable"),
+    ],
+)
+def test_wrong_out(out: object, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=f"^{re.escape(f'{KEY}: {words}')}$"):
+        kernel()(*arrays(), out=out)
+
+
+def test_out_must_not_be_an_input() -> None:
+    given = arrays()
+    with pytest.raises(ValueError, match=re.escape(f"{KEY}: out must not overlap an input")):
+        kernel()(*given, out=given[3])
+
+
+def test_a_sketch_is_found_by_its_name() -> None:
+    problem = task("matmul:m=40,n=40,k=40")
+    for sketch in sketches(problem.program, HOST):
+        assert find_sketch(problem, sketch.name, HOST).space.symbols == sketch.space.symbols
+    with pytest.raises(IllegalCandidate, match=r"^no sketch 'tile_q' for matmul:m=40,n=40,k=40,b=constant,epilogue=none \(known: tile_n"):
+        find_sketch(problem, "tile_q", HOST)
+
+
+def test_threads_need_openmp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codegen.kernel.register_openmp", lambda: None)
+    code = replace(kernel().code, target=replace(HOST, threads=2))
+    with pytest.raises(UserError, match="this kernel was built for 2 threads, and no libgomp is found to run them"):
+        Kernel(code)
