@@ -156,11 +156,11 @@ def test_a_large_population_is_evaluated_as_its_rows_are() -> None:
 
 def test_comparisons_are_numbers() -> None:
     one, other = less(A, B), less(B, C)
-    roots = [add(one, other), sub(one, other), mul(add(one, other), 3), one, maximum(one, other), where(one, 5, other), take(one, (7, 8))]
+    roots = [add(one, other), sub(one, other), mul(add(one, other), 3), maximum(one, other), where(one, 5, other), take(one, (7, 8))]
     X = np.array(list(itertools.product(range(3), repeat=3)))
     a, b, c = X.T
     p, q = (a < b).astype(int), (b < c).astype(int)
-    expected = np.stack([p + q, p - q, 3 * (p + q), p, np.maximum(p, q), np.where(p, 5, q), 7 + p], axis=1)
+    expected = np.stack([p + q, p - q, 3 * (p + q), np.maximum(p, q), np.where(p, 5, q), 7 + p], axis=1)
     assert (Evaluator(roots, SYMBOLS)(X) == expected).all()
 
 

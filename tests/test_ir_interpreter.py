@@ -11,6 +11,7 @@ from operator_samples import conv2d_parameters, operator_texts, random_inputs, w
 from ir.interpreter import interpret, tolerance
 from ir.operators import parse_operator
 from ir.program import Apply, Axis, Constant, Program, Read, Stage, Tensor, affine, reads
+from ir.simplify import simplify
 
 settled = settings(deadline=None, max_examples=40)
 
@@ -85,6 +86,12 @@ def test_a_convolution_by_hand() -> None:
     x = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.float32).reshape(1, 2, 3, 1)
     weights = np.array([[1, 10], [100, 1000]], dtype=np.float32).reshape(1, 1, 2, 2)
     assert interpret(program, {"x": x, "weights": weights}).ravel().tolist() == [4010, 5421, 6532]
+
+
+def test_a_convolution_that_sees_only_padding() -> None:
+    program = parse_operator("conv2d:c=1,h=1,w=2,k=1,r=1,s=1,stride=9x1,pad=1x0x0x0")[1]
+    inputs = {"x": np.ones((1, 1, 2, 1), np.float32), "weights": np.ones((1, 1, 1, 1), np.float32)}
+    assert interpret(program, inputs).ravel().tolist() == interpret(simplify(program), inputs).ravel().tolist() == [0, 0]
 
 
 def test_a_maximum_over_windows() -> None:
