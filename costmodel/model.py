@@ -58,8 +58,8 @@ class CostModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
     `objective`: "squared" (error of z), "pairwise" (order of pairs) or "ndcg" (order, the top first).
     `throughput_weight`: between weights that are all the same (0) and weights that are z (1), as in Ansor, where slow candidates hardly count.
     `feature_share`: of the features, how many a split may choose from.
-    `n_threads`: 0 means all. Two fit 2,000 × 200 in 0.24 s instead of 0.32 s on a quiet machine of two cores, but took ten times as long and more
-    where another process computed (they wait for each other by spinning), as compilers and measurements do here; so the default is one.
+    `n_threads`: 0 means all. XGBoost's threads wait for each other by spinning, which is dear where other processes compute, as compilers and
+    measurements do here: to fit 2,000 × 200, two of them took 0.2 s against 0.3 s with two cores to themselves, 5 s against 0.7 s on busy ones.
     """
 
     def __init__(
@@ -95,12 +95,12 @@ class CostModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         tasks = np.unique(column_or_1d(groups), return_inverse=True)[1]
         z = normalized_throughput(throughput, tasks)
         weight = self._weight(z, sample_weight)
-        if self.objective == "squared":
-            data = xgb.QuantileDMatrix(matrix, z, weight=weight, max_bin=self.max_bin, nthread=self.n_threads)
+        if self.objective == "squared":  # (a QuantileDMatrix would start threads whatever `nthread` says, xgboost 3.2)
+            data = xgb.DMatrix(matrix, z, weight=weight, nthread=self.n_threads)
         else:
             order = np.argsort(tasks, kind="stable")  # XGBoost wants the candidates of a task together, and one weight a task
             mean_weight = np.bincount(tasks, weight) / np.bincount(tasks)
-            data = xgb.QuantileDMatrix(matrix[order], z[order], weight=mean_weight, qid=tasks[order], max_bin=self.max_bin, nthread=self.n_threads)
+            data = xgb.DMatrix(matrix[order], z[order], weight=mean_weight, qid=tasks[order], nthread=self.n_threads)
         self.booster_ = xgb.train(parameters, data, self.n_estimators)
         return self
 
