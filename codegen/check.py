@@ -58,7 +58,7 @@ def check_output(output: Array, expected: Reference) -> None:
     if right.all():
         return
     n_wrong = right.size - int(np.count_nonzero(right))
-    excess = np.where(right, 0.0, np.nan_to_num(distances / expected.tolerance, nan=np.inf))
+    excess = np.where(right, -np.inf, np.nan_to_num(distances - expected.tolerance, nan=np.inf))
     worst = tuple(int(i) for i in np.unravel_index(int(excess.argmax()), output.shape))
     raise WrongAnswer(
         f"{n_wrong} of {right.size} elements are wrong, the worst at {list(worst)}: "

@@ -67,7 +67,7 @@ class Job(Protocol):
 
 
 def first_line(text: str) -> str:
-    return next(iter(text.strip().splitlines()), "")
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
 def send(channel: socket.socket, message: Message, deadline: float | None = None) -> None:

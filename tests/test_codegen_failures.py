@@ -228,7 +228,7 @@ def runner() -> Iterator[LiveRunner]:
         yield runner
 
 
-PROBLEM = task("matmul:m=20,n=24,k=28")
+PROBLEM = task("matmul:m=4,n=5,k=6")
 
 
 def measured(runner: LiveRunner, name: str) -> Measurement:

@@ -1,0 +1,78 @@
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codegen.check import GUARD_BYTES, Guards, Reference, WrongAnswer, check_output, random_inputs, reference
+from codegen.emit import ALIGNMENT
+from ir.interpreter import interpret
+from ir.task import task
+
+TEXTS = ["matmul:m=7,n=9,k=300,epilogue=bias+relu", "conv2d:c=5,h=9,w=8,k=6,r=3,s=3,pad=1,epilogue=sigmoid", "batch_matmul:batch=2,m=3,n=4,k=5"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_inputs_follow_from_the_seed(text: str) -> None:
+    first, again, other = random_inputs(text, 1), random_inputs.__wrapped__(text, 1), random_inputs(text, 2)
+    for tensor in task(text).program.inputs:
+        assert first[tensor.name].shape == tensor.shape
+        assert first[tensor.name].dtype == np.float32
+        assert -1 <= first[tensor.name].min() < first[tensor.name].max() < 1
+        assert np.array_equal(first[tensor.name], again[tensor.name])
+        assert not np.array_equal(first[tensor.name], other[tensor.name])
+    assert np.array_equal(reference(text, 1).values, interpret(task(text).program, first))
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_fp32_of_another_order_is_right_and_half_precision_is_not(text: str) -> None:
+    expected = reference(text, 0)
+    check_output(expected.values.astype(np.float32), expected)
+    with pytest.raises(WrongAnswer):
+        check_output(expected.values.astype(np.float16).astype(np.float32), expected)
+
+
+@given(st.data())
+def test_what_is_said_of_wrong_elements(data: st.DataObject) -> None:
+    values = np.arange(1.0, 25).reshape(4, 6)
+    expected = Reference(values, np.full(values.shape, 1e-3))
+    cells = st.tuples(st.integers(0, 3), st.integers(0, 5))
+    wrong = data.draw(st.dictionaries(cells, st.floats(0.5, 100), min_size=1, max_size=5))
+    output = values.astype(np.float32)
+    for cell, by in wrong.items():
+        output[cell] += by
+    worst = max(wrong, key=lambda cell: abs(output[cell] - values[cell]))
+    with pytest.raises(WrongAnswer, match=f"^{len(wrong)} of 24 elements are wrong, the worst at ") as raised:
+        check_output(output, expected)
+    where = tuple(int(number) for number in re.search(r"\[(\d+), (\d+)\]", str(raised.value)).groups())
+    assert abs(output[where] - values[where]) == abs(output[worst] - values[worst])
+
+
+def test_nan_and_infinity_are_wrong() -> None:
+    expected = Reference(np.array([1.0, 2.0, 0.0]), np.array([1e-6, 1e-6, 1e-30]))
+    check_output(np.array([1, 2, 0], np.float32), expected)
+    for value in (np.nan, np.inf, -np.inf):
+        with pytest.raises(WrongAnswer, match=rf"^1 of 3 elements are wrong, the worst at \[1\]: {value} instead of 2, which may be off by 1.0e-06$"):
+            check_output(np.array([1, value, 0], np.float32), expected)
+
+
+@given(st.lists(st.lists(st.integers(1, 40), max_size=3), min_size=1, max_size=3), st.data())
+def test_guards_notice_any_byte(shapes: list[list[int]], data: st.DataObject) -> None:
+    guards = Guards()
+    arrays = [guards.empty(shape) for shape in shapes]
+    for array, shape in zip(arrays, shapes, strict=True):
+        assert array.shape == tuple(shape)
+        assert array.ctypes.data % ALIGNMENT == 0
+        assert np.isnan(array).all()
+        array.fill(1.0)
+    guards.check()
+    array = data.draw(st.sampled_from(arrays))
+    before = data.draw(st.booleans())
+    distance = data.draw(st.integers(1, GUARD_BYTES))
+    whole = np.frombuffer(array.base, np.uint8)
+    start = array.ctypes.data - whole.ctypes.data
+    whole[start - distance if before else start + array.nbytes + distance - 1] ^= 0xFF
+    side = "before" if before else "after"
+    with pytest.raises(WrongAnswer, match=re.escape(f"wrote outside: 1 bytes {side} a buffer of shape {list(array.shape)}")):
+        guards.check()

@@ -1,0 +1,156 @@
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import psutil
+import pytest
+
+from codegen.machine import detect_target
+from codegen.openmp import register_openmp
+from codegen.process import environment
+from codegen.runner import BUILDS_AHEAD, LiveRunner, default_memory_bytes
+from codegen.timing import Timing
+from ir.errors import UserError
+from ir.task import Task, task
+from schedule.measurement import Candidate, Measurement, Runner
+from schedule.rules import sketches
+from schedule.target import Target
+
+TARGET = detect_target(None if register_openmp() else 1)
+QUICK = Timing(repeat_seconds=1e-5, min_repeats=2, max_repeats=4, total_seconds=1e-4)
+PROBLEM = task("matmul:m=3,n=20,k=9,epilogue=bias+relu")
+OTHER = task("conv2d:c=2,h=3,w=4,k=4,r=2,s=2,pad=1")
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[LiveRunner]:
+    with LiveRunner(TARGET, n_builders=2, timing=QUICK) as runner:
+        yield runner
+
+
+def candidates(problem: Task, n: int, seed: int = 0) -> list[Candidate]:
+    sketch = sketches(problem.program, TARGET)[0]
+    return [Candidate(sketch.name, tuple(map(int, row))) for row in sketch.space.sample(n, np.random.default_rng(seed))]
+
+
+def test_is_a_runner(runner: LiveRunner) -> None:
+    live: Runner = runner
+    assert live(PROBLEM, []) == []
+
+
+@pytest.mark.parametrize("problem", [PROBLEM, OTHER], ids=["matmul", "conv2d"])
+def test_every_candidate_gets_its_measurement(runner: LiveRunner, problem: Task) -> None:
+    """More candidates than are built ahead, some of them bad; the default limits of time and memory disturb none of the good ones."""
+    batch = candidates(problem, 2 * BUILDS_AHEAD + 3)
+    batch[4] = Candidate(batch[4].sketch, batch[4].row[:-1])
+    batch[9] = Candidate("no_such_sketch", batch[9].row)
+    before = runner.build_seconds, runner.measure_seconds
+    told: list[tuple[int, Measurement]] = []
+    results = runner(problem, batch, on_result=lambda index, measurement: told.append((index, measurement)))
+    assert told == list(enumerate(results))
+    assert [result.failure for result in results] == ["illegal" if i in (4, 9) else "" for i in range(len(batch))]
+    for result in results:
+        assert all(0 < seconds < math.inf for seconds in result.seconds)
+        assert len(result.seconds) <= QUICK.max_repeats
+        assert bool(result.seconds) == result.ok
+    assert runner.build_seconds > before[0]
+    assert runner.measure_seconds > before[1]
+
+
+def test_seconds_are_of_the_kernel(runner: LiveRunner) -> None:
+    """Eight times the work is surely not less than twice the time, nor a million times."""
+    small, large = (task(f"matmul:m={m},n=64,k=512") for m in (64, 512))
+    a, b = (runner(problem, candidates(problem, 1))[0].best_seconds for problem in (small, large))
+    assert 1e-9 < a < 1
+    assert a < b < 1e6 * a
+
+
+def test_nothing_is_measured_after_the_deadline(runner: LiveRunner) -> None:
+    batch = candidates(PROBLEM, 5)
+    assert runner(PROBLEM, batch, deadline=time.monotonic() - 1) == []
+    deadline = time.monotonic() + 2
+
+    def wait(index: int, measurement: Measurement) -> None:
+        if index == 1:
+            time.sleep(max(0.0, deadline - time.monotonic()))
+
+    results = runner(PROBLEM, batch, deadline=deadline, on_result=wait)
+    assert len(results) <= 2
+    assert len(runner(PROBLEM, batch, deadline=time.monotonic() + 600)) == 5
+
+
+def test_turns(runner: LiveRunner) -> None:
+    good, other = candidates(PROBLEM, 2, seed=3)
+    results = runner.remeasure(PROBLEM, [good, Candidate("no_such", ()), other, good], 5)
+    assert [result.failure for result in results] == ["", "illegal", "", ""]
+    assert [len(result.seconds) for result in results] == [5, 0, 5, 5]
+    assert runner.remeasure(PROBLEM, [], 5) == []
+    assert runner.remeasure(PROBLEM, [Candidate("no_such", ())], 5)[0].failure == "illegal"
+
+
+def test_a_slow_candidate_is_timed_once_and_is_no_failure(runner: LiveRunner) -> None:
+    problem = task("matmul:m=40,n=48,k=64")
+    runner._best[problem.key] = 1e-12
+    (result,) = runner(problem, candidates(problem, 1))
+    assert result.ok
+    assert len(result.seconds) == 1
+
+
+def test_unchecked() -> None:
+    with LiveRunner(TARGET, n_builders=1, timing=QUICK, check=False) as runner:
+        assert all(result.ok for result in runner(PROBLEM, candidates(PROBLEM, 2)))
+
+
+def test_workers_wait_alone_while_one_measures(runner: LiveRunner) -> None:
+    """Builders and the measurer are processes of sessions of their own, and stay for the next batch."""
+    runner(PROBLEM, candidates(PROBLEM, 4))
+    workers = [worker.pid for worker in (*runner._builders.workers, runner._measurer)]
+    assert all(pid is not None and os.getsid(pid) == pid for pid in workers)
+    runner(PROBLEM, candidates(PROBLEM, 4, seed=1))
+    assert [worker.pid for worker in (*runner._builders.workers, runner._measurer)] == workers
+
+
+def test_a_closed_runner_says_so() -> None:
+    with LiveRunner(TARGET, n_builders=1) as runner:
+        pass
+    with pytest.raises(RuntimeError):
+        runner(PROBLEM, candidates(PROBLEM, 1))
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (replace(TARGET, threads=10_000), "10000 threads asked for, but 1 to"),
+        (replace(TARGET, features="+sse2,+no-such-feature"), "no-such-feature"),
+    ],
+)
+def test_code_that_cannot_run_here(target: Target, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        LiveRunner(target)
+
+
+def test_threads_without_openmp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codegen.runner.register_openmp", lambda: None)
+    LiveRunner(replace(TARGET, threads=1)).close()
+    if TARGET.threads > 1:
+        with pytest.raises(UserError, match=r"^\d+ threads asked for, but no libgomp is found to run them; one thread can be used$"):
+            LiveRunner(TARGET)
+
+
+def test_memory_by_default() -> None:
+    assert 0 < default_memory_bytes() < psutil.virtual_memory().total
+
+
+def test_environment_of_workers() -> None:
+    own = {"HOME": "/home/a", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "OMP_PROC_BIND": "true", "KMP_BLOCKTIME": "0"}
+    made = environment(own | {"OPENBLAS_NUM_THREADS": "64", "PYTHONPATH": "relative"})
+    assert {name: made[name] for name in ("HOME", "OMP_PROC_BIND", "OPENBLAS_NUM_THREADS")} == {
+        "HOME": "/home/a",
+        "OMP_PROC_BIND": "true",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    assert not made.keys() & {"OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
+    assert all(os.path.isabs(folder) for folder in made["PYTHONPATH"].split(os.pathsep))

@@ -1,0 +1,103 @@
+"""On a clock of our own: nothing here takes time."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codegen import timing
+from codegen.timing import MAX_CALLS, Timing, time_calls, time_in_turns
+
+DEFAULT = Timing()
+
+
+class Clock:
+    """Each call of a kernel takes its seconds, by a function of how many calls were made before; `log` holds (kernel, calls) of each run."""
+
+    def __init__(self, *kernels: Callable[[int], float]) -> None:
+        self.now = 100.0
+        self.log: list[tuple[int, int]] = []
+        self.made = [0] * len(kernels)
+        self.kernels = kernels
+        self.runs = [lambda times, i=i: self.run(i, times) for i in range(len(kernels))]
+
+    def run(self, i: int, times: int) -> None:
+        self.log.append((i, times))
+        first = self.made[i]
+        self.made[i] += times
+        self.now += sum(self.kernels[i](first + n) for n in range(times)) if times < 1000 else times * self.kernels[i](first)
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Clock]:
+    def make(*kernels: Callable[[int], float]) -> Clock:
+        clock = Clock(*kernels)
+        monkeypatch.setattr(timing.time, "perf_counter", clock.perf_counter)
+        return clock
+
+    return make
+
+
+@given(exponent=st.floats(-6, 1))
+def test_repeats_are_long_and_many_enough(exponent: float) -> None:
+    seconds = 10.0**exponent
+    clock = Clock(lambda n: seconds)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing.time, "perf_counter", clock.perf_counter)
+        repeats = time_calls(clock.runs[0], DEFAULT)
+    assert repeats == pytest.approx([seconds] * len(repeats), rel=1e-4)
+    calls = clock.log[-1][1]
+    assert calls == 1 or calls * seconds >= DEFAULT.repeat_seconds
+    assert calls * seconds <= max(seconds, 2 * DEFAULT.repeat_seconds)
+    assert 2 <= len(repeats) <= DEFAULT.max_repeats
+    if seconds < DEFAULT.total_seconds:
+        assert len(repeats) >= DEFAULT.min_repeats
+        assert len(repeats) * calls * seconds < 2 * DEFAULT.total_seconds + 2 * DEFAULT.min_repeats * seconds
+
+
+def test_a_hopeless_candidate_is_timed_once(clock_of: Callable[..., Clock]) -> None:
+    clock = clock_of(lambda n: 0.01)
+    assert time_calls(clock.runs[0], replace(DEFAULT, give_up_seconds=0.004)) == pytest.approx((0.01,))
+    assert clock.log == [(0, 1)]
+    assert len(time_calls(clock.runs[0], replace(DEFAULT, give_up_seconds=0.02))) == 3
+
+
+def test_a_disturbed_first_call_does_not_make_the_repeats_short(clock_of: Callable[..., Clock]) -> None:
+    clock = clock_of(lambda n: 0.01 if n == 0 else 1e-5)
+    repeats = time_calls(clock.runs[0], DEFAULT)
+    assert repeats == pytest.approx([1e-5] * DEFAULT.max_repeats)
+    assert clock.log[-1][1] >= 150
+
+
+def test_a_kernel_that_takes_no_time_ends(clock_of: Callable[..., Clock]) -> None:
+    clock = clock_of(lambda n: 0.0)
+    assert time_calls(clock.runs[0], DEFAULT) == (0.0,) * DEFAULT.max_repeats
+    assert max(calls for _, calls in clock.log) == MAX_CALLS
+
+
+def test_turns_are_fair(clock_of: Callable[..., Clock]) -> None:
+    """A machine that slows down all the time slows all kernels alike."""
+    clock = clock_of()
+    clock.kernels = tuple((lambda n, s=s: s * (1 + (clock.now - 100) / 10)) for s in (0.002, 0.002, 0.004))
+    clock.made, clock.runs = [0, 0, 0], [lambda times, i=i: clock.run(i, times) for i in range(3)]
+    a, b, c = (np.median(repeats) for repeats in time_in_turns(clock.runs, DEFAULT, 20, 10.0))
+    assert b / a == pytest.approx(1, abs=1e-3)
+    assert c / a == pytest.approx(2, abs=2e-3)
+    kernels = [kernel for kernel, _ in clock.log[-12:]]
+    assert [kernel for kernel, _ in itertools.groupby(kernels)] in ([0, 1, 2, 1, 0], [2, 1, 0, 1, 2])
+    assert len(kernels) == 12  # each repeat has a call before it
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.001, 8), (0.5, 3), (0.01, 8)])
+def test_turns_end(clock_of: Callable[..., Clock], seconds: float, rounds: int) -> None:
+    clock = clock_of(lambda n: seconds, lambda n: 2 * seconds)
+    first, second = time_in_turns(clock.runs, DEFAULT, 8, 2.0)
+    assert len(first) == len(second) == rounds
+    assert second == pytest.approx([2 * seconds] * rounds)
