@@ -1,0 +1,170 @@
+"""Peers compute what the interpreter computes, in every setting, on the threads they are given."""
+
+import importlib
+import importlib.util
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from operator_samples import operator_texts
+
+from codegen.check import random_inputs, reference
+from ir.errors import Unsupported, UserError
+from ir.program import Tensor
+from ir.task import task
+from tilewright import peers
+from tilewright.peers import PEERS, choose_peers, fastest, right_contenders
+from tilewright.problem import Problem, Way, channels_first, clip_limits, in_layout
+from tilewright.turns import Contender, Series, TurnOptions
+
+INSTALLED = [pytest.param(peer, marks=pytest.mark.skipif(not peer.installed, reason=f"{peer.name} is not installed")) for peer in PEERS.values()]
+PRODUCT = "matmul:m=13,n=40,k=24"
+CONVOLUTION = "conv2d:c=32,h=9,w=8,k=48,r=3,s=3,pad=1"
+
+
+def problem(text, threads=2):
+    of = task(text)
+    return Problem(of, random_inputs(of.key, 0), threads)
+
+
+def answers(peer, text):
+    """The settings whose answer is right. Settings with a wrong one fail the test; None where the peer cannot compute the task."""
+    given = problem(text)
+    try:
+        peer.ways(given)
+    except Unsupported:
+        return None
+    contenders, notes = right_contenders(peer, given, reference(given.task.key, 0))
+    assert notes == []
+    for contender in contenders:
+        with contender.turn():
+            contender.run()
+    return [contender.setting for contender in contenders]
+
+
+@pytest.mark.parametrize("peer", INSTALLED)
+@given(text=operator_texts())
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_every_setting_of_every_peer_is_right(peer, text):
+    found = answers(peer, text)
+    assert found is None or found
+    assert found or (peer.name == "numpy" and text.startswith("conv2d"))
+
+
+@pytest.mark.parametrize("peer", INSTALLED)
+@pytest.mark.parametrize("layout", ["nhwc", "nchw", "nchwc"])
+@pytest.mark.parametrize("epilogue", ["none", "bias+relu", "add+bias", "bias+add+sigmoid+clip0.25:6"])
+def test_pointwise_convolutions_are_right_in_every_layout(peer, layout, epilogue):
+    assert answers(peer, f"conv2d:n=2,c=32,h=5,w=4,k=48,r=1,s=1,layout={layout},epilogue={epilogue}")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "settings"),
+    [
+        ("numpy", PRODUCT, {"b by rows", "b by columns"}),
+        ("numpy", PRODUCT + ",b=variable", {"b by rows"}),
+        ("torch", PRODUCT, {"mm", "linear", "opaque"}),
+        ("torch", PRODUCT + ",epilogue=bias+clip0:6", {"addmm", "linear"}),
+        ("torch", PRODUCT + ",b=variable", {"mm"}),
+        ("torch", CONVOLUTION + ",epilogue=bias+add+relu", {"contiguous", "channels_last", "opaque"}),
+        ("torch", "conv2d:c=3,h=9,w=8,k=8,r=3,s=3,pad=0x1x2x1", {"contiguous", "channels_last"}),
+        ("onnxruntime", "batch_matmul:batch=2,m=3,n=4,k=5", {f"MatMul, {how}, {arena}" for how in ("bound", "passed") for arena in ("arena", "no arena")}),
+    ],
+)
+def test_settings(name, text, settings):
+    pytest.importorskip(name)
+    assert set(answers(PEERS[name], text)) == settings
+
+
+@pytest.mark.parametrize("text", [CONVOLUTION, "conv2d:c=4,h=9,w=8,k=4,r=1,s=1,stride=2", "conv2d:c=4,h=9,w=8,k=4,r=1,s=1,groups=2"])
+def test_numpy_says_what_it_cannot_do(text):
+    contenders, notes = right_contenders(PEERS["numpy"], problem(text), reference(task(text).key, 0))
+    assert contenders == []
+    assert notes == ["numpy has no convolutions but those that are matrix products: 1x1, stride 1, no padding, no groups"]
+
+
+def test_a_setting_with_a_wrong_answer_is_left_out_and_noted(monkeypatch):
+    right = importlib.import_module("tilewright.peer_numpy").numpy_ways(problem(PRODUCT))[0]
+    wrong = Way(Contender("numpy", "off by one", lambda: None), lambda: right.answer() + np.float32(1))
+    monkeypatch.setattr("tilewright.peer_numpy.numpy_ways", lambda problem: [wrong, right])
+    contenders, notes = right_contenders(PEERS["numpy"], problem(PRODUCT), reference(task(PRODUCT).key, 0))
+    assert contenders == [right.contender]
+    assert len(notes) == 1
+    assert notes[0].startswith("numpy (off by one) is left out: 520 of 520 elements are wrong")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_numpy_has_its_threads_during_a_turn_only(threads):
+    from threadpoolctl import threadpool_info
+
+    def blas_threads():
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    before = blas_threads()
+    contender = PEERS["numpy"].ways(problem(PRODUCT, threads))[0].contender
+    with contender.turn():
+        assert set(blas_threads()) == {threads}
+    assert blas_threads() == before
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_torch_has_its_threads(threads):
+    torch = pytest.importorskip("torch")
+    PEERS["torch"].ways(problem(PRODUCT, threads))
+    assert torch.get_num_threads() == threads
+
+
+def test_onnx_models_take_variables_as_inputs_and_constants_as_initializers():
+    import onnx
+
+    pytest.importorskip("onnxruntime")
+    from tilewright.peer_onnxruntime import make_model
+
+    model = onnx.load_model_from_string(make_model(problem(CONVOLUTION + ",epilogue=bias+add+relu+clip0:6"), "Conv"))
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == ["Conv", "Add", "Relu", "Clip"]
+    assert {value.name for value in model.graph.input} == {"x", "residual"}
+    assert {value.name for value in model.graph.initializer} >= {"weights", "bias"}
+    variable = onnx.load_model_from_string(make_model(problem(PRODUCT + ",b=variable"), "Gemm"))
+    assert [value.name for value in variable.graph.input] == ["a", "b"]
+    assert not variable.graph.initializer
+
+
+@given(st.integers(1, 2), st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3))
+def test_layouts_come_back(n, blocks, block, high, wide):
+    for layout, shape in {"nhwc": (n, high, wide, block), "nchw": (n, block, high, wide), "nchwc": (n, blocks, high, wide, block)}.items():
+        array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+        there = channels_first(array, layout)
+        assert there.shape == (n, blocks * block if layout == "nchwc" else block, high, wide)
+        assert np.array_equal(in_layout(there, layout, Tensor("y", shape).shape), array)
+
+
+def test_channels_of_a_blocked_layout_are_in_order():
+    array = np.zeros((1, 2, 1, 1, 4), np.float32)
+    array[0, 1, 0, 0, 2] = 1.0
+    assert channels_first(array, "nchwc")[0, :, 0, 0].argmax() == 6
+
+
+def test_limits_of_a_clip():
+    assert clip_limits("clip-0.5:6") == (-0.5, 6.0)
+
+
+def test_the_fastest_setting_is_the_one_with_the_fastest_call(monkeypatch):
+    contenders = [Contender("numpy", setting, lambda: None) for setting in "abc"]
+    times = {"a": (2.0, 2.0), "b": (9.0, 1.0), "c": (1.5, 1.5)}
+    monkeypatch.setattr(peers, "take_turns", lambda given, options: [Series(c.name, c.setting, times[c.setting], times[c.setting]) for c in given])
+    assert fastest(contenders, TurnOptions()).setting == "b"
+    assert fastest(contenders[:1], TurnOptions()).setting == "a"
+
+
+def test_peers_are_those_installed_unless_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else object())
+    chosen, notes = choose_peers(None)
+    assert [peer.name for peer in chosen] == ["numpy", "onnxruntime"]
+    assert notes == ["torch is not installed: pip install 'tilewright[peers]'"]
+    assert [peer.name for peer in choose_peers(["onnxruntime", "numpy", "onnxruntime"])[0]] == ["onnxruntime", "numpy"]
+    with pytest.raises(UserError, match=r"^the peer torch is not installed; get it with pip install 'tilewright\[peers\]'$"):
+        choose_peers(["numpy", "torch"])
+    with pytest.raises(UserError, match=r"^unknown peer 'tvm' \(known: numpy, torch, onnxruntime\)$"):
+        choose_peers(["tvm"])

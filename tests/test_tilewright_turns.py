@@ -1,0 +1,85 @@
+"""Taking turns: order, series, waiting for threads that are still busy."""
+
+import threading
+
+import pytest
+
+from tilewright import turns
+from tilewright.turns import Contender, OtherWork, Series, TurnOptions, take_turn, take_turns, time_calls, wait_for_quiet
+
+SHORT = TurnOptions(rounds=3, warm_seconds=0.0, turn_seconds=0.0)
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """What happened, in order; waiting is noted and not done."""
+    events = []
+    monkeypatch.setattr(turns, "wait_for_quiet", lambda: events.append("quiet") or len(events) != 1)
+    return events
+
+
+def test_contenders_take_turns_in_an_order_that_turns_round_each_after_a_quiet_moment(log):
+    contenders = [Contender(name, "", lambda name=name: log.append(name)) for name in "abc"]
+    series = take_turns(contenders, SHORT)
+    calls = turns.WARM_CALLS + turns.TIMED_CALLS
+    assert log == [event for name in "abccbaabc" for event in ("quiet", *[name] * calls)]
+    assert [each.contender for each in series] == ["a", "b", "c"]
+    assert all(len(each.minima) == len(each.medians) == 3 for each in series)
+    assert [each.n_disturbed for each in series] == [1, 0, 0]
+
+
+def test_a_turn_is_spent_inside_the_contender_s_context():
+    depth = 0
+    seen = []
+
+    class Context:
+        def __enter__(self):
+            nonlocal depth
+            depth += 1
+
+        def __exit__(self, *_):
+            nonlocal depth
+            depth -= 1
+
+    seconds = take_turn(Contender("a", "", lambda: seen.append(depth), Context), SHORT)
+    assert depth == 0
+    assert set(seen) == {1}
+    assert len(seconds) == turns.TIMED_CALLS
+
+
+def test_calls_go_on_until_they_took_long_enough(monkeypatch):
+    clock = iter(range(0, 1000, 2))
+    monkeypatch.setattr(turns.time, "perf_counter", lambda: next(clock))
+    assert time_calls(lambda: None, 20, 2) == [2] * 5  # a reading before, and two a call
+    assert time_calls(lambda: None, 0, 7) == [2] * 7
+
+
+def test_series_tell_the_fastest_call_and_the_median_of_medians():
+    series = Series("a", "b", (3.0, 1.0, 2.0), (9.0, 4.0, 5.0), 1)
+    assert (series.min_seconds, series.median_seconds) == (1.0, 5.0)
+    assert Series.from_json(series.to_json()) == series
+
+
+def test_a_busy_thread_is_not_quiet():
+    done = threading.Event()
+
+    def spin():
+        while not done.is_set():
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    assert not wait_for_quiet(limit_seconds=0.05)
+    done.set()
+    thread.join()
+    assert wait_for_quiet()
+
+
+def test_other_work_is_what_this_process_did_not_do(monkeypatch):
+    readings = iter([10.0, 13.0])
+    clock = iter([100.0, 102.0])
+    monkeypatch.setattr(turns, "_others_seconds", lambda: next(readings))
+    monkeypatch.setattr(turns.time, "perf_counter", lambda: next(clock))
+    with OtherWork() as other:
+        pass
+    assert other.cpus == 1.5
