@@ -259,7 +259,12 @@ class _Body:
     def register(self, access: Store | Load) -> ir.Value:
         """The alloca of one vector of the register tile."""
         constant, atoms = self.linear(access.buffer, access.indices)
-        at = constant + sum(factor * self.values[atom] for atom, factor in atoms.items())  # type: ignore[operator,index]  # numbers: unrolled
+        at = constant
+        for atom, factor in atoms.items():
+            index = self.integer(atom)
+            if not isinstance(index, int):
+                raise InternalError(f"{access.buffer.name}: a register tile is indexed by {atom}, which is not unrolled")
+            at += factor * index
         found = self.registers.get(at)
         if found is None:
             with self.builder.goto_block(self.entry):

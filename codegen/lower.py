@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from schedule.sketch import EPILOGUE_LEVELS, PACK_LEVELS, Dimension, Operand, Sk
 from schedule.target import Target
 
 Position = Mapping[Axis, Expr]
+Key = TypeVar("Key")
 MAX_VECTOR_LOOP = 4  # vectors of a vector loop written out one by one when copying; longer ones become a loop over vectors
 
 
@@ -44,7 +46,7 @@ def lower(sketch: Sketch, row: NDArray[np.int64], target: Target) -> Lowered:
     scopes = {stage.stage.output.name: "shared" for stage in stages[:-1]}
     body: list[Statement] = []
     buffers: dict[str, Buffer] = {}
-    prepare = {}
+    prepare: dict[str, Nest] = {}
     for number, stage in enumerate(stages):
         lowering = _StageLowering(stage, target, scopes, f"s{number}_" if len(stages) > 1 else "")
         body += lowering.statements()
@@ -451,9 +453,9 @@ class _StageLowering:
                 mask = both(mask, guard)
             else:
                 branch = both(branch, guard)
-        source = self._memory(read.tensor, self.scopes.get(read.tensor.name, "input"))
+        tensor = self._memory(read.tensor, self.scopes.get(read.tensor.name, "input"))
         at = tuple(done[dimension] for dimension in dimensions)
-        copy = Store(self.packed[read], at, Load(source, tuple(indices), mask))
+        copy = Store(self.packed[read], at, Load(tensor, tuple(indices), mask))
         return [copy] if branch == 1 else [If(branch, (copy,), (Store(copy.buffer, at, Constant(0.0)),))]
 
     def _guards(self, indices: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
@@ -468,9 +470,9 @@ class _StageLowering:
         return guards
 
 
-def _decode(variable: Expr, counts: Sequence[tuple[Axis, int]] | Sequence[tuple[Dimension, int]]) -> list[tuple[object, Expr]]:
+def _decode(variable: Expr, counts: Sequence[tuple[Key, int]]) -> list[tuple[Key, Expr]]:
     """Digits of a fused index, first the most significant."""
-    result: list[tuple[object, Expr]] = []
+    result: list[tuple[Key, Expr]] = []
     inner = math.prod(count for _, count in counts)
     outermost = True
     for key, count in counts:

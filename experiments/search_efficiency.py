@@ -26,7 +26,7 @@ from search.annealing import AnnealingSearch
 from search.evolution import EvolutionarySearch
 from search.learner import Learner
 from search.random_search import RandomSearch
-from search.tuner import Progress, SearchFactory, Tuner, TuneOptions
+from search.tuner import Progress, SearchFactory, TuneOptions, Tuner
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,8 @@ def trace(text: str, name: str, method: Method, seed: int, runner: LiveRunner, t
 
 def summary(results: pd.DataFrame) -> pd.DataFrame:
     """Per task: the best of each method (mean over seeds), and what learned search reached over what random search reached."""
-    final = results.groupby(["task", "method", "seed"])["best_gflops"].max().groupby(level=["task", "method"]).mean().unstack("method")
+    reached = results.groupby(["task", "method", "seed"], as_index=False)["best_gflops"].max()
+    final = reached.pivot_table(index="task", columns="method", values="best_gflops")
     final["learned / random"] = final["learned"] / final["random"]
     final["learned / annealing"] = final["learned"] / final["annealing"]
     return final

@@ -18,9 +18,7 @@ class RecordedSearch:
     `recorded`: rows by the name of their sketch.
     """
 
-    def __init__(
-        self, sketches: Sequence[Sketch], scorer: Scorer, rng: np.random.Generator, recorded: Mapping[str, Population], epsilon: float = 0.1
-    ) -> None:
+    def __init__(self, sketches: Sequence[Sketch], scorer: Scorer, rng: np.random.Generator, recorded: Mapping[str, Population], epsilon: float = 0.1) -> None:
         self._sketches, self._scorer, self._rng, self._epsilon = sketches, scorer, rng, epsilon
         self._rows: Rows = {i: recorded[sketch.name] for i, sketch in enumerate(sketches) if sketch.name in recorded}
         self._seen = Seen(sketches)

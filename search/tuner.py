@@ -223,18 +223,15 @@ class Tuner:
             progress.open = False
         if self._store is not None and measurements:
             model_seconds = self._learner.seconds - before[2]
-            self._store.append(
-                rounds=[
-                    Round(
-                        task=state.task.key, machine=self._machine, threads=self._target.threads, seed=self._options.seed, round=state.round,
-                        model=self._learner.name, n_measured=len(measurements), n_failed=sum(not m.ok for m in measurements),
-                        pairwise_accuracy=quality and quality.pairwise_accuracy, recall_at_k=quality and quality.recall_at_k, k=RECALL_K,
-                        top_1=quality and quality.top_1, top_5=quality and quality.top_5, search_seconds=max(asked - started - model_seconds, 0.0),
-                        build_seconds=self._runner.build_seconds - before[0], measure_seconds=self._runner.measure_seconds - before[1],
-                        model_seconds=model_seconds, elapsed_seconds=state.tuning_seconds,
-                    )
-                ]
+            round_ = Round(
+                task=state.task.key, machine=self._machine, threads=self._target.threads, seed=self._options.seed, round=state.round,
+                model=self._learner.name, n_measured=len(measurements), n_failed=sum(not m.ok for m in measurements),
+                pairwise_accuracy=quality.pairwise_accuracy if quality else None, recall_at_k=quality.recall_at_k if quality else None, k=RECALL_K,
+                top_1=quality.top_1 if quality else None, top_5=quality.top_5 if quality else None,
+                search_seconds=max(asked - started - model_seconds, 0.0), build_seconds=self._runner.build_seconds - before[0],
+                measure_seconds=self._runner.measure_seconds - before[1], model_seconds=model_seconds, elapsed_seconds=state.tuning_seconds,
             )  # fmt: skip
+            self._store.append(rounds=[round_])
         state.round += 1
 
     def _ask(self, state: TaskState, n: int) -> list[Candidate]:
@@ -258,7 +255,7 @@ class Tuner:
         """Measure the fastest few again, in turns with the default schedule, and keep the fastest of them."""
         ranked = sorted((c for c, seconds in state.measured.items() if math.isfinite(seconds)), key=state.measured.__getitem__)
         finalists = list(dict.fromkeys([*ranked[:FINALISTS], *([state.default] if state.default in ranked else [])]))
-        if not finalists or state.n_trials == state.n_resumed and state.kept is not None:
+        if not finalists or (state.n_trials == state.n_resumed and state.kept is not None):
             return
         started = time.monotonic()
         measurements = self._runner.remeasure(state.task, finalists, FINAL_ROUNDS)

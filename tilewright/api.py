@@ -23,13 +23,13 @@ from data.store import Store
 from graph.targets import resolve_target
 from ir.errors import UserError
 from ir.task import Task
-from ir.task import task as operator
+from ir.task import task as _task
 from schedule.measurement import Candidate
 from search.annealing import AnnealingSearch
 from search.evolution import EvolutionarySearch
 from search.learner import Learner
 from search.random_search import RandomSearch
-from search.tuner import Progress, SearchFactory, TaskState, Tuner, TuneOptions
+from search.tuner import Progress, SearchFactory, TaskState, TuneOptions, Tuner
 
 SEARCHES: dict[str, SearchFactory] = {"evolutionary": EvolutionarySearch, "annealing": AnnealingSearch, "random": RandomSearch}
 DEFAULT_TRIALS_PER_TASK = 128  # where no budget is given
@@ -41,14 +41,19 @@ Pair = int | Sequence[int]
 # --- tasks ----------------------------------------------------------------------------------------------------------
 
 
+def operator(text: str) -> Task:
+    """The task of an operator text such as `matmul:m=512,n=512,k=512`."""
+    return _task(text)
+
+
 def matmul(m: int, n: int, k: int, *, b: str = "constant", epilogue: str = "none") -> Task:
     """(m, k) times (k, n). `b`: "constant" (packed once, as weights are) or "variable". `epilogue`: as in "bias+relu"."""
-    return operator(f"matmul:m={m},n={n},k={k},b={b},epilogue={epilogue}")
+    return _task(f"matmul:m={m},n={n},k={k},b={b},epilogue={epilogue}")
 
 
 def batch_matmul(batch: int, m: int, n: int, k: int, *, b: str = "variable", epilogue: str = "none") -> Task:
     """(batch, m, k) times (batch, k, n)."""
-    return operator(f"batch_matmul:batch={batch},m={m},n={n},k={k},b={b},epilogue={epilogue}")
+    return _task(f"batch_matmul:batch={batch},m={m},n={n},k={k},b={b},epilogue={epilogue}")
 
 
 def conv2d(
@@ -60,7 +65,7 @@ def conv2d(
     `stride` and `dilation` are one number or (vertical, horizontal), `pad` one number, (vertical, horizontal), or (top, left, bottom, right).
     """
     sizes = f"n={n},c={c},h={h},w={w},k={k},r={r},s={s},stride={_joined(stride)},pad={_joined(pad)}"
-    return operator(f"conv2d:{sizes},groups={groups},dilation={_joined(dilation)},layout={layout},epilogue={epilogue}")
+    return _task(f"conv2d:{sizes},groups={groups},dilation={_joined(dilation)},layout={layout},epilogue={epilogue}")
 
 
 def _joined(numbers: Pair) -> str:
@@ -222,7 +227,7 @@ def versions() -> dict[str, str]:
 
 def compile(task: Task | str, *, records: str | Path, threads: int | None = None) -> Kernel:
     """The kernel of the best recorded schedule of the task for this machine and thread count; `UserError` if there is none."""
-    wanted = operator(task) if isinstance(task, str) else task
+    wanted = _task(task) if isinstance(task, str) else task
     machine = detect_machine(one_thread_without_openmp(threads))
     with Store(records, create=False) as store:
         best = recorded_best(store, wanted, machine)

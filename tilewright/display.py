@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,10 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from graph.network import Network
-from ir.errors import UserError
 from ir.task import Task
 from search import tuner
 from tilewright.api import Result
+from tilewright.bench import BenchResult
+from tilewright.files import write_file
 
 LINE_SECONDS = 10.0  # between two progress lines where there is no terminal
 
@@ -44,22 +44,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 def write_json(path: Path | None, data: object) -> None:
     """`data` as a JSON file, written in one step; nothing where no file is asked for."""
-    if path is None:
-        return
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            json.dump(data, file, indent=2, allow_nan=False)
-            file.write("\n")
-        os.chmod(file.name, 0o666 & ~_umask())
-        os.replace(file.name, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    if path is not None:
+        write_file(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
 
 
 def milliseconds(seconds: float | None) -> str:
@@ -226,6 +212,33 @@ def print_result(result: Result, network: Network) -> bool:
     for refusal in network.unsupported:
         out.print(Text(f"not tuned: {refusal.op_type} {refusal.node}: {refusal.reason}"))
     return tuned == n_layers
+
+
+# --- comparisons ----------------------------------------------------------------------------------------------------
+
+
+def print_bench(result: BenchResult) -> bool:
+    """Every contender on every task, and the coverage. True if every task has a tuned schedule."""
+    rows = []
+    for bench in result.tasks:
+        for row in bench.rows(result.limits):
+            ratio = f"{row.ratio_to_best_peer:.2f}×" if row.ratio_to_best_peer is not None else "–"
+            rows.append((
+                row.task if row.contender == bench.series[0].contender else "", f"{row.contender} {row.setting}".strip(), milliseconds(row.min_seconds),
+                milliseconds(row.median_seconds), f"{row.gflops:.1f}", percent(row.peak_fraction), f"{row.gb_per_second:.1f}", ratio,
+                f"{row.noise_minima:.2f}" if row.contender == bench.series[0].contender else "",
+            ))  # fmt: skip
+    columns = ("task", "contender", "fastest", "median", "GFLOP/s", "of peak", "GB/s", "best peer / this", "A/A")
+    print_table("", columns, rows, left=2)
+    out = console()
+    for note in (*result.notes, *(note for bench in result.tasks for note in bench.notes)):
+        out.print(Text(f"note: {note}"))
+    ratios = [min(peer.min_seconds for peer in bench.peers) / bench.ours.min_seconds for bench in result.tasks if bench.peers and bench.ours is not None]
+    if ratios:
+        out.print(f"geometric mean over {len(ratios)} tasks: {math.exp(sum(map(math.log, ratios)) / len(ratios)):.2f}× the best peer of each")
+    n_tuned = sum(bench.tuned for bench in result.tasks)
+    out.print(f"tuned {n_tuned}/{len(result.tasks)}")
+    return n_tuned == len(result.tasks)
 
 
 # --- the machine ----------------------------------------------------------------------------------------------------

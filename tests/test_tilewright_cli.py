@@ -1,0 +1,228 @@
+"""The command line as a user meets it: exit statuses, one-line errors, resuming, Ctrl-C, two tuners at once."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from data.store import Store
+
+TINY = "matmul:m=24,n=40,k=32"
+
+
+def tilewright(*arguments, cwd=None, timeout=120):
+    command = [sys.executable, "-m", "tilewright", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "COLUMNS": "200"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout, env=environment, check=False)
+
+
+def assert_one_line_error(done, *words):
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """A records file of one short tuning run."""
+    path = tmp_path_factory.mktemp("cli") / "r.db"
+    done = tilewright("tune", TINY, "--records", path, "--max-trials", 24, "--batch", 12, "--json", path.with_suffix(".json"))
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_help_names_every_command():
+    done = tilewright("--help")
+    assert done.returncode == 0
+    for command in ("doctor", "tasks", "tune", "best", "show", "bench", "train", "plot", "export", "import"):
+        assert command in done.stdout
+
+
+def test_help_does_not_wait_for_the_heavy_libraries():
+    code = "import sys, tilewright.cli; print([m for m in ('numpy', 'xgboost', 'llvmlite', 'onnx', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    assert done.stdout.strip() == "[]"
+
+
+def test_tune_writes_the_whole_result(records):
+    result = json.loads(records.with_suffix(".json").read_text())
+    (task,) = result["tasks"]
+    assert task["key"].startswith(TINY)
+    assert task["trials"] == 24
+    assert task["best_seconds"] <= task["default_seconds"]
+    assert 0 < task["peak_fraction"] < 1.2
+    assert {"name", "count", "flops", "failed", "best_gflops", "tuning_seconds"} <= task.keys()
+    assert result["machine"]["cpu_model"]
+
+
+def test_tuning_again_continues_and_then_has_nothing_to_do(records, tmp_path):
+    copy = tmp_path / "r.db"
+    copy.write_bytes(records.read_bytes())
+    more = tilewright("tune", TINY, "--records", copy, "--max-trials", 30)
+    assert more.returncode == 0, more.stderr
+    with Store(copy) as store:
+        trials = [record for record in store.records() if record.kind == "trial"]
+    assert len(trials) == 30
+    assert len({(record.sketch, record.row) for record in trials}) == 30
+    again = tilewright("tune", TINY, "--records", copy, "--max-trials", 30)
+    assert again.returncode == 0
+    with Store(copy) as store:
+        assert len([record for record in store.records() if record.kind == "trial"]) == 30
+
+
+def test_best_show_and_exports(records, tmp_path):
+    best = tilewright("best", "--records", records)
+    assert best.returncode == 0, best.stderr
+    assert "matmul:m=24" in best.stdout
+    for form, word in (("nest", "parallel for"), ("llvm", "define"), ("asm", "kernel:")):
+        shown = tilewright("show", "--records", records, TINY, "--ir", form)
+        assert shown.returncode == 0, shown.stderr
+        assert word in shown.stdout
+    for name in ("r.parquet", "r.jsonl"):
+        assert tilewright("export", "--records", records, "-o", tmp_path / name).returncode == 0
+        imported = tilewright("import", tmp_path / name, "--records", tmp_path / f"{name}.db")
+        assert imported.returncode == 0, imported.stderr
+        with Store(records) as old, Store(tmp_path / f"{name}.db") as new:
+            assert old.records() == new.records()
+
+
+def test_train_and_tune_with_the_trained_model(records, tmp_path):
+    trained = tilewright("train", "--records", records, "-o", tmp_path / "m.ubj")
+    assert trained.returncode == 0, trained.stderr
+    assert "pairwise accuracy" in trained.stdout
+    tuned = tilewright("tune", "matmul:m=32,n=48,k=40", "--max-trials", 8, "--cost-model", tmp_path / "m.ubj")
+    assert tuned.returncode == 0, tuned.stderr
+
+
+def test_no_valid_trial_is_status_1(tmp_path):
+    """A limit on time that no candidate can keep."""
+    done = tilewright("tune", "matmul:m=1500,n=1500,k=1500", "--records", tmp_path / "r.db", "--max-trials", 2, "--timeout", 0.1, "--threads", 1)
+    assert done.returncode == 1, done.stderr
+    assert "timeout" in done.stdout
+    assert "not tuned: matmul" in done.stdout
+    with Store(tmp_path / "r.db") as store:
+        assert {record.failure for record in store.records()} == {"timeout"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("tune", "nothing.onnx"), ("nothing.onnx",)),
+        (("tune", "mathmul:m=1,n=1,k=1"), ("mathmul", "matmul")),
+        (("tune", "matmul:m=0,n=1,k=1"), ("m=0",)),
+        (("tune", "matmul:m=-4,n=1,k=1"), ("m=-4",)),
+        (("tune", "matmul:m=99999999999,n=1,k=1"), ("m=99999999999",)),
+        (("tune", TINY, "--cost-model", "absent.ubj"), ("absent.ubj",)),
+        (("tune", TINY, "--records", "absent/r.db"), ("absent",)),
+        (("tune", TINY, "--threads", "4096"), ("4096",)),
+        (("tune", TINY, "--tasks", "7"), ("7",)),
+        (("tune", TINY, "--tasks", "a-b"), ("a-b",)),
+        (("tune", TINY, "--shape", "x=1,2"), ("--shape",)),
+        (("tasks", "conv2d:c=3,h=4,w=4,k=8,r=7,s=7"), ("7x7",)),
+        (("best", "--records", "absent.db"), ("absent.db",)),
+        (("show", "--records", "absent.db", TINY), ("absent.db",)),
+        (("train", "--records", "absent.db"), ("absent.db",)),
+        (("train",), ("--records",)),
+        (("plot", "--records", "absent.db"), ("absent.db",)),
+        (("export", "--records", "absent.db", "-o", "x.parquet"), ("absent.db",)),
+        (("import", "absent.parquet", "--records", "r.db"), ("absent.parquet",)),
+        (("bench", TINY, "--peers", "nobody"), ("nobody",)),
+    ],
+    ids=lambda value: " ".join(value)[:40],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, words, tmp_path):
+    assert_one_line_error(tilewright(*arguments, cwd=tmp_path), *words)
+
+
+def test_files_that_are_not_what_they_should_be(tmp_path):
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    (tmp_path / "text.onnx").write_text("not a network")
+    (tmp_path / "text.db").write_text("not a database, but long enough to look like a file of some kind")
+    (tmp_path / "text.ubj").write_text("not a model")
+    sqlite3.connect(tmp_path / "foreign.db").execute("CREATE TABLE birds (name TEXT)").connection.close()
+    for arguments in (
+        ("tasks", "empty.onnx"),
+        ("tune", "text.onnx"),
+        ("tune", TINY, "--records", "text.db"),
+        ("tune", TINY, "--records", "foreign.db"),
+        ("tune", TINY, "--cost-model", "text.ubj"),
+        ("best", "--records", "text.db"),
+    ):
+        assert_one_line_error(tilewright(*arguments, cwd=tmp_path), arguments[-1])
+
+
+def test_bad_usage_is_status_2():
+    for arguments in (("tune",), ("tune", TINY, "--max-trials", "0"), ("tune", TINY, "--search", "luck"), ("fly",)):
+        done = tilewright(*arguments)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+
+
+def start(*arguments):
+    command = [sys.executable, "-m", "tilewright", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_for_records(path, n):
+    stop = time.monotonic() + 60
+    while time.monotonic() < stop:
+        if path.exists():
+            with Store(path) as store:
+                if len(store.records()) >= n:
+                    return
+        time.sleep(0.05)
+    raise AssertionError(f"no {n} records within a minute")
+
+
+def children(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def test_ctrl_c_keeps_the_best_and_leaves_nothing_running(tmp_path):
+    process = start("tune", TINY, "--records", tmp_path / "r.db", "--max-trials", 5000)
+    wait_for_records(tmp_path / "r.db", 3)
+    workers = children(process)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=30)
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    assert "interrupted" in out
+    assert workers
+    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+    assert tilewright("best", "--records", tmp_path / "r.db").returncode == 0
+
+
+def test_kill_9_loses_no_record_and_leaves_nothing_running(tmp_path):
+    process = start("tune", TINY, "--records", tmp_path / "r.db", "--max-trials", 5000)
+    wait_for_records(tmp_path / "r.db", 3)
+    workers = children(process)
+    process.kill()
+    process.communicate(timeout=30)
+    gone, alive = psutil.wait_procs(workers, timeout=10)
+    assert gone
+    assert not alive
+    with Store(tmp_path / "r.db") as store:
+        n_before = len(store.records())
+    assert n_before >= 3
+    done = tilewright("tune", TINY, "--records", tmp_path / "r.db", "--max-trials", n_before + 3)
+    assert done.returncode == 0, done.stderr
+
+
+def test_two_tuners_share_a_records_file(tmp_path):
+    both = [start("tune", TINY, "--records", tmp_path / "r.db", "--max-trials", 12, "--seed", seed) for seed in (1, 2)]
+    for process in both:
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error
+    with Store(tmp_path / "r.db") as store:
+        assert {record.seed for record in store.records()} == {1, 2}
