@@ -36,11 +36,12 @@ ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS
 @dataclass(frozen=True)
 class WorkerOptions:
     """`memory_bytes`: how much address space jobs may use, beyond what the worker itself needs. `jobs`: the module whose tables JOBS
-    and FAILURES say what it can do. `cpus`: where to run."""
+    and FAILURES say what it can do. `cpus`: where to run. `max_jobs`: after so many it is replaced by a new process; None is never."""
 
     memory_bytes: int
     cpus: tuple[int, ...]
     jobs: str = "codegen.jobs"
+    max_jobs: int | None = None
 
 
 class Tail(threading.Thread):
@@ -93,6 +94,7 @@ class WorkerProcess:
     def __init__(self, options: WorkerOptions) -> None:
         self._options = options
         self._child: Child | None = None
+        self._n_jobs = 0  # that the process was given
         self._closed = False
 
     @property
@@ -108,7 +110,8 @@ class WorkerProcess:
         message = job.to_message()
         try:
             for _ in range(N_STARTS):
-                child = self._alive()
+                child = self._ready()
+                self._n_jobs += 1
                 deadline = time.monotonic() + timeout_seconds
                 try:
                     send(child.channel, message, deadline)
@@ -142,11 +145,16 @@ class WorkerProcess:
         self._closed = True
         self.stop()
 
-    def _alive(self) -> Child:
-        return self._child if self._child is not None and self._child.process.poll() is None else self._start()
+    def _ready(self) -> Child:
+        """The process for the next job."""
+        worn_out = self._options.max_jobs is not None and self._n_jobs >= self._options.max_jobs
+        if self._child is None or worn_out or self._child.process.poll() is not None:
+            return self._start()
+        return self._child
 
     def _start(self) -> Child:
         self.kill()
+        self._n_jobs = 0
         answer = Answer.failed("", "")
         for _ in range(N_STARTS):
             self._child = child = launch(self._options)

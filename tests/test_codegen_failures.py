@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import codegen_actors
@@ -162,6 +163,15 @@ def test_workers_import_from_where_the_tuner_does(worker: WorkerProcess, tmp_pat
     worker.kill()
     said = worker.ask(Act("imported", "codegen.protocol"), PATIENCE).result["said"]
     assert said == sys.modules["codegen.protocol"].__file__
+
+
+def test_a_worker_is_replaced_after_so_many_jobs() -> None:
+    worker = WorkerProcess(replace(OPTIONS, max_jobs=3))
+    try:
+        pids = [worker.ask(Act("process_id"), PATIENCE).result["said"] for _ in range(7)]
+    finally:
+        worker.kill()
+    assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 1]
 
 
 def test_a_worker_that_cannot_start() -> None:
