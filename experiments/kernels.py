@@ -25,7 +25,7 @@ from data.store import Store
 from ir.errors import UserError
 from ir.task import Task, task
 from tilewright import api
-from tilewright.bench import BenchResult, TaskBench, run_bench
+from tilewright.bench import DISTURBING_CPUS, BenchResult, TaskBench, run_bench
 from tilewright.cli import select_tasks
 from tilewright.peers import PEERS
 
@@ -193,7 +193,9 @@ def mark_text(row: pd.Series) -> str:
 
 
 def verdict(row: pd.Series) -> str:
-    """ "yes", or "no" and what is missing."""
+    """Yes, or no and what is missing; where the machine was busy with other work, neither can be said."""
+    if row["other_cpus"] > DISTURBING_CPUS:
+        return f"unclear: others kept {row['other_cpus']:.1f} CPUs busy"
     missing = []
     if row["peak_fraction"] < row["mark_peak_fraction"]:
         missing.append("peak")

@@ -14,7 +14,8 @@ GOOD = {
     "group": "kernels", "task": "matmul:m=1,n=2,k=3", "name": "", "count": 1, "contender": "tuned", "setting": "tile_n", "min_seconds": 1e-6,
     "median_seconds": 2e-6, "gflops": 400.0, "peak_gflops": 420.0, "peak_fraction": 400 / 420, "gb_per_second": 1.0, "memory_level": "L2",
     "bandwidth_fraction": 0.1, "best_peer": "numpy", "ratio_to_best_peer": 1.01, "median_ratio_to_best_peer": 0.99, "noise_minima": 1.01,
-    "noise_medians": 1.0, "trials": 5, "failed": 1, "tuning_seconds": 2.4, "mark_peak_fraction": 0.92, "mark_peer_ratio": 1.0, "mark_noise": True,
+    "noise_medians": 1.0, "other_cpus": 0.02,
+    "trials": 5, "failed": 1, "tuning_seconds": 2.4, "mark_peak_fraction": 0.92, "mark_peer_ratio": 1.0, "mark_noise": True,
 }  # fmt: skip
 
 
@@ -56,6 +57,7 @@ def test_the_heaviest_tasks_of_a_network_have_the_largest_share():
         ({"ratio_to_best_peer": 0.5, "peak_fraction": 0.1}, "no: peak, peer"),
         ({"best_peer": "", "ratio_to_best_peer": None}, "no: no peer"),
         ({"mark_peer_ratio": 0.0, "best_peer": "", "ratio_to_best_peer": None}, "yes"),
+        ({"other_cpus": 0.34}, "unclear: others kept 0.3 CPUs busy"),
         ({"mark_peer_ratio": 0.97, "mark_noise": False, "ratio_to_best_peer": 0.969}, "no: peer"),
     ],
 )

@@ -53,7 +53,7 @@ def record(columns=None, seed=0):
 
 def test_rows_tell_speed_fractions_and_ratios():
     found = TaskBench(TASK, (series("peak", 4e-6, 2e-6), series("tuned", 3e-6, 1e-6), series("default", 4e-6), series("again", 1.1e-6), series("numpy", 3e-6),
-                             series("torch", 2e-6, 2.5e-6)), 400_000, ())  # fmt: skip
+                             series("torch", 2e-6, 2.5e-6)), 400_000, 0.25, ())  # fmt: skip
     tuned, default, numpy, torch = found.rows(LIMITS)
     assert [row.contender for row in (tuned, default, numpy, torch)] == ["tuned", "default", "numpy", "torch"]
     assert tuned.peak_gflops == pytest.approx(200.0)
@@ -64,13 +64,13 @@ def test_rows_tell_speed_fractions_and_ratios():
     assert tuned.median_ratio_to_best_peer == pytest.approx(4.5 / 4.0)
     assert (tuned.noise_minima, tuned.noise_medians) == pytest.approx((1.1, 2.2 / 4.0))
     assert tuned.gb_per_second == pytest.approx(TASK.program.n_bytes / 1e3)
-    assert (tuned.memory_level, tuned.count, tuned.name, tuned.setting) == ("DRAM", 3, "layer", "of tuned")
+    assert (tuned.memory_level, tuned.count, tuned.name, tuned.setting, tuned.other_cpus) == ("DRAM", 3, "layer", "of tuned", 0.25)
 
 
 def test_rows_without_peers_or_without_a_kernel_of_ours():
-    (default,) = TaskBench(TASK, (series("peak", 1.0), series("default", 1.0), series("again", 1.0)), 1, ()).rows(LIMITS)
+    (default,) = TaskBench(TASK, (series("peak", 1.0), series("default", 1.0), series("again", 1.0)), 1, 0.0, ()).rows(LIMITS)
     assert (default.best_peer, default.ratio_to_best_peer, default.median_ratio_to_best_peer) == ("", None, None)
-    nothing = TaskBench(TASK, (series("peak", 1.0), series("numpy", 1.0)), 1, ())
+    nothing = TaskBench(TASK, (series("peak", 1.0), series("numpy", 1.0)), 1, 0.0, ())
     assert not nothing.tuned
     assert nothing.ours is None
     assert nothing.noise() == (1.0, 1.0)

@@ -83,3 +83,8 @@ def test_other_work_is_what_this_process_did_not_do(monkeypatch):
     with OtherWork() as other:
         pass
     assert other.cpus == 1.5
+
+
+def test_waiting_and_guests_are_no_work():
+    times = {"user": 5.0, "nice": 0.5, "system": 1.0, "idle": 70.0, "iowait": 3.0, "steal": 0.25, "guest": 2.0, "guest_nice": 0.1}
+    assert turns._busy_seconds(times) == 6.75

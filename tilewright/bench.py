@@ -29,6 +29,7 @@ from tilewright.peers import PEERS, choose_peers
 from tilewright.turns import Series, TurnOptions
 
 OURS = ("tuned", "default")
+DISTURBING_CPUS = 0.1  # of other work, that is worth a note
 DROPPED = ("OPENBLAS_", "MKL_", "GOTO_", "BLIS_", "VECLIB_", "ONEDNN_", "DNNL_", "ORT_", "ATEN_")
 
 
@@ -55,6 +56,7 @@ class Row:
     median_ratio_to_best_peer: float | None
     noise_minima: float  # A/A: one of our kernels against itself, 1 is no noise
     noise_medians: float
+    other_cpus: float  # CPUs' worth of work that others did meanwhile; much more than none, and nothing here is to be trusted
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class TaskBench:
     task: Task
     series: tuple[Series, ...]
     peak_flops: int  # of a call of "peak"
+    other_cpus: float  # see `Row`
     notes: tuple[str, ...]
 
     @property
@@ -120,6 +123,7 @@ class TaskBench:
             median_ratio_to_best_peer=min(each.median_seconds for each in self.peers) / series.median_seconds if best else None,
             noise_minima=noise_minima,
             noise_medians=noise_medians,
+            other_cpus=self.other_cpus,
         )
 
 
@@ -187,8 +191,9 @@ def run_bench(
         if "limits" in answer:
             limits = answer["limits"]
             continue
-        series = tuple(Series.from_json(each) for each in answer["series"])
-        benches.append(TaskBench(tasks[len(benches)], series, answer["peak_flops"], tuple(answer["notes"])))
+        series, other_cpus = tuple(Series.from_json(each) for each in answer["series"]), answer["other_cpus"]
+        notes_of = [f"other processes kept {other_cpus:.1f} CPUs busy meanwhile"] if other_cpus > DISTURBING_CPUS else []
+        benches.append(TaskBench(tasks[len(benches)], series, answer["peak_flops"], other_cpus, (*answer["notes"], *notes_of)))
         watch(benches[-1])
     return BenchResult(tuple(benches), machine, limits, tuple(peer.name for peer in chosen), rounds, tuple(notes))
 

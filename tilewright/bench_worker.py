@@ -33,7 +33,6 @@ from tilewright.turns import Contender, OtherWork, TurnOptions, take_turns
 
 SEED = 0  # of the inputs
 SETTING_ROUNDS = 3  # to find a peer's best setting
-OTHER_CPUS = 0.1  # of other processes' work that is worth a note
 PEAK, AGAIN = "peak", "again"  # contenders of the comparison itself: one that only multiplies and adds, and one of our kernels once more
 
 
@@ -72,10 +71,8 @@ def bench_task(of: Task, tuned: Mapping[str, Any] | None, target: Target, peers:
     peak, peak_flops = peak_contender(target)
     with OtherWork() as other:
         series = take_turns([peak, *contenders], options)
-    if other.cpus > OTHER_CPUS:
-        notes.append(f"other processes kept {other.cpus:.1f} CPUs busy meanwhile")
     notes += [f"{each.contender}: {each.n_disturbed} turns began although other threads were busy" for each in series if each.n_disturbed]
-    return {"task": of.key, "peak_flops": peak_flops, "series": [each.to_json() for each in series], "notes": notes}
+    return {"task": of.key, "peak_flops": peak_flops, "other_cpus": other.cpus, "series": [each.to_json() for each in series], "notes": notes}
 
 
 def our_contenders(problem: Problem, tuned: Candidate | None, target: Target) -> tuple[list[Contender], list[str]]:

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import psutil
+
+from codegen.machine import allowed_cpus
 
 QUIET_SLICE_SECONDS = 10e-3  # the system counts the CPU time of other threads in ticks of up to 4 ms; a slice must hold two
 QUIET_SHARE = 0.1  # of one CPU in a slice
@@ -125,7 +127,8 @@ def wait_for_quiet(limit_seconds: float = QUIET_LIMIT_SECONDS) -> bool:
 
 
 class OtherWork:
-    """Measures, while it is entered, how many CPUs' worth of work other processes did: `cpus`. None of it is the fault of those that take turns."""
+    """Measures, while it is entered, how many CPUs' worth of work others did on the CPUs that this process may use: `cpus`. A host that takes
+    time from a virtual machine counts too."""
 
     cpus = 0.0
 
@@ -134,12 +137,16 @@ class OtherWork:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.cpus = (_others_seconds() - self._others) / (time.perf_counter() - self._start)
+        self.cpus = max(0.0, (_others_seconds() - self._others) / (time.perf_counter() - self._start))
 
 
 def _others_seconds() -> float:
     """CPU time that was not idle and not ours."""
-    times = psutil.cpu_times()._asdict()
-    idle = times["idle"] + times.get("iowait", 0.0)
-    guests = times.get("guest", 0.0) + times.get("guest_nice", 0.0)  # counted in user time already
-    return float(sum(times.values()) - idle - guests - time.process_time())
+    mine = allowed_cpus()
+    busy = sum(_busy_seconds(times._asdict()) for cpu, times in enumerate(psutil.cpu_times(percpu=True)) if cpu in mine)
+    return busy - time.process_time()
+
+
+def _busy_seconds(times: Mapping[str, float]) -> float:
+    """Guests' time is counted in user time already."""
+    return sum(seconds for kind, seconds in times.items() if kind not in ("idle", "iowait", "guest", "guest_nice"))
