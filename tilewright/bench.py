@@ -169,6 +169,7 @@ def run_bench(
     `peers` by name; None means all that are installed. A task without a record is compared with its default schedule, which a note says.
     `watch` is called with each task as it is done. `UserError` if a peer, the records or the threads asked for cannot be had.
     """
+    cpus = sorted(allowed_cpus())  # before an OpenMP library is loaded, which may narrow them
     chosen, notes = choose_peers(peers)
     machine = detect_machine(one_thread_without_openmp(threads))
     schedules = [None] * len(tasks) if records is None else recorded_schedules(records, tasks, machine)
@@ -179,7 +180,7 @@ def run_bench(
         notes += [f"no record of {key} for this machine with {machine.target.threads} threads: default schedule only" for key in missing]
     job = {
         "parent": os.getpid(),
-        "cpus": sorted(allowed_cpus()),
+        "cpus": cpus,
         "target": machine.target.to_json(),
         "peers": [peer.name for peer in chosen],
         "options": asdict(TurnOptions(rounds, turn_seconds=turn_seconds)),
