@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ir.errors import InternalError
 from ir.expression import (
     Expr,
     Symbol,
     add,
+    both,
     ceil_div,
     equal,
     floor_div,
@@ -20,6 +21,7 @@ from ir.expression import (
     mul,
     sub,
     symbol,
+    take,
     where,
 )
 from ir.program import FLOAT_BYTES, Axis, Program, Read, Stage, reads
@@ -30,7 +32,7 @@ from schedule.sketch import (
     Sketch,
     TiledStage,
     Tiling,
-    n_permutations,
+    alike_permutations,
 )
 from schedule.space import Column, Space, sizes_up_to
 from schedule.split_reduction import split_reduction
@@ -136,27 +138,45 @@ class _StageRule:
     def tiled(self) -> TiledStage:
         stage = self.stage
         tilings = self._spatial() | {axis: self._reduce(axis) for axis in stage.reduce}
-        orders = {}
-        for band, axes in (("parallel", stage.spatial), ("outer", stage.spatial), ("block", stage.spatial), ("inner", stage.reduce)):
-            orders[band] = self._column(f"order.{band}", tuple(range(n_permutations(axes))), ordered=False) if len(axes) > 1 else 0
-        orders["slice"] = 0
+        sizes = [tilings[axis].sizes for axis in stage.spatial]
+        orders: dict[str, Expr] = {
+            "parallel": self._order("parallel", [tilings[axis].count(2) for axis in stage.spatial]),
+            "outer": self._order("outer", [floor_div(chunk, block) for _, block, chunk, _ in sizes]),
+            "slice": 0,
+            "block": self._order("block", [floor_div(block, register) for register, block, _, _ in sizes]),
+            "inner": self._order("inner", [tilings[axis].sizes[0] for axis in stage.reduce]),
+        }
         operands = tuple(self._operand(read, tilings) for read in reads(stage.body))
         level: Expr = 0
         if self.epilogue is not None and stage.reduce:
-            level = self._column("epilogue", (0, 1), ordered=False)
+            level = self._switch("epilogue", (0, 1))
         result = TiledStage(stage, self.epilogue, self.vector, tilings, orders, 1, operands, level)
         unroll = self._unroll(result)
         result = TiledStage(stage, self.epilogue, self.vector, tilings, orders, unroll, operands, level)
         self._limit(result)
         return result
 
-    def _column(self, name: str, choices: tuple[int, ...], maximum: Expr | None = None, *, ordered: bool = True, wish: int | None = None) -> Symbol | int:
-        """The symbol of a new column, or the number if there is no choice."""
-        if len(choices) == 1:
-            return choices[0]
-        column = Column(symbol(self.prefix + name), choices, maximum, ordered)
+    def _order(self, band: str, counts: list[Expr]) -> Symbol | int:
+        """Which permutation of its axes a band of loops has; those that only move loops with a single iteration are alike."""
+        n = math.factorial(len(counts))
+        moving = add(0, *(mul(less(1, count), 1 << i) for i, count in enumerate(counts)))
+        return self._switch(f"order.{band}", tuple(range(n)), lambda order: take(add(mul(moving, n), order), alike_permutations(len(counts))))
+
+    def _switch(self, name: str, choices: tuple[int, ...], alike: Callable[[Symbol], Expr] | None = None, wish: int | None = None) -> Symbol | int:
+        """A column of unordered choices; `alike` gives the one that stands for all with the same meaning."""
+        own = symbol(self.prefix + name)
+        return self._add(Column(own, choices, None, alike(own) if alike else None, ordered=False), wish)
+
+    def _column(self, name: str, choices: tuple[int, ...], maximum: Expr | None = None, *, wish: int | None = None) -> Symbol | int:
+        """A column of ordered choices."""
+        return self._add(Column(symbol(self.prefix + name), choices, maximum), wish)
+
+    def _add(self, column: Column, wish: int | None) -> Symbol | int:
+        """The symbol of the new column, or the number if there is no choice."""
+        if len(column.choices) == 1:
+            return column.choices[0]
         self.columns.append(column)
-        self.default[column.symbol.name] = choices[0] if wish is None else wish
+        self.default[column.symbol.name] = column.choices[0] if wish is None else wish
         return column.symbol
 
     def _registers(self) -> dict[Axis, Expr]:
@@ -217,9 +237,19 @@ class _StageRule:
             levels = levels[:-1]  # one slice: the same as packing for a block
         if read.padded or (self.vector in read.axes and read.stride(self.vector) != 1):
             levels = levels[1:]  # packing is what brings the padding in, and what makes lanes contiguous
-        level = self._column(f"{name}.pack", levels, ordered=False, wish=levels[0] if levels[0] == 0 else PACK_LEVELS.index("block"))
+        block = PACK_LEVELS.index("block")
+        n_slices = mul(*(tilings[axis].count(0) for axis in self.stage.reduce))
+        n_blocks = mul(*(floor_div(tilings[axis].sizes[2], tilings[axis].sizes[1]) for axis in self.stage.spatial))
+
+        def alike(level: Symbol) -> Expr:
+            """A single slice is packed as its block is, a single block as its chunk is."""
+            single_slice = both(equal(level, PACK_LEVELS.index("slice")), equal(n_slices, 1))
+            single_block = both(equal(level, PACK_LEVELS.index("chunk")), equal(n_blocks, 1))
+            return where(single_slice, block, where(single_block, block, level))
+
+        level = self._switch(f"{name}.pack", levels, alike, wish=levels[0] if levels[0] == 0 else block)
         two_layouts = self.vector not in boxes and self.vector not in read.axes and any(axis in read.axes for axis in self.stage.reduce)
-        layout = self._column(f"{name}.layout", (0, 1), ordered=False, wish=1) if two_layouts else 0
+        layout = self._switch(f"{name}.layout", (0, 1), lambda layout: where(equal(level, 0), 0, layout), wish=1) if two_layouts else 0
         return Operand(read, False, level, layout)
 
     def _unroll(self, tiled: TiledStage) -> Expr:

@@ -16,10 +16,9 @@ A tile may have any size: a loop over tiles has `ceil(extent / size)` iterations
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -202,8 +201,15 @@ def permutations(axes: tuple[Axis, ...]) -> list[tuple[Axis, ...]]:
     return list(itertools.permutations(axes))
 
 
-def n_permutations(axes: tuple[Axis, ...]) -> int:
-    return math.factorial(len(axes))
+@cache
+def alike_permutations(n: int) -> tuple[int, ...]:
+    """For each set of n axes (one bit an axis), for each permutation: the first one that has the axes of the set in the same order."""
+    table = []
+    for moving in range(1 << n):
+        first: dict[tuple[int, ...], int] = {}
+        for number, order in enumerate(itertools.permutations(range(n))):
+            table.append(first.setdefault(tuple(axis for axis in order if moving >> axis & 1), number))
+    return tuple(table)
 
 
 def _substitute(stage: TiledStage, values: Mapping[Symbol, Expr]) -> TiledStage:

@@ -22,7 +22,7 @@ Population = NDArray[np.int64]
 @dataclass(frozen=True)
 class Column:
     """One decision. `choices` are the values to draw from, ascending; a value above `maximum` (an expression of earlier symbols) means
-    `maximum`.
+    `maximum`. `alike` (an expression of earlier symbols and this one) is the value that stands for all values with the same meaning.
 
     `ordered`: whether neighbouring choices are alike (sizes are, permutations are not).
     """
@@ -30,6 +30,7 @@ class Column:
     symbol: Symbol
     choices: tuple[int, ...]
     maximum: Expr | None = None
+    alike: Expr | None = None
     ordered: bool = True
 
 
@@ -49,6 +50,10 @@ class Space:
         return {j: Evaluator([column.maximum], self.symbols) for j, column in enumerate(self.columns) if column.maximum is not None}
 
     @cached_property
+    def _alike(self) -> dict[int, Evaluator]:
+        return {j: Evaluator([column.alike], self.symbols) for j, column in enumerate(self.columns) if column.alike is not None}
+
+    @cached_property
     def _choices(self) -> list[NDArray[np.int64]]:
         return [np.array(column.choices, dtype=np.int64) for column in self.columns]
 
@@ -57,11 +62,17 @@ class Space:
         return Evaluator(self.limits, self.symbols)
 
     def canonical(self, X: Population) -> Population:
-        """Equal candidates get equal rows: values are cut to their column's maximum, in column order."""
+        """Equal candidates get equal rows: column by column, values are cut to the maximum and replaced by the one that stands for them."""
         X = X.copy()
-        for j in self._maxima:
-            X[:, j] = np.minimum(X[:, j], self._most(X, j))
+        for j in range(X.shape[1]):
+            self._settle(X, j, X[:, j])
         return X
+
+    def _settle(self, X: Population, j: int, values: NDArray[np.int64]) -> None:
+        """Set column j of `X` to canonical `values`; the columns before it are canonical."""
+        X[:, j] = np.minimum(values, self._most(X, j))
+        if j in self._alike:
+            X[:, j] = self._alike[j](X)[:, 0]
 
     def _most(self, X: Population, j: int) -> NDArray[np.int64]:
         """(n,) the largest value of column j that the earlier columns of each row leave."""
@@ -90,15 +101,15 @@ class Space:
         """
         X = np.zeros((n, len(self.columns)), dtype=np.int64)
         for j in range(len(self.columns)):
-            X[:, j] = self._any(self._most(X, j), j, rng)
+            self._settle(X, j, self._any(self._most(X, j), j, rng))
         return X
 
     def sample(self, n: int, rng: np.random.Generator) -> Population:
         """(n, c) valid canonical rows as `draw` finds them; fewer where valid ones are too rare to find."""
         found: list[Population] = []
         total = 0
-        for _ in range(64):
-            X = self.draw(max(4 * n, 256), rng)
+        for _ in range(128):
+            X = self.draw(max(2 * (n - total), 256), rng)
             X = X[self.valid(X)]
             found.append(X[: n - total])
             total += len(found[-1])
@@ -113,11 +124,10 @@ class Space:
         changed = rng.random((n, c)).argsort(axis=1).argsort(axis=1) < n_changes[:, None]
         result = X.copy()
         for j, column in enumerate(self.columns):
-            most = self._most(result, j)
-            new = self._any(most, j, rng)
+            new = self._any(self._most(result, j), j, rng)
             if column.ordered:
                 new = np.where(rng.random(n) < 0.5, self._near(X[:, j], j, rng), new)
-            result[:, j] = np.minimum(np.where(changed[:, j], new, X[:, j]), most)
+            self._settle(result, j, np.where(changed[:, j], new, X[:, j]))
         return result
 
     def crossover(self, A: Population, B: Population, rng: np.random.Generator) -> Population:

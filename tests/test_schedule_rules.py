@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from ir.operators import parse_operator
 from ir.program import FLOAT_BYTES
 from ir.simplify import simplify
 from schedule.rules import MAX_UPDATES, MAX_WORKSPACE_BYTES, sketches
-from schedule.sketch import PACK_LEVELS, Sketch, TiledStage
+from schedule.sketch import PACK_LEVELS, Sketch, TiledStage, alike_permutations
 from schedule.target import Target
 
 settled = settings(deadline=None, max_examples=60)
@@ -63,6 +64,7 @@ def check(sketch: Sketch, machine: Target) -> None:
         assert list(column.choices) == sorted(set(column.choices))
         assert len(column.choices) > 1
         assert column.maximum is None or symbols_of(column.maximum) <= set(space.symbols[:j])
+        assert column.alike is None or symbols_of(column.alike) <= set(space.symbols[: j + 1])
     for tiled in sketch.stages:
         check_stage(sketch, tiled, machine, X)
     for row in X[:3]:
@@ -180,6 +182,36 @@ def test_a_program_without_reduction_has_no_level_for_its_epilogue() -> None:
     (tiled,) = stages_of("matmul:m=64,n=64,k=1,epilogue=bias+relu")["tile_n"]
     assert tiled.stage.reduce == ()
     assert (tiled.epilogue is not None, tiled.epilogue_level, tiled.unroll) == (True, 0, 1)
+
+
+def test_permutations_that_move_the_same_axes_alike_have_one_number() -> None:
+    table = alike_permutations(3)
+    orders = list(itertools.permutations(range(3)))
+    assert len(table) == 8 * 6
+    for moving, (number, order) in itertools.product(range(8), enumerate(orders)):
+        same = [i for i, other in enumerate(orders) if [a for a in other if moving >> a & 1] == [a for a in order if moving >> a & 1]]
+        assert table[6 * moving + number] == same[0]
+
+
+def test_orders_of_single_loops_and_levels_of_single_blocks_are_not_told_apart() -> None:
+    (sketch,) = sketches(parse_operator("matmul:m=96,n=96,k=96,b=variable")[1], target())
+    symbols = [symbol.name for symbol in sketch.space.symbols]
+
+    def canonical(**wishes: int) -> dict[str, int]:
+        row = [{**sketch.default, **{name.replace("_", "."): size for name, size in wishes.items()}}[name] for name in symbols]
+        return dict(zip(symbols, sketch.space.canonical(np.array([row]))[0].tolist(), strict=True))
+
+    single = {"m_block": 1, "n_block": 1, "n_chunk": 1, "m_chunk": 1}
+    assert canonical(order_block=1, order_outer=1, order_parallel=1, **single) | single == canonical(order_parallel=1, **single) | single
+    assert canonical(order_block=1, order_outer=1, order_parallel=1, **single)["order.parallel"] == 1
+    assert canonical(order_block=1, **{**single, "m_block": 2, "n_block": 2})["order.block"] == 1
+    chunk, block, slice_ = (PACK_LEVELS.index(level) for level in ("chunk", "block", "slice"))
+    assert canonical(a_pack=chunk, **single)["a.pack"] == block
+    assert canonical(a_pack=chunk, **{**single, "m_chunk": 2})["a.pack"] == chunk
+    assert canonical(a_pack=slice_, k_slice=96)["a.pack"] == block
+    assert canonical(a_pack=slice_, k_slice=48)["a.pack"] == slice_
+    assert canonical(a_pack=0, a_layout=1)["a.layout"] == 0
+    assert canonical(a_pack=block, a_layout=1)["a.layout"] == 1
 
 
 def test_rules_see_the_program_not_the_operator() -> None:
