@@ -154,7 +154,7 @@ def show(
 def bench(
     target: TargetArgument,
     records: RecordsOption = None,
-    peers: Annotated[str, typer.Option(help="Comma-separated: numpy, torch, onnxruntime.")] = "numpy,torch,onnxruntime",
+    peers: Annotated[str | None, typer.Option(help="Comma-separated: numpy, torch, onnxruntime; by default those installed.")] = None,
     tasks: TasksOption = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns that each contender takes.")] = 10,
     require_tuned: Annotated[bool, typer.Option("--require-tuned", help="Fail if some task has no record.")] = False,
@@ -167,7 +167,7 @@ def bench(
     from tilewright.display import print_bench, write_json
 
     network = _network(target, shape)
-    result = run_bench(select_tasks(network.tasks, tasks), records, peers.split(","), rounds, threads)
+    result = run_bench(select_tasks(network.tasks, tasks), records, peers.split(",") if peers is not None else None, rounds, threads)
     tuned = print_bench(result)
     write_json(json, result.to_json())
     if require_tuned and not tuned:
