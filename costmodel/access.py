@@ -1,0 +1,220 @@
+"""What an access touches in memory when its axes run over a box: distinct elements, cache lines, vector loads, strides.
+
+The access of a variable operand reads the tensor itself or a packed copy, in one of two layouts, as the schedule chose; both readings are
+worked out and the symbols of that choice select one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from ir.expression import Expr, add, ceil_div, equal, less, maximum, minimum, mul, sub, where
+from ir.program import FLOAT_BYTES, Affine, Axis, Read
+from schedule.sketch import PACK_LEVELS, Dimension, Operand, TiledStage
+
+LINE_BYTES = 64
+LINE_ELEMENTS = LINE_BYTES // FLOAT_BYTES
+SET_PERIOD_BYTES = 4096  # addresses this far apart fall on the same set of the first-level cache of every common CPU
+
+Box = Mapping[Axis, Expr]
+
+
+@dataclass(frozen=True)
+class Term:
+    """`factor` times a position that takes `extent` values from 0 on, never more than `most`."""
+
+    factor: int
+    extent: Expr
+    most: int
+
+
+def distinct(terms: Sequence[Term]) -> Expr:
+    """How many values a sum of terms takes: exactly, but for three terms that overlap, where it may be less.
+
+    Two terms f*x + g*y with f, g coprime take x*y values less the pairs that some other pair repeats: (x + g, y) meets (x, y + f).
+    """
+    terms = sorted(terms, key=lambda term: abs(term.factor))
+    reach, apart = 0, True
+    for term in terms:
+        apart &= abs(term.factor) > reach
+        reach += abs(term.factor) * (term.most - 1)
+    product = mul(*(term.extent for term in terms))
+    if apart:
+        return product
+    if len(terms) > 2:
+        return minimum(product, span(terms))
+    first, second = terms
+    common = math.gcd(first.factor, second.factor)
+    repeated = mul(maximum(sub(first.extent, abs(second.factor) // common), 0), maximum(sub(second.extent, abs(first.factor) // common), 0))
+    return sub(product, repeated)
+
+
+def span(terms: Sequence[Term]) -> Expr:
+    """From the lowest to the highest value of a sum of terms, both included."""
+    return add(*(mul(sub(term.extent, 1), abs(term.factor)) for term in terms), 1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A dimension of memory: `count` of its indices are touched, within `reach` neighbouring ones, `stride` elements apart."""
+
+    count: Expr
+    reach: Expr
+    stride: Expr
+
+
+def lines(rows: Sequence[Row]) -> Expr:
+    """Cache lines that a box touches at least, if it begins on one. `rows` begin with the innermost, of stride 1, and do not overlap."""
+    if not rows:
+        return 1
+    reach = rows[0].reach
+    result = ceil_div(reach, LINE_ELEMENTS)
+    for row in rows[1:]:
+        if row.count == 1 and row.reach == 1:
+            continue
+        reach = add(mul(sub(row.reach, 1), row.stride), reach)
+        result = mul(row.count, result)
+        if not (isinstance(row.stride, int) and row.stride % LINE_ELEMENTS == 0):  # rows that share lines
+            result = minimum(result, ceil_div(reach, LINE_ELEMENTS))
+    return result
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """Neighbouring dimensions of a packed operand: `size` indices, `stride` elements apart."""
+
+    dimensions: tuple[Dimension, ...]
+    size: Expr
+    stride: Expr
+
+
+@dataclass(frozen=True)
+class Access:
+    """One operand of a stage, or its output (then `operand` is None)."""
+
+    tiled: TiledStage
+    read: Read
+    operand: Operand | None
+    lanes: int
+
+    # -- what a box of the axes touches
+
+    def elements(self, box: Box) -> Expr:
+        """Distinct elements, as if all were inside the tensor; of a packed copy, those that it has at a time."""
+        return self._where_packed(self._elements(box), [self._elements(self._in_copy(box)) for _ in self._packed_layouts[:1]])
+
+    def lines(self, box: Box) -> Expr:
+        """Distinct cache lines, as if all were inside the tensor. The box is one register tile or more."""
+        return self._where_packed(self._tensor_lines(box), [self._packed_lines(rows, self._in_copy(box)) for rows in self._packed_layouts])
+
+    def loads(self, tile: Box) -> Expr:
+        """Load instructions of one step of a register tile of these extents; those of equal addresses are one."""
+        vector = self.tiled.vector
+        starts = mul(*(distinct(_terms(index, tile, vector, self.lanes)) for index in self.read.indices))
+        one_by_one = less(1, self.stride(vector))
+        return mul(starts, where(one_by_one, self.lanes, 1))
+
+    # -- strides
+
+    def stride(self, axis: Axis) -> Expr:
+        """Elements between neighbours along the axis in one register tile; along a reduce axis, if its loop is the innermost."""
+        return self._where_packed(abs(self.read.stride(axis)), [self._packed_stride(rows, axis) for rows in self._packed_layouts])
+
+    def set_conflicts(self, extents: Box) -> Expr:
+        """How many of the tensor's rows that the axes walk begin on the same set of the first-level cache; 1 when packed."""
+        result: Expr = 1
+        for axis, extent in extents.items():
+            stride_bytes = abs(self.read.stride(axis)) * FLOAT_BYTES
+            if stride_bytes >= LINE_BYTES:
+                result = mul(result, ceil_div(extent, SET_PERIOD_BYTES // math.gcd(SET_PERIOD_BYTES, stride_bytes)))
+        return self._where_packed(result, [1 for _ in self._packed_layouts])
+
+    # -- the two readings
+
+    @property
+    def in_place(self) -> Expr:
+        """1 where the tensor itself is accessed, 0 where a packed copy is."""
+        return 1 if self.operand is None else equal(self.operand.level, PACK_LEVELS.index("none"))
+
+    def _where_packed(self, tensor: Expr, packed: Sequence[Expr]) -> Expr:
+        """`tensor` or, by layout, one of `packed`."""
+        if self.operand is None:
+            return tensor
+        by_layout = packed[0] if len(packed) == 1 else where(self.operand.layout, packed[1], packed[0])
+        return where(self.in_place, tensor, by_layout)
+
+    @cached_property
+    def _packed_layouts(self) -> list[tuple[PackedRow, ...]]:
+        """The dimensions of the packed copy in each layout that the schedule may choose, innermost first."""
+        if self.operand is None:
+            return []
+        layouts = (self.operand.layout,) if isinstance(self.operand.layout, int) else (0, 1)
+        return [self._packed_rows(self.operand, layout) for layout in layouts]
+
+    def _packed_rows(self, operand: Operand, layout: int) -> tuple[PackedRow, ...]:
+        """Reduce dimensions are one row: they stand side by side, in the order of their loops."""
+        groups: list[list[Dimension]] = []
+        for dimension in reversed(operand.dimensions(layout, self.tiled.vector, self.tiled.stage.reduce)):
+            if groups and dimension.kind == groups[-1][0].kind == "reduce":
+                groups[-1].append(dimension)
+            else:
+                groups.append([dimension])
+        rows: list[PackedRow] = []
+        stride: Expr = 1
+        for group in groups:
+            size = mul(*(self.tiled.packed_extent(operand, dimension) for dimension in group))
+            rows.append(PackedRow(tuple(group), size, stride))
+            stride = mul(stride, size)
+        return tuple(rows)
+
+    def _in_copy(self, box: Box) -> Box:
+        """The part of the box that the packed copy has at a time; what lies beyond takes its place in turn."""
+        assert self.operand is not None
+        regions = {axis: self.tiled.region(self.operand, axis) for axis in box}
+        return {axis: extent if regions[axis] == axis.extent else minimum(extent, regions[axis]) for axis, extent in box.items()}
+
+    def _elements(self, box: Box) -> Expr:
+        return mul(*(distinct(_terms(index, box)) for index in self.read.indices))
+
+    def _tensor_lines(self, box: Box) -> Expr:
+        rows = zip(self.read.indices, self.read.tensor.strides, strict=True)
+        return lines([Row(distinct(_terms(index, box)), span(_terms(index, box)), stride) for index, stride in rows][::-1])
+
+    def _packed_lines(self, rows: Sequence[PackedRow], box: Box) -> Expr:
+        return lines([Row(*self._touched(row, box), row.stride) for row in rows])
+
+    def _touched(self, row: PackedRow, box: Box) -> tuple[Expr, Expr]:
+        """(indices touched, from the first to the last of them) along a row."""
+        axis = row.dimensions[0].axes[0]
+        register = self.tiled.tilings[axis].sizes[0]
+        count: Expr
+        match row.dimensions[0].kind:
+            case "tiles":
+                count = ceil_div(box[axis], register)
+            case "register":
+                count = minimum(register, axis.extent)
+            case "reduce":
+                count = mul(*(box[dimension.axes[0]] for dimension in row.dimensions))
+            case _:
+                terms = _terms(self.read.indices[row.dimensions[0].source], box)
+                return distinct(terms), span(terms)
+        return count, count
+
+    def _packed_stride(self, rows: Sequence[PackedRow], axis: Axis) -> Expr:
+        for row in rows:
+            for dimension in row.dimensions:
+                if axis in dimension.axes and dimension.kind != "tiles":
+                    factor = abs(self.read.indices[dimension.source].factor(axis)) if dimension.kind == "box" else 1
+                    return mul(row.stride, factor)
+        return 0
+
+
+def _terms(index: Affine, box: Box, vector: Axis | None = None, lanes: int = 1) -> list[Term]:
+    """The terms of an index over a box, the vector axis in whole vectors."""
+    return [
+        Term(factor * lanes, ceil_div(box[axis], lanes), -(-axis.extent // lanes)) if axis == vector else Term(factor, box[axis], axis.extent)
+        for axis, factor in index.terms
+    ]

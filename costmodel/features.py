@@ -1,0 +1,147 @@
+"""Features of a whole population of candidates from their one symbolic sketch; `costmodel.feature_table` says what each of them is.
+
+All quantities are expressions over the symbols of the sketch's space, made once and evaluated together for every row.
+
+Notation: n rows (candidates), c columns, q quantities, f features.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costmodel.feature_table import FEATURE_VERSION, FEATURES
+from costmodel.packing import Packing, packed_elements
+from costmodel.stage import StageQuantities, epilogue_quantities
+from ir.errors import InternalError
+from ir.expression import Evaluator, Expr, add, ceil_div, mul
+from ir.program import FLOAT_BYTES
+from schedule.sketch import Sketch
+from schedule.space import Population
+from schedule.target import Target
+
+Quantities = dict[str, Expr]
+
+
+_DIVIDED = [i for i, feature in enumerate(FEATURES) if len(feature.of) == 2]
+_LOGARITHMIC = [i for i, feature in enumerate(FEATURES) if feature.scale in ("log", "log ratio")]
+
+
+class FeatureExtractor:
+    """Describes candidates of one sketch for one machine. Making one takes about as long as describing ten thousand candidates, so keep it."""
+
+    names: tuple[str, ...] = tuple(feature.name for feature in FEATURES)
+
+    def __init__(self, sketch: Sketch, target: Target) -> None:
+        slots = _slots(sketch, target)
+        self._symbols = sketch.space.symbols
+        self._quantities = {f"{slot}.{name}": quantity for slot, quantities in slots.items() for name, quantity in quantities.items()}
+        first, second = [feature.of[0] for feature in FEATURES], [feature.of[1] for feature in FEATURES if len(feature.of) == 2]
+        self._evaluator = Evaluator([self._quantity(name, slots) for name in (*first, *second)], self._symbols)
+
+    def __call__(self, X: Population) -> NDArray[np.float32]:
+        """(n, c) valid rows of the sketch's space -> (n, f) features, columns as `names`."""
+        quantities = self._evaluator(X).T.astype(np.float32)
+        features, divisors = quantities[: len(FEATURES)], quantities[len(FEATURES) :]
+        features[_DIVIDED] /= np.maximum(divisors, 1)
+        features[_LOGARITHMIC] = np.log2(features[_LOGARITHMIC] + 1)
+        return np.ascontiguousarray(features.T)
+
+    def raw(self, X: Population) -> dict[str, NDArray[np.float64]]:
+        """Every quantity, also those that no feature uses, by name: (n,) whole numbers, exact below 2^53. For tests and for looking."""
+        values = self._raw_evaluator(X)
+        return {name: values[:, j] for j, name in enumerate(self._quantities)}
+
+    @cached_property
+    def _raw_evaluator(self) -> Evaluator:
+        return Evaluator(list(self._quantities.values()), self._symbols)
+
+    def _quantity(self, name: str, slots: dict[str, Quantities]) -> Expr:
+        """0 where the sketch has not the slot of the name."""
+        if name.split(".")[0] not in slots:
+            return 0
+        if name not in self._quantities:
+            raise InternalError(f"the feature table names the quantity {name}, which nothing computes")
+        return self._quantities[name]
+
+
+def _slots(sketch: Sketch, target: Target) -> dict[str, Quantities]:
+    """Quantities of the sketch by slot."""
+    if len(sketch.stages) > 2:
+        raise InternalError(f"sketch {sketch.name} has {len(sketch.stages)} tiled stages, features describe 2")
+    stages = [StageQuantities(tiled, target) for tiled in sketch.stages]
+    slots = {slot: stage.all() for slot, stage in zip(("compute", "final"), stages, strict=False)}
+    packs = [_packs(stage) for stage in stages]
+    slots |= {f"pack_{role}": quantities for role, quantities in packs[0].items()}
+    if stages[-1].tiled.epilogue is not None:
+        slots["epilogue"] = epilogue_quantities(stages[-1], stages[-1].tiled.epilogue)
+    slots["program"] = _program(target, stages, packs, slots)
+    slots["machine"] = {
+        "lanes": target.lanes, "vector_registers": target.vector_registers, "threads": target.threads,
+        "l1_bytes": target.l1_bytes, "l2_bytes": target.l2_bytes, "l3_bytes": target.l3_bytes,
+    }  # fmt: skip
+    slots["task"] = _task(sketch, stages)
+    return slots
+
+
+def _packs(stage: StageQuantities) -> dict[str, Quantities]:
+    """Quantities of the packing of each variable operand of a stage, by role."""
+    variable = {role: operand for role, operand in stage.operands.items() if not operand.prepared}
+    return {role: Packing(stage.tiled, operand, stage.target.lanes, stage.target.threads).quantities() for role, operand in variable.items()}
+
+
+def _program(target: Target, stages: list[StageQuantities], packs: list[dict[str, Quantities]], slots: dict[str, Quantities]) -> Quantities:
+    """Memory, text and time of all slots together; times are those of the busiest thread."""
+    described = [slots[slot] for slot in ("compute", "final") if slot in slots]
+    all_packs = [pack for of_stage in packs for pack in of_stage.values()]
+    private = add(*(stage.on_busiest_thread(pack["private_half_cycles"]) for stage, of in zip(stages, packs, strict=True) for pack in of.values()))
+    shared = add(*(ceil_div(pack["shared_half_cycles"], target.threads) for pack in all_packs))
+    epilogue = stages[-1].on_busiest_thread(slots["epilogue"]["half_cycles"]) if "epilogue" in slots else 0
+    others = add(private, shared, epilogue)
+    intermediate = sum(stage.stage.output.n_bytes for stage in stages[:-1])
+    flops = sum(stage.stage.flops for stage in stages)
+    prepared = [(stage.tiled, operand) for stage in stages for operand in stage.operands.values() if operand.prepared]
+    return {
+        "n_stages": len(stages),
+        "prepared_bytes": mul(FLOAT_BYTES, add(*(packed_elements(tiled, operand) for tiled, operand in prepared))),
+        "private_bytes": add(*(pack["private_bytes"] for pack in all_packs)),
+        "shared_bytes": add(intermediate, *(pack["shared_bytes"] for pack in all_packs)),
+        "code_updates": add(*(stage["code_updates"] for stage in described)),
+        "half_cycles.pack": add(private, shared),
+        "half_cycles.epilogue": epilogue,
+        "half_cycles.longest": add(others, *(stage["half_cycles.longest"] for stage in described)),
+        "half_cycles.sum": add(others, *(stage["half_cycles.sum"] for stage in described)),
+        "half_cycles.ideal": -(-flops // (2 * target.lanes * target.threads)),
+    }
+
+
+def _task(sketch: Sketch, stages: list[StageQuantities]) -> Quantities:
+    """What the sketch works on, the same for all its candidates."""
+    stage, vector = stages[0].stage, sketch.stages[0].vector
+    tensors = dict.fromkeys(operand.read.tensor for operand in stages[0].operands.values())
+    variable = sum(tensor.n_bytes for tensor in tensors if not tensor.constant)
+    constant = sum(tensor.n_bytes for tensor in tensors if tensor.constant)
+    output = stages[-1].stage.output.n_bytes
+    spatial = [axis.extent for axis in stage.spatial]
+    reduce = [axis.extent for axis in stage.reduce]
+    return {
+        "flops": sum(quantities.stage.flops for quantities in stages),
+        "bytes": variable + constant + output,
+        "output_elements": math.prod(spatial),
+        "vector_extent": vector.extent,
+        "row_extent": math.prod(spatial) // vector.extent,
+        "longest_extent": max((axis.extent for axis in stage.spatial if axis != vector), default=1),
+        "reduce_length": math.prod(reduce),
+        "longest_reduce": max(reduce, default=1),
+        "n_spatial": len(spatial),
+        "n_reduce": len(reduce),
+        "variable_bytes": variable,
+        "constant_bytes": constant,
+        "output_bytes": output,
+    }
+
+
+__all__ = ["FEATURES", "FEATURE_VERSION", "FeatureExtractor"]

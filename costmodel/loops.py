@@ -1,0 +1,119 @@
+"""The loops of a tiled stage as expressions: how often each place between two loops is reached, and what is covered from there in.
+
+A place stands between two loops. Outside of it are all loops of the bands before its own and the first few of its own band, in the
+order that the schedule chose, so what they cover depends on the symbols of that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ir.expression import Expr, ceil_div, minimum, mul, take, where
+from ir.program import Axis
+from schedule.sketch import BANDS, TiledStage, permutations
+
+
+@dataclass(frozen=True)
+class Place:
+    """`extents`: elements of each axis that one execution of everything inside covers, where no tile is cut short. `counts`: in how many
+    parts the loops outside cut each axis. `executions`: how often the place is reached in one run of the stage, exactly."""
+
+    extents: Mapping[Axis, Expr]
+    counts: Mapping[Axis, Expr]
+    executions: Expr
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The loop of `band` that is number `number` from the outside. `trips` counts its iterations where no tile is cut short."""
+
+    band: str
+    number: int
+    trips: Expr
+
+
+@dataclass(frozen=True)
+class LoopStructure:
+    """`loops[i]` stands between `places[i]` and `places[i + 1]`, the outermost first."""
+
+    tiled: TiledStage
+    loops: tuple[Loop, ...]
+    places: tuple[Place, ...]
+
+    def of(self, band: str) -> tuple[Loop, ...]:
+        return tuple(loop for loop in self.loops if loop.band == band)
+
+    def index(self, band: str, entered: int) -> int:
+        """Number of the place inside the first `entered` loops of the band, or inside all of them if there are fewer."""
+        outside = sum(BANDS.index(loop.band) < BANDS.index(band) for loop in self.loops)
+        return outside + min(entered, len(self.of(band)))
+
+    def inside(self, band: str) -> int:
+        """Number of the place inside all loops of the band."""
+        return self.index(band, len(self.of(band)))
+
+    def chosen(self, loop: Loop, by_axis: Mapping[Axis, int]) -> Expr:
+        """What `by_axis` gives for the axis of this loop."""
+        return by_order(self.tiled, loop.band, lambda order: by_axis[order[loop.number]])
+
+
+def by_order(tiled: TiledStage, band: str, number: Callable[[tuple[Axis, ...]], int]) -> Expr:
+    """`number` of the order, outermost first, that the schedule gives to the loops of the band."""
+    return take(tiled.orders[band], [int(number(order)) for order in permutations(tiled.axes(band))])
+
+
+def is_at(tiled: TiledStage, band: str, axis: Axis, number: int) -> Expr:
+    """Whether the axis has loop number `number` of the band (-1: the innermost)."""
+    return by_order(tiled, band, lambda order: order[number] == axis)
+
+
+def _is_entered(tiled: TiledStage, band: str, axis: Axis, number: int) -> Expr:
+    return by_order(tiled, band, lambda order: order.index(axis) <= number)
+
+
+def loop_structure(tiled: TiledStage) -> LoopStructure:
+    """All loops of the stage down to the register tile; bands without axes have none."""
+    extents: dict[Axis, Expr] = {axis: axis.extent for axis in (*tiled.stage.spatial, *tiled.stage.reduce)}
+    counts: dict[Axis, Expr] = dict.fromkeys(extents, 1)
+    places, loops = [_place(tiled, extents, counts)], []
+    for band in BANDS:
+        axes = tiled.axes(band)
+        inner = {axis: _tile_inside(tiled, band, axis) for axis in axes}
+        inner_counts = {axis: _count_inside(tiled, band, axis) for axis in axes}
+        steps = ((extents, inner), (counts, inner_counts))
+        for number in range(len(axes)):
+            entered = {axis: _is_entered(tiled, band, axis, number) for axis in axes}
+            now, now_counts = ({**old, **{axis: where(entered[axis], new[axis], old[axis]) for axis in axes}} for old, new in steps)
+            loops.append(Loop(band, number, _trips(tiled, band, number, extents, inner)))
+            places.append(_place(tiled, now, now_counts))
+        extents.update(inner)
+        counts.update(inner_counts)
+    return LoopStructure(tiled, tuple(loops), tuple(places))
+
+
+def _tile_inside(tiled: TiledStage, band: str, axis: Axis) -> Expr:
+    """Elements of the axis that one iteration of its loop in the band covers, at most all of them."""
+    return 1 if band == "inner" else minimum(tiled.tilings[axis].sizes[_LEVEL[band]], axis.extent)
+
+
+def _count_inside(tiled: TiledStage, band: str, axis: Axis) -> Expr:
+    """How many iterations the loops of the axis down to the band make in all; tiles are nested, so cut ones add none."""
+    return axis.extent if band == "inner" else tiled.tilings[axis].count(_LEVEL[band])
+
+
+_LEVEL = {"parallel": 2, "outer": 1, "slice": 0, "block": 0}  # of the tiling that the loops of a band step by
+
+
+def _place(tiled: TiledStage, extents: Mapping[Axis, Expr], counts: Mapping[Axis, Expr]) -> Place:
+    """Spatial and reduce counts are multiplied apart, so that places that differ in one kind share the other's product."""
+    spatial, reduce = (mul(*(counts[axis] for axis in axes)) for axes in (tiled.stage.spatial, tiled.stage.reduce))
+    return Place(dict(extents), dict(counts), mul(spatial, reduce))
+
+
+def _trips(tiled: TiledStage, band: str, number: int, outer: Mapping[Axis, Expr], inner: Mapping[Axis, Expr]) -> Expr:
+    axes = tiled.axes(band)
+    trips = ceil_div(outer[axes[-1]], inner[axes[-1]])
+    for axis in axes[:-1]:
+        trips = where(is_at(tiled, band, axis, number), ceil_div(outer[axis], inner[axis]), trips)
+    return trips

@@ -1,0 +1,340 @@
+"""All quantities of one tiled stage, by name, as expressions: what `costmodel.feature_table` lists for its compute and final slots.
+
+Operands are "a" and "b" in the order in which the body reads them; an operand that a stage does not have counts nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+
+from costmodel.access import Access
+from costmodel.cache import Footprints, Traffic
+from costmodel.loops import Loop, LoopStructure, Place, is_at, loop_structure
+from costmodel.register_tile import RegisterTile
+from ir.errors import InternalError
+from ir.expression import Expr, add, both, ceil_div, equal, less, maximum, minimum, mod, mul, sub, where
+from ir.program import FLOAT_BYTES, Apply, Axis, Stage, Value, n_applies, reads
+from schedule.sketch import BANDS, EPILOGUE_LEVELS, TiledStage
+from schedule.target import Target
+
+ROLES = ("a", "b")
+ACCESSES = (*ROLES, "output")
+CACHES = ("l1", "l2", "l3")
+
+# Places in the loops that exist in every sketch: number of loops entered in a band, all of them where it is None.
+PLACES = {
+    "whole": ("parallel", 0),
+    "parallel_1": ("parallel", 1),
+    "chunk": ("parallel", None),
+    "outer_1": ("outer", 1),
+    "block": ("outer", None),
+    "slice": ("slice", None),
+    "block_1": ("block", 1),
+    "tile": ("block", None),
+    "inner_1": ("inner", 1),
+    "step": ("inner", None),
+}
+FOOTPRINT_PLACES = ("whole", "chunk", "block", "slice", "tile", "step")
+
+# Bytes that arrive in half a cycle, from the second level of cache on: a round number for the CPUs of these years. The last is shared.
+BYTES_PER_HALF_CYCLE = {"l1": 16, "l2": 8, "l3": 4}
+
+FUNCTION_KINDS = {"add": "add", "sub": "add", "mul": "multiply", "max": "compare", "min": "compare", "sigmoid": "special"}
+KINDS = ("add", "multiply", "compare", "special")
+
+
+class StageQuantities:
+    """Expressions of one tiled stage for one machine."""
+
+    def __init__(self, tiled: TiledStage, target: Target) -> None:
+        if len(tiled.operands) > len(ROLES):
+            raise InternalError(f"stage {tiled.stage.output.name} reads {len(tiled.operands)} operands, features describe {len(ROLES)}")
+        self.tiled, self.stage, self.target = tiled, tiled.stage, target
+        self.operands = dict(zip(ROLES, tiled.operands, strict=False))
+        self.structure: LoopStructure = loop_structure(tiled)
+        self.accesses = {role: Access(tiled, operand.read, operand, target.lanes) for role, operand in self.operands.items()}
+        self.accesses["output"] = Access(tiled, self.stage.write, None, target.lanes)
+        self.tile = RegisterTile(tiled, {role: self.accesses[role] for role in self.operands}, target.lanes)
+        self.footprints = Footprints(self.structure, self.accesses)
+
+    def all(self) -> dict[str, Expr]:
+        """Every quantity but those of packing and of the epilogue."""
+        accesses = {f"{role}.{name}": quantity for role in ACCESSES for name, quantity in self.access(role).items()}
+        return self.arithmetic() | self.register_tile() | self.parallel() | self.loops() | accesses | self.caches() | self.cost() | self.places()
+
+    # -- sizes that several parts use
+
+    @cached_property
+    def n_outputs(self) -> int:
+        return math.prod(axis.extent for axis in self.stage.spatial)
+
+    @cached_property
+    def reduce_length(self) -> int:
+        return math.prod(axis.extent for axis in self.stage.reduce)
+
+    @cached_property
+    def output_vectors(self) -> int:
+        """Vectors of the output: register tiles are whole vectors, so no tile size changes their number."""
+        vector = self.tiled.vector.extent
+        return self.n_outputs // vector * -(-vector // self.target.lanes)
+
+    @cached_property
+    def n_slices(self) -> Expr:
+        return mul(*(self.tiled.tilings[axis].count(0) for axis in self.stage.reduce))
+
+    @cached_property
+    def chunks(self) -> Expr:
+        return self._place("chunk").executions
+
+    @cached_property
+    def chunk_turns(self) -> Expr:
+        """Chunks that the busiest thread executes."""
+        return ceil_div(self.chunks, minimum(self.chunks, self.target.threads))
+
+    def on_busiest_thread(self, quantity: Expr) -> Expr:
+        """The share of a quantity, spread evenly over the chunks, that the busiest thread has."""
+        return ceil_div(mul(quantity, self.chunk_turns), self.chunks)
+
+    def _number(self, place: str) -> int:
+        band, entered = PLACES[place]
+        return self.structure.inside(band) if entered is None else self.structure.index(band, entered)
+
+    def _place(self, place: str) -> Place:
+        return self.structure.places[self._number(place)]
+
+    # -- the parts
+
+    def arithmetic(self) -> dict[str, Expr]:
+        """Scalar operations by kind, and the vector updates that execute them."""
+        points = self.n_outputs * self.reduce_length
+        fused = self.stage.reduction == "sum" and isinstance(self.stage.body, Apply) and self.stage.body.function == "mul"
+        counts = count_functions(self.stage.body)
+        if fused:
+            counts["multiply"] -= 1
+        elif self.stage.reduction is not None:
+            counts["add" if self.stage.reduction == "sum" else "compare"] += 1
+        vector_updates = self.output_vectors * self.reduce_length
+        return {
+            "points": points,
+            "fma": points * fused,
+            **{kind: points * count for kind, count in counts.items()},
+            "flops": self.stage.flops,
+            "vector_updates": vector_updates,
+            "lane_updates": vector_updates * self.target.lanes,
+        }
+
+    def register_tile(self) -> dict[str, Expr]:
+        """The register tile, one step of it, and the text of the innermost loop."""
+        tile, vector = self.tile, self.tiled.vector
+        vectors = tile.vectors(tile.full)
+        vector_count = ceil_div(tile.full[vector], self.target.lanes)
+        # A step holds the accumulators, the vectors of the operand that has the vector axis, and one broadcast.
+        live = add(vectors, vector_count, 1)
+        full = tile.variants[0]
+        loads = add(*(tile.loads(role, tile.full) for role in self.operands))
+        loads_unrolled = add(*(tile.loads(role, tile.full, tile.copies) for role in self.operands))
+        tiles = self._tiles
+        return {
+            "vectors": vectors,
+            "rows": mul(*(tile.full[axis] for axis in self.stage.spatial if axis != vector)),
+            "vector_count": vector_count,
+            "live_registers": live,
+            "registers": self.target.vector_registers,
+            "missing_registers": maximum(sub(live, self.target.vector_registers), 0),
+            "loads": loads,
+            "loads_unrolled": loads_unrolled,
+            "tiles": tiles,
+            "cut_tiles": sub(tiles, full.count),
+            "cut_updates": sub(self.output_vectors, mul(full.count, vectors)),
+            "output_vectors": self.output_vectors,
+            "variants": tile.n_variants,
+            "unroll": tile.copies,
+            "body_updates": mul(vectors, tile.copies),
+            "code_updates": tile.code_updates,
+            "innermost_extent": tile.innermost_extent,
+            "innermost_left": mod(tile.innermost_extent, tile.copies),
+        }
+
+    @cached_property
+    def _tiles(self) -> Expr:
+        """Register tiles of one slice of the reduction."""
+        return mul(*(self.tiled.tilings[axis].count(0) for axis in self.stage.spatial))
+
+    def parallel(self) -> dict[str, Expr]:
+        """Chunks and their distribution over the threads."""
+        threads = self.target.threads
+        chunk_points = mul(*(extent for extent in self._place("chunk").extents.values()))
+        return {
+            "chunks": self.chunks,
+            "threads": threads,
+            "busy_threads": minimum(self.chunks, threads),
+            "chunk_slots": mul(self.chunk_turns, threads),
+            "chunk_points": chunk_points,
+            "busiest_points": mul(chunk_points, self.chunk_turns, threads),
+        }
+
+    def loops(self) -> dict[str, Expr]:
+        """Of each band: iterations of its loops together, in one execution and in all, and what its innermost loop moves."""
+        result: dict[str, Expr] = {}
+        for band in BANDS:
+            loops = self.structure.of(band)
+            result[f"{band}.trips"] = mul(*(loop.trips for loop in loops))
+            result[f"{band}.executions"] = self.structure.places[self.structure.inside(band)].executions
+            result[f"{band}.n_loops"] = add(*(less(1, loop.trips) for loop in loops))
+            result[f"{band}.innermost_trips"] = _innermost(loops, [loop.trips for loop in loops], 1)
+            for name, axes in self._axes_of_accesses.items():
+                moved = [self.structure.chosen(loop, {axis: int(axis in axes) for axis in self.tiled.axes(band)}) for loop in loops]
+                result[f"{band}.moves_{name}"] = _innermost(loops, moved, 0)
+        result["n_loops"] = add(*(result[f"{band}.n_loops"] for band in BANDS))
+        result["n_slices"] = self.n_slices
+        return result
+
+    @cached_property
+    def _axes_of_accesses(self) -> dict[str, tuple[Axis, ...]]:
+        axes = {role: self.accesses[role].read.axes if role in self.accesses else () for role in ACCESSES}
+        return {**axes, "vector": (self.tiled.vector,)}
+
+    def access(self, role: str) -> dict[str, Expr]:
+        """Footprints, reuse, loads and strides of one access; zeros where the stage has no such operand."""
+        if role not in self.accesses:
+            return dict.fromkeys(self.access("output"), 0)
+        access = self.accesses[role]
+        result: dict[str, Expr] = {"packed": sub(1, access.in_place)}
+        for name in FOOTPRINT_PLACES:
+            place = self._place(name)
+            result[f"{name}.bytes"] = mul(access.elements(place.extents), FLOAT_BYTES)
+            result[f"{name}.lines"] = access.lines(place.extents)
+        result |= self._reuse(role) | self._loads(role)
+        vector_stride = access.stride(self.tiled.vector)
+        tile = {axis: extent for axis, extent in self.tile.full.items() if axis != self.tiled.vector}
+        result["vector_stride"] = vector_stride
+        result["row_conflicts"] = access.set_conflicts(tile)
+        result["reduce_stride"] = self._innermost_reduce_stride(access)
+        result["slice_conflicts"] = access.set_conflicts({axis: self._place("tile").extents[axis] for axis in self.stage.reduce})
+        return result
+
+    def _innermost_reduce_stride(self, access: Access) -> Expr:
+        result: Expr = 0
+        for axis in self.stage.reduce:
+            result = where(is_at(self.tiled, "inner", axis, -1), access.stride(axis), result)
+        return result
+
+    def _loads(self, role: str) -> dict[str, Expr]:
+        """Load instructions: of an operand in a step of a full tile and in all, of the output between slices."""
+        if role == "output":
+            again = mul(sub(self.n_slices, 1), self.output_vectors) if self.stage.reduce else 0
+            stores = mul(self.n_slices, self.output_vectors)
+            return {"loads": 0, "load_instructions": again, "loaded_bytes": mul(again, self._vector_bytes), "store_instructions": stores}
+        loads = [self.tile.loads(role, variant.sizes) for variant in self.tile.variants]
+        total = mul(self.tile.total(loads), self.reduce_length)
+        width = self._vector_bytes if self.tiled.vector in self.operands[role].read.axes else FLOAT_BYTES
+        return {"loads": loads[0], "load_instructions": total, "loaded_bytes": mul(total, width), "store_instructions": 0}
+
+    @property
+    def _vector_bytes(self) -> int:
+        return self.target.lanes * FLOAT_BYTES
+
+    def _reuse(self, role: str) -> dict[str, Expr]:
+        """The innermost loop that leaves the access where it is: its iterations, how often its body runs, and what one iteration touches.
+
+        For the output it is sought around the register tile, where it is in memory.
+        """
+        axes = self.accesses[role].read.axes
+        trips: Expr = 1
+        executions: Expr = 0
+        distance: Expr = 0
+        for number, loop in enumerate(self.structure.loops, 1):
+            if role == "output" and loop.band == "inner":
+                continue
+            stays = self.structure.chosen(loop, {axis: int(axis not in axes) for axis in self.tiled.axes(loop.band)})
+            reused = both(less(1, loop.trips), stays)
+            trips = where(reused, loop.trips, trips)
+            executions = where(reused, self.structure.places[number].executions, executions)
+            distance = where(reused, self.footprints.working_set[number], distance)
+        return {"reuse_trips": trips, "reuse_executions": executions, "reuse_distance_bytes": distance}
+
+    # -- caches and time
+
+    @cached_property
+    def _traffic(self) -> dict[str, Traffic]:
+        """By cache. The last one is shared: outside of the parallel loop one working set has it, inside each thread has a share."""
+        target, inside = self.target, len(self.structure.places) - 1
+        capacities = {
+            "l1": [target.l1_bytes] * (inside + 1),
+            "l2": [target.l2_bytes] * (inside + 1),
+            "l3": [target.l3_bytes] + [target.l3_bytes // target.threads] * inside,
+        }
+        return {cache: self.footprints.traffic(capacity) for cache, capacity in capacities.items()}
+
+    def caches(self) -> dict[str, Expr]:
+        """Bytes that come into each cache by access and in all, and the working set that it holds at a time."""
+        result: dict[str, Expr] = {}
+        for cache, traffic in self._traffic.items():
+            result |= {f"{cache}.{role}_bytes": traffic.by_access.get(role, 0) for role in ACCESSES}
+            result[f"{cache}.bytes"] = traffic.total
+            result[f"{cache}.working_set"] = traffic.working_set_bytes
+            result[f"{cache}.executions"] = traffic.executions
+        return result | {"l1.capacity": self.target.l1_bytes, "l2.capacity": self.target.l2_bytes, "l3.capacity": self.target.l3_bytes}
+
+    def cost(self) -> dict[str, Expr]:
+        """Half cycles that each part would take on its own: all threads together, then the longest and the sum on the busiest thread."""
+        accumulators = mul(self.output_vectors, sub(mul(self.n_slices, 3), 1))  # two a store, one a load of those that come again
+        parts = {"updates": add(mul(self.tile.half_cycles, self.reduce_length), accumulators)}
+        for cache, rate in BYTES_PER_HALF_CYCLE.items():
+            parts[cache] = ceil_div(self._traffic[cache].total, rate)
+        resident = less(self.footprints.working_set[0], self.target.l3_bytes + 1)
+        parts["l3"] = where(resident, 0, parts["l3"])
+        busiest = [parts["l3"], *(self.on_busiest_thread(parts[name]) for name in ("updates", "l1", "l2"))]
+        longest: Expr = 0
+        for part in busiest:
+            longest = maximum(longest, part)
+        return {**{f"half_cycles.{name}": part for name, part in parts.items()}, "half_cycles.longest": longest, "half_cycles.sum": add(*busiest)}
+
+    def places(self) -> dict[str, Expr]:
+        """Operations and working set of one execution of all that is inside of each of `PLACES`."""
+        per_point = self.stage.flops // (self.n_outputs * self.reduce_length)
+        result: dict[str, Expr] = {}
+        for name in PLACES:
+            result[f"{name}.flops"] = mul(*self._place(name).extents.values(), per_point)
+            result[f"{name}.working_set"] = self.footprints.working_set[self._number(name)]
+        return result
+
+
+def _innermost(loops: Sequence[Loop], values: Sequence[Expr], otherwise: Expr) -> Expr:
+    """The value of the innermost loop that has more than one iteration."""
+    result = otherwise
+    for loop, value in zip(loops, values, strict=True):
+        result = where(less(1, loop.trips), value, result)
+    return result
+
+
+def count_functions(value: Value) -> dict[str, int]:
+    """Scalar operations in one evaluation of `value` by kind."""
+    counts = dict.fromkeys(KINDS, 0)
+    if isinstance(value, Apply):
+        counts[FUNCTION_KINDS[value.function]] += 1
+        for arg in value.args:
+            for kind, count in count_functions(arg).items():
+                counts[kind] += count
+    return counts
+
+
+def epilogue_quantities(quantities: StageQuantities, epilogue: Stage) -> dict[str, Expr]:
+    """Of the elementwise stage that ends a tiled one."""
+    tiled = quantities.tiled
+    n_outputs, vectors = quantities.n_outputs, quantities.output_vectors
+    counts = count_functions(epilogue.body)
+    others = [read for read in reads(epilogue.body) if read.tensor != tiled.stage.output]
+    at_block = equal(tiled.epilogue_level, EPILOGUE_LEVELS.index("block")) if tiled.stage.reduce else 0
+    output_bytes = n_outputs * FLOAT_BYTES
+    instructions = n_applies(epilogue.body) + len(others)
+    return {
+        "at_block": at_block,
+        "elements": n_outputs,
+        **{kind: n_outputs * count for kind, count in counts.items()},
+        "read_bytes": sum(FLOAT_BYTES * math.prod(axis.extent for axis in read.axes) for read in others),
+        "output_bytes_again": where(at_block, 2 * output_bytes, 0),
+        "half_cycles": mul(vectors, add(mul(at_block, 3), instructions)),
+    }
