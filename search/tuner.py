@@ -262,7 +262,7 @@ class Tuner:
         state.final = dict(zip(finalists, measurements, strict=True))
         good = [c for c in finalists if state.final[c].ok]
         if good:
-            state.kept = min(good, key=lambda c: float(np.median(state.final[c].seconds)))
+            state.kept = min(good, key=lambda c: state.final[c].best_seconds)
         state.tuning_seconds += time.monotonic() - started
         if self._store is not None:
             records = [self._record(state, c, m, state.n_trials + i, kind="final") for i, (c, m) in enumerate(state.final.items())]
