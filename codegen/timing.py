@@ -1,8 +1,8 @@
 """How the seconds of a candidate are measured.
 
 A repeat times several calls in a row, in a native loop, long enough (`repeat_seconds`) that the clock and the return to Python do not count; the
-seconds of a repeat are per call. Repeats go on until there are enough of them to see through a disturbance (`min_repeats`) and they have had their
-time (`total_seconds`), at most `max_repeats`.
+seconds of a repeat are per call. Repeats go on until there are enough (`min_repeats`, and `total_seconds` of them) and the two fastest agree: on a
+machine where something else runs now and then, one undisturbed repeat among disturbed ones would be luck. `max_repeats` and `max_seconds` bound it.
 
 Caches are warm: each repeat begins where the same kernel has just run on the same buffers. In a network a layer's input has just been written by
 the layer before it, so warm is nearer to the truth than cold for all but the largest tensors, and it is what can be measured with little noise.
@@ -24,12 +24,15 @@ Run = Callable[[int], object]  # runs a kernel so many times in a row
 
 @dataclass(frozen=True)
 class Timing:
-    """A candidate whose first timed call takes longer than `give_up_seconds` (None: no such limit) is not worth more than that one repeat."""
+    """`agreement`: the fastest two repeats agree if they differ by no more than this part. A candidate whose first repeat takes longer than
+    `give_up_seconds` (None: no such limit) is not worth another."""
 
     repeat_seconds: float = 1.5e-3
     min_repeats: int = 3
     max_repeats: int = 12
     total_seconds: float = 25e-3
+    max_seconds: float = 0.1
+    agreement: float = 0.05
     give_up_seconds: float | None = None
 
 
@@ -39,13 +42,19 @@ def time_calls(run: Run, timing: Timing) -> tuple[float, ...]:
     repeats = [seconds]
     if timing.give_up_seconds is not None and seconds > timing.give_up_seconds:
         return tuple(repeats)
-    # A call that takes longer than everything should: fewer repeats will do, its noise is small beside it.
-    least = timing.min_repeats if seconds < timing.total_seconds else 2
     elapsed = calls * seconds
-    while len(repeats) < timing.max_repeats and (len(repeats) < least or elapsed < timing.total_seconds):
+    while len(repeats) < timing.max_repeats and elapsed < timing.max_seconds:
+        if len(repeats) >= timing.min_repeats and elapsed >= timing.total_seconds and agree(repeats, timing.agreement):
+            break
         repeats.append(time_repeat(run, calls))
         elapsed += calls * repeats[-1]
     return tuple(repeats)
+
+
+def agree(repeats: Sequence[float], part: float) -> bool:
+    """Whether the two fastest of at least two repeats are alike."""
+    fastest, second = sorted(repeats)[:2]
+    return second <= (1 + part) * fastest
 
 
 def time_in_turns(runs: Sequence[Run], timing: Timing, rounds: int, max_seconds: float) -> list[tuple[float, ...]]:

@@ -56,10 +56,27 @@ def test_repeats_are_long_and_many_enough(exponent: float) -> None:
     calls = clock.log[-1][1]
     assert calls == 1 or calls * seconds >= DEFAULT.repeat_seconds
     assert calls * seconds <= max(seconds, 2 * DEFAULT.repeat_seconds)
-    assert 2 <= len(repeats) <= DEFAULT.max_repeats
-    if seconds < DEFAULT.total_seconds:
-        assert len(repeats) >= DEFAULT.min_repeats
-        assert len(repeats) * calls * seconds < 2 * DEFAULT.total_seconds + 2 * DEFAULT.min_repeats * seconds
+    assert len(repeats) <= DEFAULT.max_repeats
+    elapsed = len(repeats) * calls * seconds
+    assert len(repeats) >= DEFAULT.min_repeats or elapsed >= DEFAULT.max_seconds
+    assert len(repeats) == DEFAULT.max_repeats or elapsed >= DEFAULT.total_seconds
+    assert elapsed < max(DEFAULT.total_seconds + calls * seconds, DEFAULT.min_repeats * calls * seconds) * 1.001
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "expected"),
+    [
+        ([10, 10, 10, 10], [10, 10, 10]),
+        ([30, 10, 14, 12, 10.4], [10, 14, 12, 10.4]),  # of the first two calls the faster counts
+        ([10, 20, 14, 4, 12, 11, 4.1], [10, 14, 4, 12, 11, 4.1]),
+        ([10, 11, 12, 13, 30, 40, 50], [10, 12, 13, 30, 40]),  # no more than max_seconds
+        ([60, 70, 90, 80], [60, 90]),
+        ([120, 130, 100], [120]),
+    ],
+)
+def test_repeats_go_on_until_two_agree(clock_of: Callable[..., Clock], milliseconds: list[float], expected: list[float]) -> None:
+    clock = clock_of(lambda n: milliseconds[n] / 1000)
+    assert time_calls(clock.runs[0], DEFAULT) == pytest.approx([number / 1000 for number in expected])
 
 
 def test_a_hopeless_candidate_is_timed_once(clock_of: Callable[..., Clock]) -> None:
