@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import pytest
+
+from ir.errors import UserError
+from tilewright.files import make_directory, write_file
+
+
+def test_directories_are_made_and_found(tmp_path: Path) -> None:
+    make_directory(tmp_path / "a" / "b")
+    make_directory(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_directory_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="file: it is a file; expected a directory"):
+        make_directory(tmp_path / "file")
+    with pytest.raises(UserError, match="file/below: the directory cannot be made: Not a directory"):
+        make_directory(tmp_path / "file" / "below")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_file_is_replaced(tmp_path: Path) -> None:
+    for content in (b"one", b"two"):
+        write_file(tmp_path / "file", content)
+        assert (tmp_path / "file").read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_target_that_is_a_directory_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(UserError, match="taken: it cannot be written: Is a directory"):
+        write_file(tmp_path / "taken", b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    write_file(tmp_path / "file", b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="file: it cannot be written: File too large"):
+            write_file(tmp_path / "file", bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"old"}
