@@ -30,7 +30,7 @@ class Timing:
     repeat_seconds: float = 1.5e-3
     min_repeats: int = 3
     max_repeats: int = 12
-    total_seconds: float = 25e-3
+    total_seconds: float = 15e-3
     max_seconds: float = 0.1
     agreement: float = 0.05
     give_up_seconds: float | None = None
