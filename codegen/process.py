@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -75,7 +76,8 @@ class Child:
     def kill(self) -> None:
         """Without waiting; any thread may call this."""
         if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # it ended meanwhile; macOS then says the latter
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def bury(self) -> str:
         """Wait for the end of a process that is ending; what it left on its standard error."""
@@ -155,16 +157,18 @@ class WorkerProcess:
     def _start(self) -> Child:
         self.kill()
         self._n_jobs = 0
-        answer = Answer.failed("", "")
         for _ in range(N_STARTS):
             self._child = child = launch(self._options)
             if self._closed:
+                self.kill()
+                raise UserError("the workers are closed")
+            try:
+                if receive(child.channel, time.monotonic() + START_SECONDS) is not None:
+                    return child
+            except TimeoutError:
                 child.kill()
-                break
-            if receive(child.channel, time.monotonic() + START_SECONDS) is not None:
-                return child
             answer = self._end()
-        raise UserError("the workers are closed" if self._closed else f"no worker process can be started by {sys.executable}: {answer.message}")
+        raise UserError(f"no worker process can be started by {sys.executable}: {answer.message}")
 
     def _end(self) -> Answer:
         """Wait for the process, which is dead or dying, and leave nothing of it. How it ended, as the answer to its job."""
@@ -186,16 +190,15 @@ def launch(options: WorkerOptions) -> Child:
     }
     # -P: nothing is imported from the folder that the user happens to be in.
     command = [sys.executable, "-P", "-m", "codegen.worker", *(f"--{name}={value}" for name, value in values.items())]
+    null = subprocess.DEVNULL
     with theirs:
-        process = subprocess.Popen(
-            command,
-            env=environment(os.environ),
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
+        try:
+            process = subprocess.Popen(
+                command, env=environment(os.environ), pass_fds=[theirs.fileno()], start_new_session=True, stdin=null, stdout=null, stderr=subprocess.PIPE
+            )
+        except OSError as error:
+            ours.close()
+            raise UserError(f"no worker process can be started: {error}") from None
     assert process.stderr is not None
     return Child(process, ours, Tail(process.stderr))
 

@@ -26,7 +26,7 @@ OnResult = Callable[[int, Measurement], None]
 
 GIVE_UP = 4.0  # a candidate so many times slower than the best so far is timed once
 BUILDS_AHEAD = 8  # candidates a builder that are built before they are measured: so many are lost at worst
-BUILDS_A_PROCESS = 500  # llvmlite 0.50 leaks some 0.15 MB in each run of LLVM's passes (its ModulePassManager is never disposed of)
+BUILDS_A_PROCESS = 300  # llvmlite 0.50 leaks some 0.15 MB in each run of LLVM's passes (its ModulePassManager is never disposed of)
 REFERENCE_SECONDS = 600.0
 COMPARE_SECONDS = 2.0  # for taking turns, all candidates together
 

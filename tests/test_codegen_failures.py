@@ -18,7 +18,7 @@ import pytest
 from codegen_actors import Act
 from codegen_bad_kernels import KERNELS, SMALLEST
 
-from codegen.machine import detect_target
+from codegen.machine import allowed_cpus, detect_target
 from codegen.pool import Pool
 from codegen.process import TAIL_BYTES, Child, Tail, WorkerOptions, WorkerProcess
 from codegen.runner import LiveRunner
@@ -28,7 +28,7 @@ from schedule.measurement import Candidate, Measurement
 from schedule.rules import sketches
 
 TARGET = detect_target(1)
-OPTIONS = WorkerOptions(memory_bytes=1 << 30, cpus=tuple(psutil.Process().cpu_affinity()), jobs=codegen_actors.__name__)
+OPTIONS = WorkerOptions(memory_bytes=1 << 30, cpus=tuple(allowed_cpus()), jobs=codegen_actors.__name__)
 PATIENCE = 30.0  # seconds; only a test that fails waits so long
 
 
@@ -179,6 +179,27 @@ def test_a_worker_that_cannot_start() -> None:
         WorkerProcess(WorkerOptions(1 << 30, OPTIONS.cpus, "no_such_jobs")).ask(Act("echo"), PATIENCE)
 
 
+def test_a_worker_that_does_not_get_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is killed, and the next try is as bad."""
+    monkeypatch.setattr("codegen.process.START_SECONDS", 1e-3)
+    with pytest.raises(UserError, match=r"no worker process can be started by .*: the worker was killed by SIGKILL"):
+        WorkerProcess(OPTIONS).ask(Act("echo"), PATIENCE)
+
+
+def test_no_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(UserError, match=r"no worker process can be started: .*No such file or directory: '/no/such/python'"):
+        WorkerProcess(OPTIONS).ask(Act("echo"), PATIENCE)
+
+
+def test_a_closed_worker_takes_no_job() -> None:
+    worker = WorkerProcess(OPTIONS)
+    worker.close()
+    with pytest.raises(UserError, match="the workers are closed"):
+        worker.ask(Act("echo"), PATIENCE)
+    assert worker.pid is None
+
+
 def test_a_batch_loses_nothing() -> None:
     parts = [("echo", "0"), ("segfault", ""), ("echo", "2"), ("leave", "7"), ("sleep", "600"), ("echo", "5"), ("raise_illegal", "x"), ("echo", "7")]
     pool = Pool(2, OPTIONS)
@@ -313,7 +334,7 @@ def test_nothing_is_left_running() -> None:
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     with LiveRunner(TARGET, n_builders=2, jobs=codegen_bad_kernels.__name__) as runner:
         assert measured(runner, "act_right").ok
-        assert len({process.pid for process in psutil.Process().children(recursive=True)} - before) == 2 + 1 - 1  # one candidate: one builder at work
+        assert len({process.pid for process in psutil.Process().children(recursive=True)} - before) == 2  # one builder, as there is one candidate
     assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
 
 

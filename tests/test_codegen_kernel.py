@@ -3,6 +3,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -232,3 +233,30 @@ def test_threads_need_openmp(monkeypatch: pytest.MonkeyPatch) -> None:
     code = replace(kernel().code, target=replace(HOST, threads=2))
     with pytest.raises(UserError, match="this kernel was built for 2 threads, and no libgomp is found to run them"):
         Kernel(code)
+
+
+def resident_bytes() -> int:
+    return int(psutil.Process().memory_info().rss)
+
+
+def test_kernels_leave_nothing_behind() -> None:
+    """Code, engine and buffers of a kernel go with it: a worker loads thousands."""
+    code, given = kernel().code, arrays()
+    for _ in range(20):
+        Kernel(code)(*given)
+    before = resident_bytes()
+    for _ in range(100):
+        Kernel(code)(*given)
+    assert resident_bytes() - before < 100 * (len(code.object_code) + 4000)
+
+
+def test_what_a_build_leaves_behind_is_bounded() -> None:
+    """Not nothing: see `codegen.runner.BUILDS_A_PROCESS`, which bounds what becomes of it."""
+    problem = task("matmul:m=2,n=16,k=8")
+    sketch = sketches(problem.program, HOST)[0]
+    for _ in range(10):
+        build(problem, sketch, sketch.default_row(), HOST)
+    before = resident_bytes()
+    for _ in range(60):
+        build(problem, sketch, sketch.default_row(), HOST)
+    assert resident_bytes() - before < 60 * 500_000
