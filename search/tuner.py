@@ -78,7 +78,8 @@ class TaskState:
     messages: dict[str, str] = field(default_factory=dict)  # one example a class of failure
     n_resumed: int = 0
     round: int = 0
-    tuning_seconds: float = 0.0
+    tuning_seconds: float = 0.0  # of all rounds that are done
+    round_started: float | None = None  # by `time.monotonic`, while one is under way
     kept: Candidate | None = None
     final: dict[Candidate, Measurement] = field(default_factory=dict)
 
@@ -196,7 +197,8 @@ class Tuner:
 
     def _round(self, number: int) -> None:
         state, progress = self.states[number], self._progress[number]
-        started, before = time.monotonic(), (self._runner.build_seconds, self._runner.measure_seconds, self._learner.seconds)
+        started = state.round_started = time.monotonic()
+        before = (self._runner.build_seconds, self._runner.measure_seconds, self._learner.seconds)
         candidates = self._ask(state, self._room(state))
         if not candidates:
             progress.open = False
@@ -217,6 +219,7 @@ class Tuner:
         self._learner.fit()
         now = time.monotonic()
         state.tuning_seconds += now - started
+        state.round_started = None
         progress.best_seconds.append(min(state.measured.values(), default=math.inf))
         progress.n_trials.append(state.n_trials)
         if state.n_trials == n_before and not measurements:
@@ -272,11 +275,12 @@ class Tuner:
 
     def _record(self, state: TaskState, candidate: Candidate, measurement: Measurement, trial: int, kind: str = "trial") -> Record:
         sketch = next(sketch for sketch in state.sketches if sketch.name == candidate.sketch)
+        elapsed = state.tuning_seconds + (time.monotonic() - state.round_started if state.round_started is not None else 0.0)
         return Record(
             task=state.task.key, sketch=candidate.sketch, columns=tuple(symbol.name for symbol in sketch.space.symbols), row=candidate.row,
             seconds=measurement.seconds, failure=measurement.failure, message=measurement.message, machine=self._machine,
             threads=self._target.threads, seed=self._options.seed, versions=self._versions, round=state.round, trial=trial,
-            elapsed_seconds=state.tuning_seconds, kind=kind,
+            elapsed_seconds=elapsed, kind=kind,
         )  # fmt: skip
 
     def _resume(self) -> None:

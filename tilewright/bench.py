@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from codegen.machine import Machine, allowed_cpus, detect_machine
-from codegen.process import ONE_THREAD, Tail, death, environment
+from codegen.process import ONE_THREAD, SPIN, Tail, death, environment
 from data.store import Store
 from ir.errors import InternalError, UserError
 from ir.task import Task
@@ -249,4 +249,4 @@ def answers(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def bench_environment(own: Mapping[str, str]) -> dict[str, str]:
     """The environment of a worker, without what sets the threads or the kernels of a library."""
-    return {name: value for name, value in environment(own).items() if name not in ONE_THREAD and not name.startswith(DROPPED)}
+    return {name: value for name, value in environment(own).items() if name not in (*ONE_THREAD, *SPIN) and not name.startswith(DROPPED)}
