@@ -61,7 +61,7 @@ class TuneOptions:
     max_trials: int | None = None  # over all tasks
     max_trials_per_task: int | None = None
     max_seconds: float | None = None
-    batch: int = 32
+    batch: int = 16
     seed: int = 0
 
 

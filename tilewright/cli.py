@@ -93,7 +93,7 @@ def tune(
     max_trials_per_task: Annotated[int | None, typer.Option(min=1, help="Trials of each task; 128 where no budget at all is given.")] = None,
     max_seconds: Annotated[float | None, typer.Option(min=1.0, help="Time for the whole run.")] = None,
     tasks: TasksOption = None,
-    batch: Annotated[int, typer.Option(min=1, help="Trials between two updates of the cost model.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Trials between two updates of the cost model.")] = 16,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for building or measuring one candidate.")] = 10.0,
     search: Annotated[SearchName, typer.Option(help="How candidates are chosen.")] = SearchName.evolutionary,
     cost_model: Annotated[str, typer.Option(metavar="xgb|random|FILE", help="What ranks candidates: learned here, chance, or a trained model.")] = "xgb",

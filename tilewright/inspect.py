@@ -10,7 +10,6 @@ import numpy as np
 
 from codegen.build import assembly, optimize
 from codegen.kernel import find_sketch, llvm_text
-from codegen.limits import measure_limits
 from codegen.lower import lower
 from codegen.machine import detect_machine
 from data.record import Record, machine_id
@@ -19,7 +18,7 @@ from ir.errors import IllegalCandidate, UserError
 from ir.nest import nest_text
 from ir.task import Task, task
 from schedule.target import Target
-from tilewright.api import LIMITS_SECONDS, machine_record
+from tilewright.api import machine_record, quiet_limits
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def best_schedules(path: Path, threads: int | None) -> list[Best]:
     for setting, record in bests.items():
         here = setting.machine == machine_id(machine_record(detect_machine()))
         if here and setting.threads not in peaks:
-            peaks[setting.threads] = measure_limits(detect_machine(setting.threads).target, LIMITS_SECONDS).fma_gflops_all.best
+            peaks[setting.threads] = quiet_limits(detect_machine(setting.threads).target).fma_gflops_all.best
         mine = [other for other in records if other.setting == setting]
         first = next((other for other in mine if other.trial == 0), None)
         again = [other for other in mine if first is not None and other.kind == "final" and (other.sketch, other.row) == (first.sketch, first.row)]
