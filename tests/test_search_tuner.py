@@ -10,7 +10,7 @@ from ir.task import task
 from search.evolution import EvolutionarySearch, EvolutionOptions
 from search.learner import Learner
 from search.random_search import RandomSearch
-from search.tuner import Tuner, TuneOptions
+from search.tuner import TuneOptions, Tuner
 
 OTHER = task("matmul:m=40,n=48,k=64,epilogue=bias+relu", count=3)
 

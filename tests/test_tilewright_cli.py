@@ -119,9 +119,9 @@ def test_no_valid_trial_is_status_1(tmp_path):
     [
         (("tune", "nothing.onnx"), ("nothing.onnx",)),
         (("tune", "mathmul:m=1,n=1,k=1"), ("mathmul", "matmul")),
-        (("tune", "matmul:m=0,n=1,k=1"), ("m=0",)),
-        (("tune", "matmul:m=-4,n=1,k=1"), ("m=-4",)),
-        (("tune", "matmul:m=99999999999,n=1,k=1"), ("m=99999999999",)),
+        (("tune", "matmul:m=0,n=1,k=1"), ("m=", "0")),
+        (("tune", "matmul:m=-4,n=1,k=1"), ("m=", "-4")),
+        (("tune", "matmul:m=99999999999,n=1,k=1"), ("m=", "99999999999")),
         (("tune", TINY, "--cost-model", "absent.ubj"), ("absent.ubj",)),
         (("tune", TINY, "--records", "absent/r.db"), ("absent",)),
         (("tune", TINY, "--threads", "4096"), ("4096",)),
@@ -158,7 +158,7 @@ def test_files_that_are_not_what_they_should_be(tmp_path):
         ("tune", TINY, "--cost-model", "text.ubj"),
         ("best", "--records", "text.db"),
     ):
-        assert_one_line_error(tilewright(*arguments, cwd=tmp_path), arguments[-1])
+        assert_one_line_error(tilewright(*arguments, cwd=tmp_path), Path(arguments[-1]).name)
 
 
 def test_bad_usage_is_status_2():

@@ -112,8 +112,8 @@ def tune(
 
     network = _network(target, shape)
     chosen = select_tasks(network.tasks, tasks)
-    with Watcher(quiet=quiet, verbose=verbose) as watcher:
-        watcher.say(f"{len(chosen)} of {len(network.tasks)} tasks of {target}; Ctrl-C keeps the best so far")
+    headline = f"tuning {len(chosen)} of {len(network.tasks)} tasks of {target}; Ctrl-C keeps the best so far"
+    with Watcher(headline, quiet=quiet, verbose=verbose) as watcher:
         result = api.tune(
             chosen, records=records, max_trials=max_trials, max_trials_per_task=max_trials_per_task, max_seconds=max_seconds, batch=batch,
             threads=threads, seed=seed, search=search.value, cost_model=cost_model, check=not no_check, timeout_seconds=timeout, watch=watcher,

@@ -98,9 +98,10 @@ def tasks_json(network: Network) -> dict[str, object]:
 
 
 class Watcher:
-    """Shows a tuning run: a live line in a terminal, plain lines elsewhere."""
+    """Shows a tuning run: a live line in a terminal, plain lines elsewhere. The headline comes with the first trial, after all that can be refused."""
 
-    def __init__(self, *, quiet: bool, verbose: bool) -> None:
+    def __init__(self, headline: str, *, quiet: bool, verbose: bool) -> None:
+        self._headline: str | None = headline
         self._console = Console(stderr=True, highlight=False, quiet=quiet)
         self._verbose, self._last_line = verbose, 0.0
         self._live = Progress(
@@ -120,6 +121,9 @@ class Watcher:
         self._console.print(Text(line))
 
     def __call__(self, progress: tuner.Progress) -> None:
+        if self._headline is not None:
+            self.say(self._headline)
+            self._headline = None
         status = status_line(progress)
         if self._verbose:
             candidate, seconds = next(reversed(progress.state.measured.items()))

@@ -1,0 +1,156 @@
+"""How fast the tuner itself is: features, search rounds, trials, and its memory over many trials.
+
+    python -m experiments.throughput [--output DIRECTORY]
+
+Writes results.csv (a row a quantity) and machine.json, and prints the rows. The last part runs thousands of trials on a runner that answers at once from a
+formula, so that the memory is the tuner's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+
+from codegen.machine import detect_machine
+from codegen.runner import LiveRunner
+from costmodel.features import FeatureExtractor
+from costmodel.model import CostModel
+from ir.task import Task, task
+from schedule.measurement import Candidate, Measurement
+from schedule.rules import sketches
+from schedule.target import Target
+from search.evolution import EvolutionarySearch
+from search.learner import Learner
+from search.tuner import Progress, Tuner, TuneOptions
+
+
+@dataclass(frozen=True)
+class Config:
+    conv: str = "conv2d:c=64,h=56,w=56,k=64,r=3,s=3,pad=1,epilogue=bias+relu"
+    matmul: str = "matmul:m=512,n=512,k=512"
+    population: int = 2048
+    repeats: int = 20
+    known_trials: int = 512  # that the cost model of the timed search rounds has learned from
+    live_trials: int = 256
+    memory_trials: int = 5000
+
+
+CONFIG = Config()
+
+
+def run(config: Config, output: Path) -> pd.DataFrame:
+    """Measure all, and write results.csv and machine.json."""
+    machine = detect_machine()
+    rows = [*features(config, machine.target), *rounds(config, machine.target), *trials(config, machine.target), *memory(config, machine.target)]
+    results = pd.DataFrame(rows, columns=["quantity", "value", "unit", "how"])
+    output.mkdir(parents=True, exist_ok=True)
+    results.to_csv(output / "results.csv", index=False)
+    (output / "machine.json").write_text(json.dumps(machine.to_json(), indent=2) + "\n")
+    return results
+
+
+Rows = list[tuple[str, float, str, str]]
+
+
+def timed(work: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """(minimum, median) seconds."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds), float(np.median(seconds))
+
+
+def features(config: Config, target: Target) -> Rows:
+    """Candidates described a second."""
+    rows: Rows = []
+    for text in (config.conv, config.matmul):
+        sketch = sketches(task(text).program, target)[0]
+        extractor = FeatureExtractor(sketch, target)
+        X = sketch.space.sample(config.population, np.random.default_rng(0))
+        fastest, median = timed(lambda extractor=extractor, X=X: extractor(X), config.repeats)
+        how = f"{len(extractor.names)} features of {config.population} rows of {text}"
+        rows += [("features", len(X) / fastest, "candidates/s at best", how), ("features", len(X) / median, "candidates/s, median", how)]
+    return rows
+
+
+def rounds(config: Config, target: Target) -> Rows:
+    """A whole round of evolutionary search: population, generations, features, ranking."""
+    of = task(config.conv)
+    known = sketches(of.program, target)
+    learner, rng = Learner(CostModel(), target), np.random.default_rng(0)
+    X = known[0].space.sample(config.known_trials, rng)
+    learner.observe(of, known, [Candidate(known[0].name, tuple(row)) for row in X.tolist()], list(1.0 + rng.random(len(X))))
+    start = time.perf_counter()
+    learner.fit()
+    fit = time.perf_counter() - start
+    search = EvolutionarySearch(known, learner.scorer(of), rng)
+    fastest, median = timed(lambda: search.ask(16), config.repeats)
+    how = f"2,048 rows, 4 generations, model of {config.known_trials} trials, {config.conv}"
+    return [("search round", fastest, "s at best", how), ("search round", median, "s, median", how), ("fit", fit, "s", f"{config.known_trials} trials")]
+
+
+def trials(config: Config, target: Target) -> Rows:
+    """Live trials a second, everything included but the start of the workers."""
+    of = task(config.matmul)
+    with LiveRunner(target) as runner:
+        runner(of, [Candidate(known.name, tuple(known.default_row().tolist())) for known in sketches(of.program, target)[:1]])
+        options = TuneOptions(max_trials=config.live_trials)
+        tuner = Tuner([of], target, runner, Learner(CostModel(), target), EvolutionarySearch, None, options, machine={}, versions={})
+        start = time.perf_counter()
+        state = tuner.run().tasks[0]
+        seconds = time.perf_counter() - start
+    return [("trials", state.n_trials / seconds, "trials/s", f"{config.live_trials} trials of {config.matmul}, build, check, search, model and final measurement")]
+
+
+class InstantRunner:
+    """Seconds from a formula."""
+
+    build_seconds = measure_seconds = 0.0
+
+    def __call__(
+        self, task: Task, candidates: Sequence[Candidate], *, deadline: float | None = None, on_result: Callable[[int, Measurement], None] | None = None
+    ) -> list[Measurement]:
+        results = [Measurement((1e-3 * (1 + sum(candidate.row) % 997 / 997),)) for candidate in candidates]
+        for i, result in enumerate(results):
+            if on_result is not None:
+                on_result(i, result)
+        return results
+
+    def remeasure(self, task: Task, candidates: Sequence[Candidate], rounds: int) -> list[Measurement]:
+        return self(task, candidates)
+
+
+def memory(config: Config, target: Target) -> Rows:
+    """Resident memory of the tuner's process along a long run."""
+    marks = {config.memory_trials // 10: 0.0, config.memory_trials // 2: 0.0, config.memory_trials: 0.0}
+
+    def watch(progress: Progress) -> None:
+        if progress.n_trials in marks:
+            marks[progress.n_trials] = psutil.Process().memory_info().rss / 2**20
+
+    options = TuneOptions(max_trials=config.memory_trials, batch=64)
+    Tuner(
+        [task(config.conv)], target, InstantRunner(), Learner(CostModel(), target), EvolutionarySearch, None, options, machine={}, versions={}, watch=watch
+    ).run()
+    return [("memory", value, "MiB resident", f"after {n} trials") for n, value in marks.items()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("experiments/results/throughput"))
+    results = run(CONFIG, parser.parse_args().output)
+    print(results.to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
