@@ -31,18 +31,22 @@ class Term:
     most: int
 
 
+def are_apart(terms: Sequence[Term]) -> bool:
+    """Whether different positions always give different sums, as digits do. `terms` begin with the smallest factor."""
+    reach, apart = 0, True
+    for term in terms:
+        apart &= abs(term.factor) > reach
+        reach += abs(term.factor) * (term.most - 1)
+    return apart
+
+
 def distinct(terms: Sequence[Term]) -> Expr:
     """How many values a sum of terms takes: exactly, but for three terms that overlap, where it may be less.
 
     Two terms f*x + g*y with f, g coprime take x*y values less the pairs that some other pair repeats: (x + g, y) meets (x, y + f).
     """
-    terms = sorted(terms, key=lambda term: abs(term.factor))
-    reach, apart = 0, True
-    for term in terms:
-        apart &= abs(term.factor) > reach
-        reach += abs(term.factor) * (term.most - 1)
     product = mul(*(term.extent for term in terms))
-    if apart:
+    if are_apart(terms):
         return product
     if len(terms) > 2:
         return minimum(product, span(terms))
@@ -59,7 +63,7 @@ def span(terms: Sequence[Term]) -> Expr:
 
 @dataclass(frozen=True)
 class Row:
-    """A dimension of memory: `count` of its indices are touched, within `reach` neighbouring ones, `stride` elements apart."""
+    """`count` positions in memory, or boxes of the rows before it, within `reach` neighbouring ones that are `stride` elements apart."""
 
     count: Expr
     reach: Expr
@@ -67,18 +71,19 @@ class Row:
 
 
 def lines(rows: Sequence[Row]) -> Expr:
-    """Cache lines that a box touches at least, if it begins on one. `rows` begin with the innermost, of stride 1, and do not overlap."""
-    if not rows:
-        return 1
-    reach = rows[0].reach
-    result = ceil_div(reach, LINE_ELEMENTS)
-    for row in rows[1:]:
-        if row.count == 1 and row.reach == 1:
+    """Cache lines that a box touches at least, if it begins on one. `rows` begin with the innermost and do not overlap."""
+    result: Expr = 1
+    reach: Expr = 1
+    for row in rows:
+        if row.reach == 1:
             continue
         reach = add(mul(sub(row.reach, 1), row.stride), reach)
+        dense = ceil_div(reach, LINE_ELEMENTS)
         result = mul(row.count, result)
-        if not (isinstance(row.stride, int) and row.stride % LINE_ELEMENTS == 0):  # rows that share lines
-            result = minimum(result, ceil_div(reach, LINE_ELEMENTS))
+        if row.stride == 1 and row.count is row.reach:
+            result = dense
+        elif not (isinstance(row.stride, int) and row.stride % LINE_ELEMENTS == 0):  # neighbours may share lines
+            result = minimum(result, dense)
     return result
 
 
@@ -180,8 +185,14 @@ class Access:
         return mul(*(distinct(_terms(index, box)) for index in self.read.indices))
 
     def _tensor_lines(self, box: Box) -> Expr:
-        rows = zip(self.read.indices, self.read.tensor.strides, strict=True)
-        return lines([Row(distinct(_terms(index, box)), span(_terms(index, box)), stride) for index, stride in rows][::-1])
+        rows: list[Row] = []
+        for index, stride in zip(reversed(self.read.indices), reversed(self.read.tensor.strides), strict=True):
+            terms = _terms(index, box)
+            if are_apart(terms):
+                rows.extend(Row(term.extent, term.extent, abs(term.factor) * stride) for term in terms)
+            else:
+                rows.append(Row(distinct(terms), span(terms), stride))
+        return lines(rows)
 
     def _packed_lines(self, rows: Sequence[PackedRow], box: Box) -> Expr:
         return lines([Row(*self._touched(row, box), row.stride) for row in rows])
@@ -213,8 +224,9 @@ class Access:
 
 
 def _terms(index: Affine, box: Box, vector: Axis | None = None, lanes: int = 1) -> list[Term]:
-    """The terms of an index over a box, the vector axis in whole vectors."""
-    return [
+    """The terms of an index over a box, the vector axis in whole vectors; those with the smallest factor first."""
+    terms = [
         Term(factor * lanes, ceil_div(box[axis], lanes), -(-axis.extent // lanes)) if axis == vector else Term(factor, box[axis], axis.extent)
         for axis, factor in index.terms
     ]
+    return sorted(terms, key=lambda term: abs(term.factor))

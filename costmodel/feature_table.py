@@ -20,7 +20,8 @@ SCALES = ("plain", "log", "ratio", "log ratio")
 
 @dataclass(frozen=True)
 class Feature:
-    """`scale` says how the quantities named in `of` make the feature: "plain" x, "log" log2(1 + x), "ratio" x / y, "log ratio" log2(1 + x / y)."""
+    """`scale` says how the quantities named in `of` make the feature: "plain" x, "log" log2(1 + x), "ratio" x / y, "log ratio" log2(1 + x / y); y counts
+    as 1 where it is 0."""
 
     name: str
     unit: str
@@ -62,10 +63,14 @@ _REGISTER_TILE = (
     _plain("vector_count", "vectors", "extent of the register tile along the vector axis"),
     _plain("live_registers", "registers", "vector registers that a step needs: accumulators, the vectors of one operand, a broadcast"),
     _ratio("register_use", "live_registers", "registers", "registers needed against registers there are"),
-    _plain("missing_registers", "registers", "registers needed beyond those there are"),
     _plain("loads", "instructions", "loads, broadcasts and vectors, in a step of a full register tile"),
     _ratio("loads_per_update", "loads", "vectors", "loads a vector update in a step of a full register tile"),
-    _ratio("loads_per_update_unrolled", "loads_unrolled", "body_updates", "the same in the unrolled body, where copies of the step share loads"),
+    _ratio(
+        "loads_per_update_unrolled",
+        "loads_unrolled",
+        "body_updates",
+        "loads a vector update in the unrolled body of the innermost loop, where copies of the step share loads",
+    ),
     _ratio("cut_tiles", "cut_tiles", "tiles", "share of the register tiles that are remainders"),
     _ratio("cut_updates", "cut_updates", "output_vectors", "share of the vector updates that remainder tiles execute"),
     _plain("variants", "count", "sizes of the register tile that occur"),
@@ -73,7 +78,7 @@ _REGISTER_TILE = (
     _log("body_updates", "updates", "vector updates in the body of the innermost loop"),
     _log("code_updates", "updates", "vector updates in the text of the stage: copies, remainder loops and variants"),
     _log("innermost_extent", "iterations", "steps along the innermost reduce axis in a slice"),
-    _ratio("innermost_left", "innermost_left", "innermost_extent", "share of those steps that unrolling leaves over"),
+    _ratio("innermost_left", "innermost_left", "innermost_extent", "share of the steps along the innermost reduce axis that unrolling leaves over"),
 )
 
 _PARALLEL = (
@@ -81,27 +86,34 @@ _PARALLEL = (
     _plain("busy_threads", "threads", "threads that get a chunk"),
     _log_ratio("chunks_per_thread", "count", "chunks", "threads", "chunks a thread on average"),
     _ratio("imbalance", "chunk_slots", "chunks", "time of the busiest thread against an even distribution, if all chunks are alike"),
-    _ratio("imbalance_cut", "busiest_points", "points", "the same if the busiest thread has full chunks only"),
+    _ratio("imbalance_cut", "busiest_points", "points", "time of the busiest thread against an even distribution, if it has full chunks only"),
     _log("chunk_points", "points", "points of the iteration space in a full chunk"),
 )
 
 
 def _band(band: str, what: str) -> tuple[Feature, ...]:
-    moved = {"a": "operand a", "b": "operand b", "output": "the output", "vector": "along the vector axis"}
     return (
         _log(f"{band}.trips", "iterations", f"iterations of the loops {what} together, for one execution of them"),
         _log(f"{band}.executions", "iterations", f"iterations of the loops {what} in all"),
         _plain(f"{band}.n_loops", "loops", f"loops {what} of more than one iteration"),
         _log(f"{band}.innermost_trips", "iterations", f"iterations of the innermost loop {what} of more than one"),
-        *(_plain(f"{band}.moves_{name}", "0 or 1", f"whether that loop moves {text}") for name, text in moved.items()),
     )
 
 
+def _spatial_band(band: str, what: str) -> tuple[Feature, ...]:
+    """Reduce axes need no word on what they move: every operand, never the output."""
+    moved = {"a": "operand a", "b": "operand b", "output": "the output", "vector": "along the vector axis"}
+    moves = (
+        _plain(f"{band}.moves_{name}", "0 or 1", f"whether the innermost loop {what} of more than one iteration moves {text}") for name, text in moved.items()
+    )
+    return (*_band(band, what), *moves)
+
+
 _LOOPS = (
-    *_band("parallel", "over chunks"),
-    *_band("outer", "over the blocks of a chunk"),
+    *_spatial_band("parallel", "over chunks"),
+    *_spatial_band("outer", "over the blocks of a chunk"),
     *_band("slice", "over slices of the reduction"),
-    *_band("block", "over the register tiles of a block"),
+    *_spatial_band("block", "over the register tiles of a block"),
     *_band("inner", "over the steps of a slice"),
     _plain("n_loops", "loops", "loops of more than one iteration"),
     _log("n_slices", "count", "slices that the reduction is done in"),
@@ -123,6 +135,7 @@ _FOOTPRINTS = ("whole", "chunk", "block", "slice", "tile", "step")
 
 
 def _access(role: str, what: str) -> tuple[Feature, ...]:
+    reuse = f"the innermost loop that leaves {what} where it is"
     touched = [
         feature
         for place in _FOOTPRINTS
@@ -133,15 +146,13 @@ def _access(role: str, what: str) -> tuple[Feature, ...]:
     ]
     return (
         *touched,
-        _log(f"{role}.reuse_trips", "iterations", f"reuse of {what}: iterations of the innermost loop that leaves it where it is"),
-        _log(f"{role}.reuse_distance_bytes", "bytes", f"working set of one iteration of that loop, touched before {what} is used again"),
-        _log_ratio(f"{role}.reuse_distance_steps", "steps", "inner.executions", f"{role}.reuse_executions", "steps in one iteration of that loop"),
+        _log(f"{role}.reuse_trips", "iterations", f"iterations of {reuse}"),
+        _log(f"{role}.reuse_distance_bytes", "bytes", f"working set of one iteration of {reuse}"),
+        _log_ratio(f"{role}.reuse_distance_steps", "steps", "inner.executions", f"{role}.reuse_executions", f"steps in one iteration of {reuse}"),
         _log_ratio(f"{role}.bytes_per_reuse", "bytes", f"{role}.loaded_bytes", f"{role}.reuse_trips", f"bytes of {what} loaded for each reuse"),
         _log(f"{role}.loaded_bytes", "bytes", f"bytes of {what} loaded into registers, all times counted"),
         _log(f"{role}.vector_stride", "elements", f"distance in {what} between neighbours along the vector axis"),
-        _log(f"{role}.reduce_stride", "elements", f"distance in {what} between steps along the innermost reduce axis"),
         _plain(f"{role}.row_conflicts", "rows", f"rows of {what} that a register tile walks on one set of the first-level cache, if not packed"),
-        _log(f"{role}.slice_conflicts", "rows", f"rows of {what} that a slice of the reduction walks on one such set, if not packed"),
     )
 
 
@@ -151,6 +162,8 @@ def _operand(role: str, what: str) -> tuple[Feature, ...]:
         _plain(f"{role}.loads", "instructions", f"loads of {what} in a step of a full register tile"),
         _log(f"{role}.load_instructions", "instructions", f"loads of {what} in all"),
         *_access(role, what),
+        _log(f"{role}.reduce_stride", "elements", f"distance in {what} between steps along the innermost reduce axis"),
+        _log(f"{role}.slice_conflicts", "rows", f"rows of {what} that a slice of the reduction walks on one set of the first-level cache, if not packed"),
     )
 
 
@@ -169,8 +182,8 @@ def _cache(cache: str, what: str) -> tuple[Feature, ...]:
         *(_log(f"{cache}.{role}_bytes", "bytes", f"estimated bytes {which} that move in or out of {what}") for role, which in text.items()),
         _log(f"{cache}.bytes", "bytes", f"estimated bytes that move in or out of {what}"),
         _log(f"{cache}.working_set", "bytes", f"largest working set in the loops that fits {what}"),
-        _ratio(f"{cache}.use", f"{cache}.working_set", f"{cache}.capacity", f"share of {what} that this working set takes"),
-        _log(f"{cache}.executions", "count", "how often this working set is exchanged for another"),
+        _ratio(f"{cache}.use", f"{cache}.working_set", f"{cache}.capacity", f"share of {what} that the largest working set that fits takes"),
+        _log(f"{cache}.executions", "count", f"how often the largest working set that fits {what} is exchanged for another"),
         _log_ratio(f"{cache}.intensity", "flops a byte", "flops", f"{cache}.bytes", f"operations for each byte moved in or out of {what}"),
     )
 
@@ -191,8 +204,8 @@ _COST = (
     _log("half_cycles.l1", "half cycles", "estimated time to fill the first-level cache from the second"),
     _log("half_cycles.l2", "half cycles", "estimated time to fill the second-level cache from the last"),
     _log("half_cycles.l3", "half cycles", "estimated time to fill the last-level cache from memory; 0 if everything stays in it"),
-    _log("half_cycles.longest", "half cycles", "the longest of these on the busiest thread: all overlap"),
-    _log("half_cycles.sum", "half cycles", "their sum on the busiest thread: none overlap"),
+    _log("half_cycles.longest", "half cycles", "estimated time of the busiest thread if updates and moving data overlap"),
+    _log("half_cycles.sum", "half cycles", "estimated time of the busiest thread if nothing overlaps"),
     _ratio("update_efficiency", "vector_updates", "half_cycles.updates", "vector updates against the time they are estimated to take"),
 )
 
@@ -244,10 +257,10 @@ _PROGRAM = (
     _log("private_bytes", "bytes", "workspace of all threads for packed copies of their own"),
     _log("shared_bytes", "bytes", "workspace that the threads share: packed copies and intermediate results"),
     _log("code_updates", "updates", "vector updates in the text of the kernel"),
-    _log("half_cycles.longest", "half cycles", "estimated time if computing and moving data overlap"),
-    _log("half_cycles.sum", "half cycles", "estimated time if nothing overlaps"),
-    _ratio("peak_longest", "half_cycles.ideal", "half_cycles.longest", "share of the peak that the first of these means"),
-    _ratio("peak_sum", "half_cycles.ideal", "half_cycles.sum", "share of the peak that the second of these means"),
+    _log("half_cycles.longest", "half cycles", "estimated time of all parts, where in each computing and moving data overlap"),
+    _log("half_cycles.sum", "half cycles", "estimated time of all parts if nothing overlaps"),
+    _ratio("peak_longest", "half_cycles.ideal", "half_cycles.longest", "share of the peak that is reached if computing and moving data overlap"),
+    _ratio("peak_sum", "half_cycles.ideal", "half_cycles.sum", "share of the peak that is reached if nothing overlaps"),
     _ratio("pack_share", "half_cycles.pack", "half_cycles.sum", "share of the estimated time that packing takes"),
     _ratio("epilogue_share", "half_cycles.epilogue", "half_cycles.sum", "share of the estimated time that the epilogue takes"),
 )
@@ -264,7 +277,7 @@ _MACHINE = (
 _TASK = (
     _log("flops", "count", "floating-point operations of all tiled stages"),
     _log("bytes", "bytes", "tensors of the operands and the output, each once"),
-    _log_ratio("intensity", "flops a byte", "flops", "bytes", "operations for each of these bytes"),
+    _log_ratio("intensity", "flops a byte", "flops", "bytes", "operations for each byte of the operands and the output"),
     _log("output_elements", "elements", "elements of the output of the first tiled stage"),
     _log("vector_extent", "elements", "extent of the axis that the sketch makes vectors of"),
     _log("row_extent", "elements", "extent of all other axes of the output together"),

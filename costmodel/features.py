@@ -13,9 +13,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from costmodel.arithmetic import epilogue_quantities
 from costmodel.feature_table import FEATURE_VERSION, FEATURES
 from costmodel.packing import Packing, packed_elements
-from costmodel.stage import StageQuantities, epilogue_quantities
+from costmodel.stage import StageQuantities
 from ir.errors import InternalError
 from ir.expression import Evaluator, Expr, add, ceil_div, mul
 from ir.program import FLOAT_BYTES
@@ -25,13 +26,12 @@ from schedule.target import Target
 
 Quantities = dict[str, Expr]
 
-
 _DIVIDED = [i for i, feature in enumerate(FEATURES) if len(feature.of) == 2]
 _LOGARITHMIC = [i for i, feature in enumerate(FEATURES) if feature.scale in ("log", "log ratio")]
 
 
 class FeatureExtractor:
-    """Describes candidates of one sketch for one machine. Making one takes about as long as describing ten thousand candidates, so keep it."""
+    """Describes candidates of one sketch for one machine. Making one takes as long as describing some ten thousand of them: keep it."""
 
     names: tuple[str, ...] = tuple(feature.name for feature in FEATURES)
 
@@ -76,8 +76,9 @@ def _slots(sketch: Sketch, target: Target) -> dict[str, Quantities]:
     slots = {slot: stage.all() for slot, stage in zip(("compute", "final"), stages, strict=False)}
     packs = [_packs(stage) for stage in stages]
     slots |= {f"pack_{role}": quantities for role, quantities in packs[0].items()}
-    if stages[-1].tiled.epilogue is not None:
-        slots["epilogue"] = epilogue_quantities(stages[-1], stages[-1].tiled.epilogue)
+    last = stages[-1]
+    if last.tiled.epilogue is not None:
+        slots["epilogue"] = epilogue_quantities(last.tiled, last.tiled.epilogue, last.output_vectors)
     slots["program"] = _program(target, stages, packs, slots)
     slots["machine"] = {
         "lanes": target.lanes, "vector_registers": target.vector_registers, "threads": target.threads,

@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from costmodel.access import Access
+from costmodel.arithmetic import count_functions
 from costmodel.cache import Footprints, Traffic
 from costmodel.loops import Loop, LoopStructure, Place, is_at, loop_structure
 from costmodel.register_tile import RegisterTile
 from ir.errors import InternalError
-from ir.expression import Expr, add, both, ceil_div, equal, less, maximum, minimum, mod, mul, sub, where
-from ir.program import FLOAT_BYTES, Apply, Axis, Stage, Value, n_applies, reads
-from schedule.sketch import BANDS, EPILOGUE_LEVELS, TiledStage
+from ir.expression import Expr, add, both, ceil_div, less, maximum, minimum, mod, mul, sub, where
+from ir.program import FLOAT_BYTES, Apply, Axis
+from schedule.sketch import BANDS, TiledStage
 from schedule.target import Target
 
 ROLES = ("a", "b")
 ACCESSES = (*ROLES, "output")
-CACHES = ("l1", "l2", "l3")
 
 # Places in the loops that exist in every sketch: number of loops entered in a band, all of them where it is None.
 PLACES = {
@@ -40,9 +40,6 @@ FOOTPRINT_PLACES = ("whole", "chunk", "block", "slice", "tile", "step")
 
 # Bytes that arrive in half a cycle, from the second level of cache on: a round number for the CPUs of these years. The last is shared.
 BYTES_PER_HALF_CYCLE = {"l1": 16, "l2": 8, "l3": 4}
-
-FUNCTION_KINDS = {"add": "add", "sub": "add", "mul": "multiply", "max": "compare", "min": "compare", "sigmoid": "special"}
-KINDS = ("add", "multiply", "compare", "special")
 
 
 class StageQuantities:
@@ -142,7 +139,6 @@ class StageQuantities:
             "vector_count": vector_count,
             "live_registers": live,
             "registers": self.target.vector_registers,
-            "missing_registers": maximum(sub(live, self.target.vector_registers), 0),
             "loads": loads,
             "loads_unrolled": loads_unrolled,
             "tiles": tiles,
@@ -308,33 +304,3 @@ def _innermost(loops: Sequence[Loop], values: Sequence[Expr], otherwise: Expr) -
     for loop, value in zip(loops, values, strict=True):
         result = where(less(1, loop.trips), value, result)
     return result
-
-
-def count_functions(value: Value) -> dict[str, int]:
-    """Scalar operations in one evaluation of `value` by kind."""
-    counts = dict.fromkeys(KINDS, 0)
-    if isinstance(value, Apply):
-        counts[FUNCTION_KINDS[value.function]] += 1
-        for arg in value.args:
-            for kind, count in count_functions(arg).items():
-                counts[kind] += count
-    return counts
-
-
-def epilogue_quantities(quantities: StageQuantities, epilogue: Stage) -> dict[str, Expr]:
-    """Of the elementwise stage that ends a tiled one."""
-    tiled = quantities.tiled
-    n_outputs, vectors = quantities.n_outputs, quantities.output_vectors
-    counts = count_functions(epilogue.body)
-    others = [read for read in reads(epilogue.body) if read.tensor != tiled.stage.output]
-    at_block = equal(tiled.epilogue_level, EPILOGUE_LEVELS.index("block")) if tiled.stage.reduce else 0
-    output_bytes = n_outputs * FLOAT_BYTES
-    instructions = n_applies(epilogue.body) + len(others)
-    return {
-        "at_block": at_block,
-        "elements": n_outputs,
-        **{kind: n_outputs * count for kind, count in counts.items()},
-        "read_bytes": sum(FLOAT_BYTES * math.prod(axis.extent for axis in read.axes) for read in others),
-        "output_bytes_again": where(at_block, 2 * output_bytes, 0),
-        "half_cycles": mul(vectors, add(mul(at_block, 3), instructions)),
-    }

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codegen.lower import Lowered, lower
+from codegen.lower import lower
+from costmodel.access import LINE_BYTES, LINE_ELEMENTS
+from costmodel.feature_table import FEATURE_VERSION, FEATURES, SCALES
 from costmodel.features import FeatureExtractor
 from ir.count import Executions, Trace, memory_loads, trace
-from ir.nest import For, Load, Statement, Store
+from ir.errors import InternalError
+from ir.nest import For, Load, Nest, Statement, Store
 from ir.program import FLOAT_BYTES, Constant
 from ir.task import Task, task
 from schedule.rules import sketches
-from schedule.sketch import PACK_LEVELS, Sketch, TiledStage
+from schedule.sketch import BANDS, PACK_LEVELS, Sketch, TiledStage
 from schedule.target import Target
 
 TARGET = Target("generic", "", lanes=16, vector_registers=32, l1_bytes=48 << 10, l2_bytes=1 << 20, l3_bytes=32 << 20, threads=2)
@@ -64,12 +71,18 @@ class Candidate:
     def stages(self) -> tuple[TiledStage, ...]:
         return self.sketch.instantiate(self.row)
 
+    @cached_property
     def quantities(self) -> dict[str, int]:
         raw = FeatureExtractor(self.sketch, self.target).raw(self.row[None, :])
         return {name: int(values[0]) for name, values in raw.items()}
 
-    def lowered(self) -> Lowered:
-        return lower(self.sketch, self.row, self.target)
+    @cached_property
+    def kernel(self) -> Nest:
+        return lower(self.sketch, self.row, self.target).kernel
+
+    @cached_property
+    def trace(self) -> Trace:
+        return trace(self.kernel)
 
 
 @st.composite
@@ -82,9 +95,6 @@ def candidates(draw: st.DrawFn) -> Candidate:
 
 
 # --- the lowered nest, taken apart ----------------------------------------------------------------------------------
-
-
-BANDS = ("parallel", "outer", "slice", "block", "inner")
 
 
 class StageTrace:
@@ -149,20 +159,18 @@ class StageTrace:
         return sum(int(execution.first_lanes(self.lanes).sum()) for execution in found)
 
 
-def stage_traces(candidate: Candidate, kernel: Trace) -> Iterator[tuple[str, StageTrace]]:
+def stage_traces(candidate: Candidate) -> Iterator[tuple[str, StageTrace]]:
     stages = candidate.stages
     for number, (slot, tiled) in enumerate(zip(("compute", "final"), stages, strict=False)):
-        yield slot, StageTrace(tiled, f"s{number}_" if len(stages) > 1 else "", kernel, candidate.target.lanes)
+        yield slot, StageTrace(tiled, f"s{number}_" if len(stages) > 1 else "", candidate.trace, candidate.target.lanes)
 
 
 # --- counts ---------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
-@given(candidates())
-def test_counts_of_work_are_exact(candidate: Candidate) -> None:
-    quantities = candidate.quantities()
-    for slot, found in stage_traces(candidate, trace(candidate.lowered().kernel)):
+def counts_of_work_are_exact(candidate: Candidate) -> None:
+    quantities = candidate.quantities
+    for slot, found in stage_traces(candidate):
         q = {name.removeprefix(f"{slot}."): value for name, value in quantities.items() if name.startswith(f"{slot}.")}
         if found.stage.reduce:
             assert sum(map(len, found.updates)) == q["points"]
@@ -175,24 +183,17 @@ def test_counts_of_work_are_exact(candidate: Candidate) -> None:
         assert counted == q["flops"]
 
 
-BANDS = ("parallel", "outer", "slice", "block", "inner")
-
-
-@settings(max_examples=60, deadline=None)
-@given(candidates())
-def test_loops_are_exact(candidate: Candidate) -> None:
-    quantities = candidate.quantities()
-    for slot, found in stage_traces(candidate, trace(candidate.lowered().kernel)):
+def loops_are_exact(candidate: Candidate) -> None:
+    quantities = candidate.quantities
+    for slot, found in stage_traces(candidate):
         for i, band in enumerate(BANDS):
             assert len(found.positions(BANDS[: i + 1])) == quantities[f"{slot}.{band}.executions"], band
             assert found.most_iterations(band) == quantities[f"{slot}.{band}.trips"], band
 
 
-@settings(max_examples=60, deadline=None)
-@given(candidates())
-def test_innermost_loops_move_what_they_move(candidate: Candidate) -> None:
-    quantities = candidate.quantities()
-    for slot, found in stage_traces(candidate, trace(candidate.lowered().kernel)):
+def innermost_loops_move_what_they_move(candidate: Candidate) -> None:
+    quantities = candidate.quantities
+    for slot, found in stage_traces(candidate):
         reads = {role: operand.read.axes for role, operand in zip("ab", found.tiled.operands, strict=False)}
         moved = {**reads, "output": found.stage.write.axes, "vector": (found.tiled.vector,)}
         for band in BANDS[1:]:
@@ -232,6 +233,94 @@ def most_distinct(groups: np.ndarray, values: np.ndarray) -> int:
     return int(np.bincount(pairs[:, 0]).max())
 
 
+def merged(found: StageTrace, accesses: list[tuple[Executions, np.ndarray]], bands: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(groups, addresses) of several statements together; for bands that they share."""
+    rows = np.concatenate([execution.points[:, found.columns(execution, bands)] for execution, _ in accesses])
+    return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1), np.concatenate([addresses for _, addresses in accesses])
+
+
+def all_accesses(found: StageTrace) -> dict[str, list[tuple[Executions, np.ndarray]]]:
+    """The statements that access each operand and the output, with the addresses."""
+    accesses = {role: [(e, addresses) for e, _, addresses in operand_loads(found, role)] for role, _ in zip("ab", found.tiled.operands, strict=False)}
+    return {**accesses, "output": [(e, e.addresses(e.store.buffer, e.store.indices)) for e in found.finishes]}
+
+
+def footprints_are_the_distinct_elements(candidate: Candidate) -> None:
+    quantities = candidate.quantities
+    for slot, found in stage_traces(candidate):
+        for role, accesses in all_accesses(found).items():
+            for place, bands in AROUND.items():
+                q = f"{slot}.{role}.{place}"
+                if place != "step":
+                    elements = most_distinct(*merged(found, accesses, bands))
+                    assert FLOAT_BYTES * elements == quantities[f"{q}.bytes"], (role, place)
+                elif role != "output":
+                    elements = max(most_distinct(group(e, found.columns(e, bands)), addresses) for e, addresses in accesses)
+                    assert FLOAT_BYTES * elements == quantities[f"{q}.bytes"], (role, place)
+
+
+def lines_are_the_fewest_that_hold_the_elements(candidate: Candidate) -> None:
+    """Tiles may begin in the middle of a line, so there may be more; packed copies hold whole register tiles, so there may be fewer."""
+    quantities = candidate.quantities
+    for slot, found in stage_traces(candidate):
+        for role, accesses in all_accesses(found).items():
+            for place, bands in AROUND.items():
+                if place != "step" and not quantities.get(f"{slot}.{role}.packed"):
+                    groups, addresses = merged(found, accesses, bands)
+                    assert quantities[f"{slot}.{role}.{place}.lines"] <= most_distinct(groups, addresses // LINE_ELEMENTS), (role, place)
+                    assert quantities[f"{slot}.{role}.{place}.lines"] * LINE_ELEMENTS >= most_distinct(groups, addresses), (role, place)
+
+
+def loads_of_a_step_are_exact(candidate: Candidate) -> None:
+    """A load is one vector, one broadcast or, where neighbouring lanes lie apart, one element."""
+    quantities = candidate.quantities
+    for slot, found in stage_traces(candidate):
+        for role, _ in zip("ab", found.tiled.operands, strict=False):
+            total = step = 0
+            for execution, _, addresses in operand_loads(found, role):
+                first = execution.first_lanes(found.lanes)
+                columns = found.columns(execution, BANDS)
+                pairs = np.unique(np.column_stack([group(execution, columns), addresses])[first], axis=0)
+                total += len(pairs)
+                step = max(step, int(np.bincount(pairs[:, 0]).max()))
+            by_element = candidate.target.lanes if quantities[f"{slot}.{role}.vector_stride"] > 1 else 1
+            assert quantities[f"{slot}.{role}.loads"] == step * by_element
+            assert quantities[f"{slot}.{role}.load_instructions"] == total * by_element
+
+
+def loads_of_an_unrolled_body_are_exact(candidate: Candidate) -> None:
+    quantities = candidate.quantities
+    for slot, found in stage_traces(candidate):
+        loads = 0
+        for role, _ in zip("ab", found.tiled.operands, strict=False):
+            by_element = candidate.target.lanes if quantities[f"{slot}.{role}.vector_stride"] > 1 else 1
+            bodies = []
+            for execution, _, addresses in operand_loads(found, role):
+                rolled = [i for i in found.columns(execution, BANDS) if execution.loops[i].kind != "unrolled"]
+                first = execution.first_lanes(found.lanes)
+                bodies.append(most_distinct(group(execution, rolled)[first], addresses[first]))
+            loads += max(bodies) * by_element
+        assert quantities[f"{slot}.loads_unrolled"] == loads
+
+
+def strides_are_those_of_the_addresses(candidate: Candidate) -> None:
+    quantities = candidate.quantities
+    for slot, found in stage_traces(candidate):
+        for role, _ in zip("ab", found.tiled.operands, strict=False):
+            for execution, _, addresses in operand_loads(found, role):
+                loops = [loop.kind for loop in execution.loops]
+                steps = {"vector_stride": loops.index("vector")}
+                inner = found.columns(execution, ("inner",))
+                if found.stage.reduce and quantities[f"{slot}.unroll"] == 1:
+                    steps["reduce_stride"] = inner[-1]
+                for name, column in steps.items():
+                    others = group(execution, [i for i in range(len(loops)) if i != column])
+                    order = np.lexsort([execution.points[:, column], others])
+                    neighbours = np.diff(others[order]) == 0
+                    strides = np.unique(np.diff(addresses[order])[neighbours])
+                    assert set(strides) <= {quantities[f"{slot}.{role}.{name}"]}, (role, name)
+
+
 # --- code, packing, memory ------------------------------------------------------------------------------------------
 
 
@@ -253,10 +342,8 @@ def text_updates(body: tuple[Statement, ...], lanes: int) -> int:
     return total
 
 
-@settings(max_examples=60, deadline=None)
-@given(candidates())
-def test_size_of_code_and_memory_are_exact(candidate: Candidate) -> None:
-    quantities, nest = candidate.quantities(), candidate.lowered().kernel
+def size_of_code_and_memory_are_exact(candidate: Candidate) -> None:
+    quantities, nest = candidate.quantities, candidate.kernel
     if all(tiled.stage.reduce for tiled in candidate.stages):
         assert text_updates(nest.body, candidate.target.lanes) == quantities["program.code_updates"]
     sizes = {scope: sum(buffer.n_bytes for buffer in nest.in_scope(scope)) for scope in ("prepared", "shared", "private")}
@@ -265,11 +352,9 @@ def test_size_of_code_and_memory_are_exact(candidate: Candidate) -> None:
     assert sizes["shared"] == quantities["program.shared_bytes"]
 
 
-@settings(max_examples=100, deadline=None)
-@given(candidates())
-def test_packing_is_exact(candidate: Candidate) -> None:
-    quantities, nest = candidate.quantities(), candidate.lowered().kernel
-    found = trace(nest)
+def packing_is_exact(candidate: Candidate) -> None:
+    quantities, nest = candidate.quantities, candidate.kernel
+    found = candidate.trace
     tiled = candidate.stages[0]
     prefix = "s0_" if len(candidate.stages) > 1 else ""
     for role, operand in zip("ab", tiled.operands, strict=False):
@@ -294,14 +379,169 @@ def test_packing_is_exact(candidate: Candidate) -> None:
             assert q["source_stride"] == 1
 
 
-@settings(max_examples=40, deadline=None)
-@given(candidates())
-def test_epilogue_runs_once_an_element(candidate: Candidate) -> None:
-    quantities = candidate.quantities()
+def epilogue_runs_once_an_element(candidate: Candidate) -> None:
+    quantities = candidate.quantities
     if "epilogue.elements" not in quantities:
         assert candidate.task.program.stages[-1].reduction is not None
         return
-    *_, (_, found) = stage_traces(candidate, trace(candidate.lowered().kernel))
+    *_, (_, found) = stage_traces(candidate)
     executions = sum(map(len, found.block_epilogue)) if quantities["epilogue.at_block"] else found.stage.output.n_bytes // FLOAT_BYTES
     assert executions == quantities["epilogue.elements"]
     assert bool(found.block_epilogue) == bool(quantities["epilogue.at_block"])
+
+
+# --- the model of caches --------------------------------------------------------------------------------------------
+
+CONV2D = "conv2d:c=16,h=14,w=14,k=20,r=3,s=3,pad=1,epilogue=bias+relu"
+
+
+def extracted(text: str, n: int = 50, target: Target = TARGET) -> Iterator[tuple[Sketch, FeatureExtractor, np.ndarray]]:
+    for sketch in sketches(task(text).program, target):
+        yield sketch, FeatureExtractor(sketch, target), sketch.space.sample(n, np.random.default_rng(0))
+
+
+@settings(max_examples=40, deadline=None)
+@given(candidates())
+def test_quantities_agree_with_the_lowered_nest(candidate: Candidate) -> None:
+    counts_of_work_are_exact(candidate)
+    loops_are_exact(candidate)
+    innermost_loops_move_what_they_move(candidate)
+    footprints_are_the_distinct_elements(candidate)
+    lines_are_the_fewest_that_hold_the_elements(candidate)
+    loads_of_a_step_are_exact(candidate)
+    loads_of_an_unrolled_body_are_exact(candidate)
+    strides_are_those_of_the_addresses(candidate)
+    size_of_code_and_memory_are_exact(candidate)
+    packing_is_exact(candidate)
+    epilogue_runs_once_an_element(candidate)
+
+
+def test_a_cache_that_holds_everything_loads_everything_once() -> None:
+    huge = replace(TARGET, l1_bytes=1 << 40, l2_bytes=1 << 40, l3_bytes=1 << 40)
+    for text in (CONV2D, CONV2D + ",layout=nchw", "matmul:m=33,n=65,k=100,b=variable"):
+        for _, extractor, X in extracted(text, target=huge):
+            raw = extractor.raw(X)
+            for role in ("a", "b", "output"):
+                for cache in ("l1", "l2", "l3"):
+                    np.testing.assert_array_equal(raw[f"compute.{cache}.{role}_bytes"], LINE_BYTES * raw[f"compute.{role}.whole.lines"])
+            assert not raw["compute.half_cycles.l3"].any()
+
+
+def test_traffic_is_near_that_of_a_cache_that_drops_what_was_used_longest_ago() -> None:
+    """Half of the predictions are within a quarter; a model that charged every tile anew would be off by an order of magnitude."""
+    target = replace(SMALL_TARGET, lanes=8, l1_bytes=1 << 11)
+    found = task("matmul:m=24,n=32,k=48,b=variable")
+    sketch = sketches(found.program, target)[0]
+    X = sketch.space.sample(400, np.random.default_rng(0))
+    raw = FeatureExtractor(sketch, target).raw(X)
+    whole = np.flatnonzero((raw["compute.variants"] == 1) & (raw["compute.unroll"] == 1) & (raw["compute.n_loops"] > 3))[:12]
+    ratios = []
+    for row in whole:
+        (updates,) = (e for e in trace(lower(sketch, X[row], target).kernel).stores if e.store.buffer.scope == "register" and e.store.reduction)
+        first = updates.first_lanes(target.lanes)
+        lines = [addresses[first] // LINE_ELEMENTS for _, addresses in memory_loads(updates)]
+        for role, misses in zip("ab", least_recently_used(lines, target.l1_bytes // LINE_BYTES), strict=True):
+            ratios.append(raw[f"compute.l1.{role}_bytes"][row] / (LINE_BYTES * misses))
+    assert len(ratios) == 24
+    assert 0.8 < np.median(ratios) < 1.25
+    assert np.quantile(np.abs(np.log(ratios)), 0.5) < np.log(1.25)
+
+
+def least_recently_used(streams: list[np.ndarray], n_lines: int) -> list[int]:
+    """Misses of each stream of lines, interleaved, in one cache."""
+    held: OrderedDict[tuple[int, int], None] = OrderedDict()
+    misses = [0] * len(streams)
+    for lines in zip(*streams, strict=True):
+        for stream, line in enumerate(lines):
+            if (stream, line) in held:
+                held.move_to_end((stream, line))
+                continue
+            misses[stream] += 1
+            held[stream, line] = None
+            if len(held) > n_lines:
+                held.popitem(last=False)
+    return misses
+
+
+# --- the extractor --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [CONV2D, CONV2D + ",layout=nchw", "matmul:m=33,n=65,k=100,b=variable", "matmul:m=1,n=3,k=512", "matmul:m=1,n=1,k=1"])
+def test_every_sketch_has_the_same_finite_features(text: str) -> None:
+    for _, extractor, X in extracted(text):
+        features = extractor(X)
+        assert features.shape == (len(X), len(FEATURES))
+        assert features.dtype == np.float32
+        assert features.flags.c_contiguous
+        assert np.isfinite(features).all()
+        assert (features >= 0).all()
+        assert extractor.names == tuple(feature.name for feature in FEATURES)
+
+
+def test_a_row_has_the_same_features_alone_and_among_others() -> None:
+    for _, extractor, X in extracted(CONV2D):
+        features = extractor(X)
+        for i in (0, 17, 49):
+            np.testing.assert_array_equal(extractor(X[i : i + 1])[0], features[i])
+        assert extractor(X[:0]).shape == (0, len(FEATURES))
+
+
+def test_features_are_made_of_the_quantities_as_the_table_says() -> None:
+    for _, extractor, X in extracted(CONV2D):
+        features, raw = extractor(X), extractor.raw(X)
+        for j, feature in enumerate(FEATURES):
+            x, y = (*(raw.get(name, np.zeros(len(X))) for name in feature.of), np.ones(len(X)))[:2]
+            value = x / np.maximum(y, 1)
+            np.testing.assert_allclose(features[:, j], np.log2(1 + value) if feature.scale.startswith("log") else value, rtol=1e-5, err_msg=feature.name)
+
+
+def test_every_feature_is_documented_once() -> None:
+    assert FEATURE_VERSION >= 1
+    for attribute in ("name", "meaning"):
+        values = [getattr(feature, attribute) for feature in FEATURES]
+        assert len(set(values)) == len(values)
+    for feature in FEATURES:
+        assert feature.unit
+        assert feature.scale in SCALES
+        assert len(feature.of) == (2 if "ratio" in feature.scale else 1)
+
+
+def test_slots_that_a_sketch_does_not_have_are_zero() -> None:
+    described = {sketch.name: dict(zip(extractor.names, extractor(X).T, strict=True)) for sketch, extractor, X in extracted("matmul:m=2,n=4,k=256")}
+    plain, split = described["tile_n"], described["split2_k_tile_n"]
+    for name, values in plain.items():
+        if name.split(".")[0] in ("pack_b", "epilogue", "final"):
+            assert not values.any(), name
+    assert split["final.flops"].all()
+    assert (split["program.n_stages"] == 2).all()
+
+
+# What sketches and operators, as they are, never do: arithmetic that is not fused, or a second layout for a variable second operand.
+CONSTANT = {"compute.add", "compute.multiply", "compute.compare", "compute.special", "epilogue.multiply", "pack_b.layout"}
+
+TELLING = (
+    CONV2D,
+    "conv2d:c=32,h=32,w=32,k=8,r=3,s=3,layout=nchw",
+    "conv2d:c=32,h=14,w=14,k=32,groups=32,r=3,s=3,pad=1",
+    "matmul:m=33,n=65,k=100,b=variable",
+    "matmul:m=48,n=1024,k=1024,b=variable",
+    "batch_matmul:batch=4,m=4,n=32,k=32",
+    "matmul:m=2,n=4,k=256",
+    "matmul:m=2,n=64,k=4,epilogue=sigmoid",
+)
+
+
+def test_every_feature_tells_some_candidates_apart() -> None:
+    """One that is stuck by mistake would go unnoticed by all tests of single values."""
+    extractions = (found for text in TELLING for target in (TARGET, SMALL_TARGET) for found in extracted(text, 300, target))
+    together = np.concatenate([extractor(X) for _, extractor, X in extractions])
+    assert {FEATURES[j].name for j in np.flatnonzero(np.ptp(together, axis=0) == 0)} == CONSTANT
+
+
+def test_three_operands_are_refused() -> None:
+    """A program that features cannot describe is our bug, and is said so."""
+    sketch = sketches(task("matmul:m=8,n=16,k=8").program, TARGET)[0]
+    (stage,) = sketch.stages
+    crowded = replace(stage, operands=(*stage.operands, stage.operands[0]))
+    with pytest.raises(InternalError, match="reads 3 operands"):
+        FeatureExtractor(replace(sketch, stages=(crowded,)), TARGET)

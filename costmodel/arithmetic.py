@@ -1,0 +1,39 @@
+"""Scalar operations of a body by kind, and those of an epilogue."""
+
+from __future__ import annotations
+
+import math
+
+from ir.expression import Expr, add, equal, mul, where
+from ir.program import FLOAT_BYTES, Apply, Stage, Value, n_applies, reads
+from schedule.sketch import EPILOGUE_LEVELS, TiledStage
+
+FUNCTION_KINDS = {"add": "add", "sub": "add", "mul": "multiply", "max": "compare", "min": "compare", "sigmoid": "special"}
+KINDS = ("add", "multiply", "compare", "special")
+
+
+def count_functions(value: Value) -> dict[str, int]:
+    """Scalar operations in one evaluation of `value` by kind."""
+    counts = dict.fromkeys(KINDS, 0)
+    if isinstance(value, Apply):
+        counts[FUNCTION_KINDS[value.function]] += 1
+        for arg in value.args:
+            for kind, count in count_functions(arg).items():
+                counts[kind] += count
+    return counts
+
+
+def epilogue_quantities(tiled: TiledStage, epilogue: Stage, output_vectors: int) -> dict[str, Expr]:
+    """Of the elementwise stage that ends a tiled one of so many vectors of output."""
+    n_outputs = math.prod(axis.extent for axis in tiled.stage.spatial)
+    others = [read for read in reads(epilogue.body) if read.tensor != tiled.stage.output]
+    at_block = equal(tiled.epilogue_level, EPILOGUE_LEVELS.index("block")) if tiled.stage.reduce else 0
+    instructions = n_applies(epilogue.body) + len(others)
+    return {
+        "at_block": at_block,
+        "elements": n_outputs,
+        **{kind: n_outputs * count for kind, count in count_functions(epilogue.body).items()},
+        "read_bytes": sum(FLOAT_BYTES * math.prod(axis.extent for axis in read.axes) for read in others),
+        "output_bytes_again": where(at_block, 2 * n_outputs * FLOAT_BYTES, 0),
+        "half_cycles": mul(output_vectors, add(mul(at_block, 3), instructions)),  # two for a store and one for a load if the output comes again
+    }
