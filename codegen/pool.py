@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from codegen.process import WorkerOptions, WorkerProcess
 from codegen.protocol import Answer, Job
@@ -26,8 +26,10 @@ class Pool:
 
     def run(self, jobs: Sequence[Job], timeout_seconds: float, deadline: float | None = None) -> list[Answer]:
         """The answers in the order of the jobs; after `deadline` (of `time.monotonic`) none is begun, and those are missing at the end."""
-        futures = [self._threads.submit(self._ask, job, timeout_seconds, deadline) for job in jobs]
+        futures: list[Future[Answer | None]] = []
         try:
+            for job in jobs:
+                futures.append(self._threads.submit(self._ask, job, timeout_seconds, deadline))
             answers = [future.result() for future in futures]
         except BaseException:  # such as an interrupt
             for future in futures:

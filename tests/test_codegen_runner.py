@@ -60,12 +60,10 @@ def test_every_candidate_gets_its_measurement(runner: LiveRunner, problem: Task)
     assert runner.measure_seconds > before[1]
 
 
-def test_seconds_are_of_the_kernel(runner: LiveRunner) -> None:
-    """Eight times the work is surely not less than twice the time, nor a million times."""
-    small, large = (task(f"matmul:m={m},n=64,k=512") for m in (64, 512))
-    a, b = (runner(problem, candidates(problem, 1))[0].best_seconds for problem in (small, large))
-    assert 1e-9 < a < 1
-    assert a < b < 1e6 * a
+def test_seconds_are_of_one_call(runner: LiveRunner) -> None:
+    """Between what no machine can reach (10^14 operations a second) and a second."""
+    problem = task("matmul:m=64,n=64,k=512")
+    assert problem.flops / 1e14 < runner(problem, candidates(problem, 1))[0].best_seconds < 1
 
 
 def test_nothing_is_measured_after_the_deadline(runner: LiveRunner) -> None:
