@@ -29,7 +29,7 @@ from schedule.rules import sketches
 from schedule.target import Target
 from search.evolution import EvolutionarySearch
 from search.learner import Learner
-from search.tuner import Progress, Tuner, TuneOptions
+from search.tuner import Progress, TuneOptions, Tuner
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,9 @@ def trials(config: Config, target: Target) -> Rows:
         start = time.perf_counter()
         state = tuner.run().tasks[0]
         seconds = time.perf_counter() - start
-    return [("trials", state.n_trials / seconds, "trials/s", f"{config.live_trials} trials of {config.matmul}, build, check, search, model and final measurement")]
+    return [
+        ("trials", state.n_trials / seconds, "trials/s", f"{config.live_trials} trials of {config.matmul}, build, check, search, model and final measurement")
+    ]
 
 
 class InstantRunner:

@@ -118,7 +118,7 @@ class Watcher:
         self._live.stop()
 
     def say(self, line: str) -> None:
-        self._console.print(Text(line))
+        self._console.print(Text(line), soft_wrap=True)
 
     def __call__(self, progress: tuner.Progress) -> None:
         if self._headline is not None:

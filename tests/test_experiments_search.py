@@ -1,0 +1,34 @@
+"""The search experiments on tiny configurations: they run, and their figures come from the CSV alone."""
+
+import numpy as np
+import pandas as pd
+
+from experiments import search_efficiency, throughput
+from experiments.search_efficiency_figure import draw, short
+
+
+def test_search_efficiency(tmp_path):
+    config = search_efficiency.Config(("matmul:m=24,n=40,k=32",), (0,), learned_trials=8, random_trials=12, batch=4)
+    results = search_efficiency.run(config, tmp_path)
+    assert results.groupby("method").size().to_dict() == {"learned": 8, "annealing": 8, "random": 12}
+    for _, run in results.groupby("method"):
+        assert (np.diff(run["best_gflops"]) >= 0).all()
+        assert (np.diff(run["elapsed_seconds"]) >= 0).all()
+    read = pd.read_csv(tmp_path / "results.csv")
+    draw(read, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    table = search_efficiency.summary(read)
+    assert table["learned / random"].iloc[0] > 0
+
+
+def test_throughput(tmp_path):
+    config = throughput.Config("conv2d:c=8,h=6,w=6,k=8,r=3,s=3,pad=1", "matmul:m=24,n=40,k=32", 64, 2, 32, 6, 130)
+    results = throughput.run(config, tmp_path)
+    assert set(results["quantity"]) == {"features", "search round", "fit", "trials", "memory"}
+    assert (results["value"] > 0).all()
+
+
+def test_short_names():
+    assert short("conv2d:n=1,c=64,h=56,w=56,k=64,r=3,s=3,stride=1,pad=1,groups=1") == "conv2d 64→64 56² 3×3"
+    assert short("conv2d:c=96,h=112,w=112,k=96,r=3,s=3,groups=96") == "depthwise 96→96 112² 3×3"
+    assert short("matmul:m=1,n=2,k=3,b=variable") == "matmul 1×2×3, B variable"
