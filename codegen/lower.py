@@ -38,7 +38,7 @@ def lower(sketch: Sketch, row: NDArray[np.int64], target: Target) -> Lowered:
     """The loop nests of one candidate; `IllegalCandidate` if the row breaks a limit of its space."""
     if len(row) != len(sketch.space.columns):
         raise IllegalCandidate(f"sketch {sketch.name} has {len(sketch.space.columns)} columns, the row has {len(row)}: {[int(v) for v in row]}")
-    if (row < 1).any() and any(v < min(c.choices) for v, c in zip(row, sketch.space.columns, strict=True)):
+    if any(v < min(c.choices) for v, c in zip(row, sketch.space.columns, strict=True)):
         raise IllegalCandidate(f"row {[int(v) for v in row]} of sketch {sketch.name} has a value below its column's choices")
     if not sketch.space.valid(row[None, :])[0]:
         raise IllegalCandidate(f"row {[int(v) for v in row]} breaks a limit of sketch {sketch.name}")
