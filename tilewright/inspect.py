@@ -99,7 +99,7 @@ def schedule_text(record: Record) -> str:
     parts, done = [], set()
     for name, number in values.items():
         axis, _, level = name.rpartition(".")
-        if level == "register" or (level == "block" and f"{axis}.register" not in values):
+        if level == "register" or (level == "block" and f"{axis}.register" not in values and f"{axis}.chunk" in values):
             sizes = [str(values[f"{axis}.{part}"]) for part in ("register", "block", "chunk") if f"{axis}.{part}" in values]
             parts.append(f"{axis} {'×'.join(sizes)}")
             done |= {f"{axis}.{part}" for part in ("register", "block", "chunk")}
