@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from llvmlite import ir
 
 from codegen.functions import sigmoid, splat
 from ir.errors import InternalError
-from ir.expression import Expr, Op, Symbol, add, mul, symbols_of
+from ir.expression import Expr, Op, Symbol, add, apply, mul, symbols_of
 from ir.nest import Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store
 from ir.program import FLOAT_BYTES, Constant
 
@@ -451,7 +450,7 @@ class _Body:
 
     def operation(self, name: str, args: list[int | ir.Value]) -> int | ir.Value:
         if all(isinstance(arg, int) for arg in args):
-            return _FOLD[name](*args)
+            return apply(name, *args)
         key = (name, *(arg if isinstance(arg, int) else id(arg) for arg in args))
         found = self.known.get(key)
         if found is None:
@@ -497,18 +496,4 @@ _EMIT: dict[str, Callable[..., ir.Value]] = {
     "less": _comparison("<"),
     "equal": _comparison("=="),
     "both": lambda builder, a, b: builder.and_(a, b),
-}
-
-_FOLD: dict[str, Callable[..., Any]] = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "floor_div": lambda a, b: a // b,
-    "ceil_div": lambda a, b: -(-a // b),
-    "mod": lambda a, b: a % b,
-    "min": min,
-    "max": max,
-    "less": lambda a, b: int(a < b),
-    "equal": lambda a, b: int(a == b),
-    "both": lambda a, b: int(bool(a and b)),
 }

@@ -132,6 +132,11 @@ _NUMPY: dict[str, Callable[..., object]] = {
 OPERATIONS = tuple(_SCALAR)
 
 
+def apply(name: str, *args: int) -> int:
+    """The operation of this name on whole numbers."""
+    return _SCALAR[name](*args)
+
+
 def _fold(name: str, *args: Expr) -> Expr:
     if all(isinstance(arg, int) for arg in args):
         return _SCALAR[name](*args)
