@@ -233,6 +233,7 @@ class _StageLowering:
                 result = (For(inside[axis], sizes[axis], result, "vector" if axis == vector else "unrolled"),)
             return list(result)
 
+        corner = place
         for axis, variable in inside.items():
             place = place.moved(axis, variable)
         out = tuple(index.at({axis: place.absolute[axis] for axis in self.stage.spatial}) for index in self.stage.indices)
@@ -247,7 +248,7 @@ class _StageLowering:
         def update(here: Position) -> list[Statement]:
             return over(Store(tile, at, self._value(self.stage.body, place, here), self.stage.reduction))
 
-        loops = self._inner(list(self.tiled.ordered("inner")), place, update)
+        loops = self._inner(list(self.tiled.ordered("inner")), corner, update)
         plain = over(Store(self.output, out, Load(tile, at)))
         if self.tiled.epilogue is not None and self._in_registers:
             finished = over(Store(self.output, out, self._with_epilogue(Load(tile, at), place.absolute)))
@@ -260,16 +261,24 @@ class _StageLowering:
         """Loops over the reduce axes within a slice; `here` maps each axis to its position in the slice."""
         here = here or {}
         axis, rest = axes[0], axes[1:]
-        size = self._size(axis, 0)
-        extent = size if axis.extent % size == 0 else minimum(size, sub(axis.extent, place.absolute.get(axis, 0)))
+        first, extent, lengths = self._reduce_range(axis, place)
         if rest:
             variable = self._variable(f"{axis.name}1", extent)
-            return [For(variable, extent, tuple(self._inner(rest, place, body, {**here, axis: variable})))]
-        return self._unrolled(axis, extent, size, lambda index: body({**here, axis: index}))
+            return [For(variable, extent, tuple(self._inner(rest, place, body, {**here, axis: add(first, variable)})))]
+        return self._unrolled(axis, extent, lengths, lambda index: body({**here, axis: add(first, index)}))
 
-    def _unrolled(self, axis: Axis, extent: Expr, size: int, body: Callable[[Expr], list[Statement]]) -> list[Statement]:
-        """The innermost reduce loop with `unroll` copies of its body, and the iterations left over."""
-        copies = min(self._number(self.tiled.unroll), size)
+    def _reduce_range(self, axis: Axis, place: _Place) -> tuple[Expr, Expr, Sequence[int]]:
+        """(first, count, all counts that occur) of the axis' positions in its slice that the register tile at `place` needs."""
+        for window in self.tiled.windows:
+            if window.reduce == axis and self.tiled.is_confined(window):
+                return *window.bounds(place.absolute.get(window.spatial, 0)), window.lengths
+        size = self._size(axis, 0)
+        extent = size if axis.extent % size == 0 else minimum(size, sub(axis.extent, place.absolute.get(axis, 0)))
+        return 0, extent, (size, axis.extent % size)
+
+    def _unrolled(self, axis: Axis, extent: Expr, lengths: Sequence[int], body: Callable[[Expr], list[Statement]]) -> list[Statement]:
+        """The innermost reduce loop with `unroll` copies of its body, and the iterations left over; `lengths` are its extents that occur."""
+        copies = min(self._number(self.tiled.unroll), self._size(axis, 0))
         if copies == 1:
             variable = self._variable(f"{axis.name}1", extent)
             return [For(variable, extent, tuple(body(variable)))]
@@ -277,7 +286,7 @@ class _StageLowering:
         result: list[Statement] = [
             For(outer, floor_div(extent, copies), (For(inner, copies, tuple(body(add(mul(outer, copies), inner))), "unrolled"),)),
         ]
-        if size % copies or (axis.extent % size) % copies:
+        if any(length % copies for length in lengths):
             left = self._variable(f"{axis.name}r", mod(extent, copies))
             result.append(For(left, mod(extent, copies), tuple(body(add(mul(floor_div(extent, copies), copies), left)))))
         return result

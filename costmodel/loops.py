@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ir.expression import Expr, ceil_div, minimum, mul, take, where
+from ir.expression import Expr, both, ceil_div, minimum, mul, take, where
 from ir.program import Axis
 from schedule.sketch import BANDS, TiledStage, permutations
 
@@ -86,7 +86,7 @@ def loop_structure(tiled: TiledStage) -> LoopStructure:
             entered = {axis: _is_entered(tiled, band, axis, number) for axis in axes}
             now, now_counts = ({**old, **{axis: where(entered[axis], new[axis], old[axis]) for axis in axes}} for old, new in steps)
             loops.append(Loop(band, number, _trips(tiled, band, number, extents, inner)))
-            places.append(_place(tiled, now, now_counts))
+            places.append(_place(tiled, now, now_counts, entered if band == "inner" else {}))
         extents.update(inner)
         counts.update(inner_counts)
     return LoopStructure(tiled, tuple(loops), tuple(places))
@@ -105,10 +105,20 @@ def _count_inside(tiled: TiledStage, band: str, axis: Axis) -> Expr:
 _LEVEL = {"parallel": 2, "outer": 1, "slice": 0, "block": 0}  # of the tiling that the loops of a band step by
 
 
-def _place(tiled: TiledStage, extents: Mapping[Axis, Expr], counts: Mapping[Axis, Expr]) -> Place:
-    """Spatial and reduce counts are multiplied apart, so that places that differ in one kind share the other's product."""
+def _place(tiled: TiledStage, extents: Mapping[Axis, Expr], counts: Mapping[Axis, Expr], entered: Mapping[Axis, Expr] | None = None) -> Place:
+    """Spatial and reduce counts are multiplied apart, so that places that differ in one kind share the other's product. `entered`: whether
+    the innermost loop of a reduce axis is around the place."""
     spatial, reduce = (mul(*(counts[axis] for axis in axes)) for axes in (tiled.stage.spatial, tiled.stage.reduce))
-    return Place(dict(extents), dict(counts), mul(spatial, reduce))
+    return Place(dict(extents), dict(counts), confined(tiled, mul(spatial, reduce), entered or {}))
+
+
+def confined(tiled: TiledStage, quantity: Expr, entered: Mapping[Axis, Expr] | None = None) -> Expr:
+    """What of a quantity, spread evenly over the positions of all axes, falls on those that the loops visit (see `TiledStage.windows`);
+    with `entered`, the loops of those axes alone."""
+    for window in tiled.windows:
+        within = 1 if entered is None else entered.get(window.reduce, 0)
+        quantity = where(both(tiled.is_confined(window), within), window.inside(quantity), quantity)
+    return quantity
 
 
 def _trips(tiled: TiledStage, band: str, number: int, outer: Mapping[Axis, Expr], inner: Mapping[Axis, Expr]) -> Expr:

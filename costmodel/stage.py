@@ -12,7 +12,7 @@ from functools import cached_property
 from costmodel.access import Access
 from costmodel.arithmetic import count_functions
 from costmodel.cache import Footprints, Traffic
-from costmodel.loops import Loop, LoopStructure, Place, is_at, loop_structure
+from costmodel.loops import Loop, LoopStructure, Place, confined, is_at, loop_structure
 from costmodel.register_tile import RegisterTile
 from ir.errors import InternalError
 from ir.expression import Expr, add, both, ceil_div, less, maximum, minimum, mod, mul, sub, where
@@ -94,6 +94,10 @@ class StageQuantities:
         """The share of a quantity, spread evenly over the chunks, that the busiest thread has."""
         return ceil_div(mul(quantity, self.chunk_turns), self.chunks)
 
+    def _visited(self, quantity: Expr) -> Expr:
+        """What of a quantity, spread evenly over all points, falls on those that the loops visit."""
+        return confined(self.tiled, quantity)
+
     def _number(self, place: str) -> int:
         band, entered = PLACES[place]
         return self.structure.inside(band) if entered is None else self.structure.index(band, entered)
@@ -105,21 +109,21 @@ class StageQuantities:
 
     def arithmetic(self) -> dict[str, Expr]:
         """Scalar operations by kind, and the vector updates that execute them."""
-        points = self.n_outputs * self.reduce_length
+        points = self._visited(self.n_outputs * self.reduce_length)
         fused = self.stage.reduction == "sum" and isinstance(self.stage.body, Apply) and self.stage.body.function == "mul"
         counts = count_functions(self.stage.body)
         if fused:
             counts["multiply"] -= 1
         elif self.stage.reduction is not None:
             counts["add" if self.stage.reduction == "sum" else "compare"] += 1
-        vector_updates = self.output_vectors * self.reduce_length
+        vector_updates = self._visited(self.output_vectors * self.reduce_length)
         return {
             "points": points,
-            "fma": points * fused,
-            **{kind: points * count for kind, count in counts.items()},
-            "flops": self.stage.flops,
+            "fma": mul(points, int(fused)),
+            **{kind: mul(points, count) for kind, count in counts.items()},
+            "flops": self._visited(self.stage.flops),
             "vector_updates": vector_updates,
-            "lane_updates": vector_updates * self.target.lanes,
+            "lane_updates": mul(vector_updates, self.target.lanes),
         }
 
     def register_tile(self) -> dict[str, Expr]:
@@ -224,7 +228,7 @@ class StageQuantities:
             stores = mul(self.n_slices, self.output_vectors)
             return {"loads": 0, "load_instructions": again, "loaded_bytes": mul(again, self._vector_bytes), "store_instructions": stores}
         loads = [self.tile.loads(role, variant.sizes) for variant in self.tile.variants]
-        total = mul(self.tile.total(loads), self.reduce_length)
+        total = self._visited(mul(self.tile.total(loads), self.reduce_length))
         width = self._vector_bytes if self.tiled.vector in self.operands[role].read.axes else FLOAT_BYTES
         return {"loads": loads[0], "load_instructions": total, "loaded_bytes": mul(total, width), "store_instructions": 0}
 
@@ -277,7 +281,7 @@ class StageQuantities:
     def cost(self) -> dict[str, Expr]:
         """Half cycles that each part would take on its own: all threads together, then the longest and the sum on the busiest thread."""
         accumulators = mul(self.output_vectors, sub(mul(self.n_slices, 3), 1))  # two a store, one a load of those that come again
-        parts = {"updates": add(mul(self.tile.half_cycles, self.reduce_length), accumulators)}
+        parts = {"updates": add(self._visited(mul(self.tile.half_cycles, self.reduce_length)), accumulators)}
         for cache, rate in BYTES_PER_HALF_CYCLE.items():
             parts[cache] = ceil_div(self._traffic[cache].total, rate)
         resident = less(self.footprints.working_set[0], self.target.l3_bytes + 1)

@@ -7,7 +7,7 @@ Read symbolically it is described by features (`costmodel.features`); read with 
   outer      blocks of a chunk
   slice      slices of the reduce axes; accumulators are kept in the output between slices
   block      register tiles of a block
-  inner      the reduce axes within a slice
+  inner      the reduce axes within a slice; of a padded input those positions alone that lie inside, where a register tile has one position there
   register   one register tile, fully unrolled; its innermost axis is made of vectors
 
 A tile may have any size: a loop over tiles has `ceil(extent / size)` iterations and the last one is cut short.
@@ -29,13 +29,16 @@ from ir.expression import (
     add,
     ceil_div,
     equal,
+    floor_div,
+    maximum,
     minimum,
     mul,
+    sub,
     substitute,
     take,
     where,
 )
-from ir.program import Axis, Read, Stage
+from ir.program import Apply, Axis, Read, Stage
 from schedule.space import Space
 
 BANDS = ("parallel", "outer", "slice", "block", "inner")
@@ -107,6 +110,39 @@ class Operand:
 
 
 @dataclass(frozen=True)
+class Window:
+    """The positions of `reduce` at which `factor * spatial + step * reduce + constant` lies in 0..size-1, where a padded input is read: an
+    interval for each position of the spatial axis, maybe an empty one. Outside of it only zeros are added up.
+    """
+
+    reduce: Axis
+    spatial: Axis
+    factor: int
+    step: int
+    constant: int
+    size: int
+
+    def bounds(self, position: Expr) -> tuple[Expr, Expr]:
+        """(first, count) of the interval at one position of the spatial axis."""
+        start = add(mul(position, -self.factor), self.step - 1 - self.constant)
+        low, high = (floor_div(maximum(0, end), self.step) for end in (start, add(start, self.size)))
+        count = sub(minimum(high, self.reduce.extent), low)
+        return low, maximum(0, count) if 0 in self.lengths else count
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Of the interval at each position of the spatial axis."""
+        start = np.arange(self.spatial.extent)[:, None] * self.factor + self.constant
+        index = start + np.arange(self.reduce.extent) * self.step
+        return tuple(int(n) for n in ((index >= 0) & (index < self.size)).sum(axis=1))
+
+    def inside(self, quantity: Expr) -> Expr:
+        """The part of a quantity, the same for every pair of positions of the two axes, that falls on pairs inside; exact where it is
+        a multiple of all pairs."""
+        return floor_div(mul(quantity, sum(self.lengths)), self.spatial.extent * self.reduce.extent)
+
+
+@dataclass(frozen=True)
 class TiledStage:
     """One reduction (or elementwise) stage with its epilogue, tiled. Every `Expr` may be a symbol of the space or a number."""
 
@@ -118,6 +154,27 @@ class TiledStage:
     unroll: Expr  # copies of the innermost inner loop's body
     operands: tuple[Operand, ...]
     epilogue_level: Expr  # indexes EPILOGUE_LEVELS
+
+    @cached_property
+    def windows(self) -> tuple[Window, ...]:
+        """The windows that a sum of products may be confined to, at most one a reduce axis and one a spatial axis."""
+        if self.stage.reduction != "sum" or not (isinstance(self.stage.body, Apply) and self.stage.body.function == "mul"):
+            return ()
+        found: list[Window] = []
+        for read in (arg for arg in self.stage.body.args if isinstance(arg, Read)):
+            for index, size in zip(read.indices, read.tensor.shape, strict=True):
+                low, high = index.range
+                spatial, reduce = ([axis for axis in index.axes if axis in axes] for axes in (self.stage.spatial, self.stage.reduce))
+                if (low < 0 or high >= size) and len(spatial) == len(reduce) == 1 and all(factor > 0 for _, factor in index.terms):
+                    taken = {axis for window in found for axis in (window.reduce, window.spatial)}
+                    if not taken & {*spatial, *reduce}:
+                        found.append(Window(reduce[0], spatial[0], index.factor(spatial[0]), index.factor(reduce[0]), index.constant, size))
+        return tuple(window for window in found if self.tilings[window.reduce].sizes[0] == window.reduce.extent)
+
+    def is_confined(self, window: Window) -> Expr:
+        """Whether the loop over the window's reduce axis visits the positions inside alone: where a register tile has one position of its
+        spatial axis, and so one interval."""
+        return equal(self.tilings[window.spatial].sizes[0], 1)
 
     def axes(self, band: str) -> tuple[Axis, ...]:
         """The axes that have a loop in this band, in program order."""

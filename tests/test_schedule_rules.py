@@ -1,17 +1,19 @@
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from operator_samples import MACHINES, operator_texts, target, targets
 
 from ir.expression import Evaluator, Expr, symbols_of
 from ir.operators import parse_operator
-from ir.program import FLOAT_BYTES
+from ir.program import FLOAT_BYTES, Axis, Program
 from ir.simplify import simplify
 from schedule.rules import MAX_UPDATES, MAX_WORKSPACE_BYTES, sketches
-from schedule.sketch import PACK_LEVELS, Sketch, TiledStage, alike_permutations
+from schedule.sketch import PACK_LEVELS, Sketch, TiledStage, Window, alike_permutations
 from schedule.target import Target
 
 settled = settings(deadline=None, max_examples=60)
@@ -220,3 +222,23 @@ def test_rules_see_the_program_not_the_operator() -> None:
     (product,) = sketches(parse_operator("matmul:m=64,n=32,k=64")[1], target())
     assert [column.choices for column in convolution.space.columns] == [column.choices for column in product.space.columns]
     assert simplify(parse_operator("conv2d:c=64,h=8,w=8,k=32,r=1,s=1")[1]).stages[0].reduce[0].extent == 64
+
+
+@settled
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.integers(-6, 3), st.integers(1, 12))
+def test_windows_hold_the_positions_inside(n_spatial: int, n_reduce: int, factor: int, step: int, constant: int, size: int) -> None:
+    window = Window(Axis("r", n_reduce), Axis("o", n_spatial), factor, step, constant, size)
+    inside = [[r for r in range(n_reduce) if 0 <= factor * o + step * r + constant < size] for o in range(n_spatial)]
+    for o, positions in enumerate(inside):
+        first, count = window.bounds(o)
+        assert positions == list(range(first, first + count))
+    assert list(window.lengths) == [len(positions) for positions in inside]
+    assert window.inside(n_spatial * n_reduce) == sum(map(len, inside))
+
+
+def test_only_sums_of_products_leave_padding_out() -> None:
+    _, program = parse_operator("conv2d:c=8,h=9,w=9,k=16,r=3,s=3,pad=1")
+    for reduction, n_windows in (("sum", 2), ("max", 0)):
+        stage = replace(program.stages[0], reduction=reduction)
+        tiled = sketches(Program(program.inputs, (stage,)), target())[0].stages[0]
+        assert len(tiled.windows) == n_windows
