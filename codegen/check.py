@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codegen.kernel import Array, aligned_copy, aligned_empty
-from ir.interpreter import interpret, tolerance
+from ir.interpreter import interpret
 from ir.program import FLOAT_BYTES
+from ir.rounding import tolerance
 from ir.task import task
 
 GUARD_BYTES = 4096  # before and after each buffer

@@ -17,7 +17,7 @@ from codegen.functions import sigmoid, splat
 from ir.errors import InternalError
 from ir.expression import Expr, Op, Symbol, add, apply, mul, symbols_of
 from ir.nest import Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store
-from ir.program import FLOAT_BYTES, Constant
+from ir.program import FLOAT_BYTES, REDUCTIONS, Constant
 
 F32, I32, I64, POINTER = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.PointerType()
 ALIGNMENT = 64  # bytes, of every buffer in the workspace: a cache line and the widest vector
@@ -250,8 +250,8 @@ class _Body:
                 result = self.fma(self.value(a), self.value(b), self.builder.load(register, typ=self.kind))
             case Store(value=value, reduction=None):
                 result = self.value(value)
-            case Store(value=value, reduction=reduction):
-                function = {"sum": "add", "max": "max"}[str(reduction)]
+            case Store(value=value, reduction=str(reduction)):
+                function, _ = REDUCTIONS[reduction]
                 result = self.apply(function, [self.builder.load(register, typ=self.kind), self.value(value)])
         self.builder.store(result, register)
 
@@ -297,6 +297,10 @@ class _Body:
                 return builder.select(builder.fcmp_unordered(">", args[0], args[1]), args[0], args[1])
             case "min":
                 return builder.select(builder.fcmp_unordered("<", args[0], args[1]), args[0], args[1])
+            case "sqrt":
+                kind = args[0].type
+                name = "llvm.sqrt.f32" if kind == F32 else f"llvm.sqrt.v{kind.count}f32"
+                return builder.call(_declare(self.module, name, kind, [kind]), args)
             case "sigmoid":
                 return sigmoid(builder, args[0], self.fma)
         raise InternalError(f"no code for the function {function}")

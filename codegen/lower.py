@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ir.errors import IllegalCandidate, InternalError
 from ir.expression import Expr, Op, Symbol, add, both, ceil_div, equal, floor_div, interval, less, minimum, mod, mul, sub, substitute, symbol, symbols_of
 from ir.nest import Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store
-from ir.program import Apply, Axis, Constant, Read, Tensor, Value
+from ir.program import REDUCTIONS, Apply, Axis, Constant, Read, Tensor, Value
 from schedule.sketch import EPILOGUE_LEVELS, PACK_LEVELS, Dimension, Operand, Sketch, TiledStage
 from schedule.target import Target
 
@@ -240,8 +240,8 @@ class _StageLowering:
         if not self.stage.reduce:
             value = self._value(self.stage.body, place, {})
             return over(Store(self.output, out, self._with_epilogue(value, place.absolute)))
-        zero = {"sum": 0.0, "max": -math.inf}[self.stage.reduction or "sum"]
-        start = over(Store(tile, at, Constant(zero)))
+        _, identity = REDUCTIONS[self.stage.reduction or "sum"]
+        start = over(Store(tile, at, Constant(identity)))
         if first != 1:
             start = [If(first, tuple(start), tuple(over(Store(tile, at, Load(self.output, out)))))]
 

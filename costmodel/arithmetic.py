@@ -8,7 +8,7 @@ from ir.expression import Expr, add, equal, mul, where
 from ir.program import FLOAT_BYTES, Apply, Stage, Value, n_applies, reads
 from schedule.sketch import EPILOGUE_LEVELS, TiledStage
 
-FUNCTION_KINDS = {"add": "add", "sub": "add", "mul": "multiply", "max": "compare", "min": "compare", "sigmoid": "special"}
+FUNCTION_KINDS = {"add": "add", "sub": "add", "mul": "multiply", "max": "compare", "min": "compare", "sqrt": "special", "sigmoid": "special"}
 KINDS = ("add", "multiply", "compare", "special")
 
 

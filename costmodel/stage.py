@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from costmodel.access import Access
-from costmodel.arithmetic import count_functions
+from costmodel.arithmetic import FUNCTION_KINDS, count_functions
 from costmodel.cache import Footprints, Traffic
 from costmodel.loops import Loop, LoopStructure, Place, confined, is_at, loop_structure
 from costmodel.register_tile import RegisterTile
 from ir.errors import InternalError
 from ir.expression import Expr, add, both, ceil_div, less, maximum, minimum, mod, mul, sub, where
-from ir.program import FLOAT_BYTES, Apply, Axis
+from ir.program import FLOAT_BYTES, REDUCTIONS, Apply, Axis
 from schedule.sketch import BANDS, TiledStage
 from schedule.target import Target
 
@@ -115,7 +115,7 @@ class StageQuantities:
         if fused:
             counts["multiply"] -= 1
         elif self.stage.reduction is not None:
-            counts["add" if self.stage.reduction == "sum" else "compare"] += 1
+            counts[FUNCTION_KINDS[REDUCTIONS[self.stage.reduction][0]]] += 1
         vector_updates = self._visited(self.output_vectors * self.reduce_length)
         return {
             "points": points,

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from onnx import GraphProto, ValueInfoProto
 
 from ir.errors import UserError
-from ir.operators import MAX_EXTENT
+from ir.parameters import MAX_EXTENT
 
 Shape: TypeAlias = tuple[int, ...]
 Dimensions: TypeAlias = tuple[int | str, ...]  # a name where the size is dynamic, "?" where it has none

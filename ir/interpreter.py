@@ -5,16 +5,13 @@ A sum of products is one `einsum` over strided windows of the padded inputs, so 
 
 from __future__ import annotations
 
-import functools
-import math
 import string
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ir.program import Apply, Axis, Constant, Program, Read, Stage, Value, reads
+from ir.program import Apply, Axis, Constant, Program, Read, Stage, Value
 
 Doubles = NDArray[np.float64]
 
@@ -24,42 +21,22 @@ _FUNCTIONS: dict[str, Callable[..., Doubles]] = {
     "mul": np.multiply,
     "max": np.maximum,
     "min": np.minimum,
+    "sqrt": np.sqrt,
     "sigmoid": lambda x: 0.5 + 0.5 * np.tanh(0.5 * x),  # 1 / (1 + exp(-x)) overflows
 }
-_REDUCTIONS: dict[str, Callable[..., Doubles]] = {"sum": np.sum, "max": np.max}
+_REDUCTIONS: dict[str, Callable[..., Doubles]] = {"sum": np.sum, "max": np.max, "min": np.min, "prod": np.prod}
 
 
 def interpret(program: Program, inputs: Mapping[str, NDArray[np.float32]]) -> Doubles:
     """The result of `program`; inputs by tensor name, in the tensors' shapes."""
     values: dict[str, Doubles] = {tensor.name: np.asarray(inputs[tensor.name], np.float64).reshape(tensor.shape) for tensor in program.inputs}
     for stage in program.stages:
-        values[stage.output.name] = _run(stage, values)
+        values[stage.output.name] = interpret_stage(stage, values)
     return values[program.output.name]
 
 
-def tolerance(program: Program, inputs: Mapping[str, NDArray[np.float32]]) -> Doubles:
-    """How far a correct fp32 result may be from `interpret`, element by element.
-
-    For a sum of K products in any order |error| <= K u * sum |a||b| with u = 2^-24 (Jeannerod and Rump, Improved error bounds for inner
-    products in floating-point arithmetic, SIAM J. Matrix Anal. Appl. 34, 2013); the elementwise steps after it here do not amplify errors
-    and add a few u of what they add up.
-    """
-    unit = 2.0**-24
-    magnitudes = {tensor.name: np.abs(inputs[tensor.name]) for tensor in program.inputs}
-    n_products, stages = 1, []
-    for stage in program.stages:
-        n_products *= math.prod(axis.extent for axis in stage.reduce)
-        stages.append(stage if stage.reduction else replace(stage, body=_added(reads(stage.body))))
-    scale = interpret(Program(program.inputs, tuple(stages)), magnitudes)
-    bound: Doubles = unit * ((n_products + 16) * scale + 16 * np.abs(interpret(program, inputs))) + 1e-30
-    return bound
-
-
-def _added(values: Iterable[Value]) -> Value:
-    return functools.reduce(lambda left, right: Apply("add", (left, right)), values)
-
-
-def _run(stage: Stage, values: Mapping[str, Doubles]) -> Doubles:
+def interpret_stage(stage: Stage, values: Mapping[str, Doubles]) -> Doubles:
+    """The stage's output from the tensors that it reads, by name."""
     axes = (*stage.spatial, *stage.reduce)
     n_spatial = len(stage.spatial)
     match stage:
@@ -69,9 +46,14 @@ def _run(stage: Stage, values: Mapping[str, Doubles]) -> Doubles:
             terms = ["".join(letter[axis] for axis in some) for some in (left_axes, right_axes, stage.spatial)]
             result = np.einsum(f"{terms[0]},{terms[1]}->{terms[2]}", left, right, optimize=True)
         case _:
-            result = np.broadcast_to(_evaluate(stage.body, values, axes), tuple(axis.extent for axis in axes))
+            result = np.broadcast_to(evaluate(stage.body, values, axes), tuple(axis.extent for axis in axes))
             if stage.reduction is not None:
                 result = _REDUCTIONS[stage.reduction](result, axis=tuple(range(n_spatial, len(axes))))
+    return reduced(stage, result)
+
+
+def reduced(stage: Stage, result: Doubles) -> Doubles:
+    """The stage's output from an array with a dimension a spatial axis."""
     output = np.full(stage.output.shape, np.nan)
     window, window_axes = _window(stage.write, {stage.output.name: output})
     order = [stage.spatial.index(axis) for axis in window_axes]
@@ -79,12 +61,13 @@ def _run(stage: Stage, values: Mapping[str, Doubles]) -> Doubles:
     return output
 
 
-def _evaluate(value: Value, values: Mapping[str, Doubles], axes: tuple[Axis, ...]) -> Doubles:
+def evaluate(value: Value, values: Mapping[str, Doubles], axes: tuple[Axis, ...]) -> Doubles:
+    """`value` at all positions of the axes, a dimension an axis; 1 along those that it does not depend on."""
     match value:
         case Constant(number):
             return np.array(number)
         case Apply(function, args):
-            return np.asarray(_FUNCTIONS[function](*(_evaluate(arg, values, axes) for arg in args)))
+            return np.asarray(_FUNCTIONS[function](*(evaluate(arg, values, axes) for arg in args)))
         case Read():
             window, window_axes = _window(value, values)
             present = [axis for axis in axes if axis in window_axes]

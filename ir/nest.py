@@ -62,7 +62,7 @@ NestValue: TypeAlias = Union[Constant, Load, Call]
 
 @dataclass(frozen=True)
 class Store:
-    """`buffer[indices] = value`, or combined with what is there by `reduction` ("sum" or "max")."""
+    """`buffer[indices] = value`, or combined with what is there by `reduction`, one of `ir.program.REDUCTIONS`."""
 
     buffer: Buffer
     indices: tuple[Expr, ...]
@@ -114,7 +114,7 @@ def loads(value: NestValue) -> Iterator[Load]:
 # --- printer --------------------------------------------------------------------------------------------------------
 
 _WORDS = {"serial": "for", "parallel": "parallel for", "unrolled": "unroll", "vector": "vector"}
-_ASSIGN = {None: "=", "sum": "+=", "max": "max="}
+_ASSIGN = {None: "=", "sum": "+=", "max": "max=", "min": "min=", "prod": "*="}
 
 
 def nest_text(nest: Nest) -> str:

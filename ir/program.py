@@ -103,7 +103,10 @@ class Read:
 
 
 # Scalar functions a body may apply, with their number of arguments.
-FUNCTIONS = {"add": 2, "sub": 2, "mul": 2, "max": 2, "min": 2, "sigmoid": 1}
+FUNCTIONS = {"add": 2, "sub": 2, "mul": 2, "max": 2, "min": 2, "sqrt": 1, "sigmoid": 1}
+
+# How terms are combined, and what none of them give.
+REDUCTIONS = {"sum": ("add", 0.0), "max": ("max", -math.inf), "min": ("min", math.inf), "prod": ("mul", 1.0)}
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def n_applies(value: Value) -> int:
 class Stage:
     """`output[indices] = reduction of body over reduce axes`, for every point of the spatial axes.
 
-    `reduction` is "sum", "max", or None where there are no reduce axes. The indices reach each output element exactly once.
+    `reduction` is one of `REDUCTIONS`, or None where there are no reduce axes. The indices reach each output element exactly once.
     """
 
     output: Tensor

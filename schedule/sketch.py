@@ -23,6 +23,7 @@ from functools import cache, cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ir.errors import InternalError
 from ir.expression import (
     Expr,
     Symbol,
@@ -91,8 +92,10 @@ class Operand:
         for source, index in enumerate(self.read.indices):
             reach, separable = 0, True
             for axis, factor in sorted(index.terms, key=lambda term: abs(term[1])):
-                separable &= factor > reach
-                reach += factor * (axis.extent - 1)
+                separable &= abs(factor) > reach
+                reach += abs(factor) * (axis.extent - 1)
+            if not separable and any(factor < 0 for _, factor in index.terms):
+                raise InternalError(f"{self.read.tensor.name}: an index that overlaps runs backwards along one of {[axis.name for axis in index.axes]}")
             found.extend([(source, (axis,)) for axis in index.axes] if separable else [(source, index.axes)])
         return tuple(found)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ir.convolution import KERNEL, LAYOUTS, SPATIAL
 from ir.program import Program
+from ir.reduction import FUNCTIONS
 from schedule.target import Target
 
 EPILOGUES = ["none", "bias", "relu", "bias+relu", "add", "clip-1:0.5", "bias+add+sigmoid", "sigmoid", "clip0:6+add"]
@@ -48,7 +52,74 @@ def written(name: str, parameters: dict[str, str]) -> str:
     return f"{name}:" + ",".join(f"{key}={value}" for key, value in parameters.items())
 
 
-def operator_texts(most: int = 40) -> st.SearchStrategy[str]:
+@st.composite
+def convolution_texts(draw: st.DrawFn, rank: int, most: int = 8) -> str:
+    """Over one or three dimensions."""
+    groups = draw(st.sampled_from([1, 1, 2, 16]))
+    c, k = (groups * draw(st.sampled_from([1, 2, 3, 16, 20])) for _ in "ck")
+    kernel, dilation, stride = ([draw(st.integers(1, 3)) for _ in range(rank)] for _ in range(3))
+    pad = [draw(st.integers(0, 2)) for _ in range(2 * rank)]
+    reach = [by * (size - 1) + 1 - before - after for by, size, before, after in zip(dilation, kernel, pad[:rank], pad[rank:], strict=True)]
+    sizes = [draw(st.integers(max(1, least), max(1, least) + most)) for least in reach]
+    given = {"n": draw(st.integers(1, 2)), "c": c, **dict(zip(SPATIAL[rank], sizes, strict=True)), "k": k, **dict(zip(KERNEL[rank], kernel, strict=True))}
+    layout = draw(st.sampled_from(LAYOUTS[rank][:2] if groups > 1 else LAYOUTS[rank]))
+    options = {"stride": _by(stride), "pad": _by(pad), "groups": groups, "dilation": _by(dilation), "layout": layout}
+    return written(f"conv{rank}d", {name: str(value) for name, value in (given | options).items()} | {"epilogue": draw(st.sampled_from(EPILOGUES))})
+
+
+@st.composite
+def transposed_texts(draw: st.DrawFn) -> str:
+    groups = draw(st.sampled_from([1, 1, 2, 16]))
+    kernel, stride = ([draw(st.integers(1, 5)) for _ in "hw"] for _ in range(2))
+    stride = [(by + 1) // 2 for by in stride]
+    dilation = [draw(st.integers(1, 2)) if by == 1 else 1 for by in stride]
+    pad = [draw(st.integers(0, 2)) for _ in range(4)]
+    # With one pixel the output has so many elements; what is missing to a multiple of the stride is output_pad.
+    least = [by * (size - 1) + 1 - before - after for by, size, before, after in zip(dilation, kernel, pad[:2], pad[2:], strict=True)]
+    output_pad = [-(few) % by for few, by in zip(least, stride, strict=True)]
+    sizes = [draw(st.integers(max(1, 2 - few), max(1, 2 - few) + 4)) for few in least]
+    given = {
+        **{"n": draw(st.integers(1, 2)), "c": groups * draw(st.sampled_from([1, 3, 16])), "k": groups * draw(st.sampled_from([1, 3, 20]))},
+        **dict(zip("hwrs", (*sizes, *kernel), strict=True)), "stride": _by(stride), "pad": _by(pad), "output_pad": _by(output_pad),
+        "dilation": _by(dilation), "groups": groups, "layout": draw(st.sampled_from(["nhwc", "nchw"])), "epilogue": draw(st.sampled_from(EPILOGUES)),
+    }  # fmt: skip
+    return written("conv_transpose2d", {name: str(value) for name, value in given.items()})
+
+
+@st.composite
+def capsule_texts(draw: st.DrawFn) -> str:
+    given = {name: draw(st.integers(1, most)) for name, most in (("n", 2), ("c", 5), ("h", 6), ("w", 6), ("k", 20), ("r", 3), ("s", 3))}
+    more = {"stride": draw(st.integers(1, 2)), "pad": draw(st.integers(1, 2)), "capsule": draw(st.integers(1, 4))}
+    return written("capsule_conv2d", {name: str(value) for name, value in (given | more).items()} | {"epilogue": draw(st.sampled_from(EPILOGUES))})
+
+
+@st.composite
+def einsum_texts(draw: st.DrawFn, most: int = 20) -> str:
+    """Up to two axes of each kind: of both operands, of one alone, and summed over; in any order."""
+    kinds = {"both": draw(st.integers(0, 2)), "first": draw(st.integers(0, 2)), "second": draw(st.integers(1, 2)), "sum": draw(st.integers(1, 2))}
+    letters = iter(draw(st.permutations("abcdefgh")))
+    of = {kind: [next(letters) for _ in range(n)] for kind, n in kinds.items()}
+    parts = [of["both"] + of["first"] + of["sum"], of["both"] + of["second"] + of["sum"], of["both"] + of["first"] + of["second"]]
+    equation = ".".join("".join(draw(st.permutations(part))) for part in parts)
+    used = sorted(letter for some in of.values() for letter in some)
+    sizes = ".".join(f"{letter}{draw(st.integers(1, most // 2 if len(used) > 4 else most))}" for letter in used)
+    b, epilogue = draw(st.sampled_from(["constant", "variable"])), draw(st.sampled_from(EPILOGUES))
+    return written("einsum", {"equation": equation, "sizes": sizes, "b": b, "epilogue": epilogue})
+
+
+@st.composite
+def reduce_texts(draw: st.DrawFn, most: int = 40) -> str:
+    shape = draw(st.lists(st.sampled_from([1, 2, 3, 16, 17, most]), min_size=1, max_size=4))
+    axes = draw(st.permutations(range(len(shape))))[: draw(st.integers(1, len(shape)))]
+    return written("reduce", {"function": draw(st.sampled_from(FUNCTIONS)), "shape": _by(shape), "axes": _by(axes)})
+
+
+def _by(numbers: Iterable[int]) -> str:
+    return "x".join(map(str, numbers))
+
+
+def product_texts(most: int = 40) -> st.SearchStrategy[str]:
+    """Operators that sum products, each with an epilogue."""
     matmul = matmul_parameters(most)
     batched = st.tuples(st.integers(1, 4), matmul).map(lambda given: {"batch": str(given[0]), **given[1]})
     return st.one_of(
@@ -56,7 +127,16 @@ def operator_texts(most: int = 40) -> st.SearchStrategy[str]:
         batched.map(lambda given: written("batch_matmul", given)),
         conv2d_parameters().map(lambda given: written("conv2d", given)),
         conv2d_parameters().map(lambda given: written("conv2d", given)),
+        convolution_texts(1),
+        convolution_texts(3, most=3),
+        transposed_texts(),
+        capsule_texts(),
+        einsum_texts(),
     )
+
+
+def operator_texts(most: int = 40) -> st.SearchStrategy[str]:
+    return st.one_of(product_texts(most), reduce_texts(most))
 
 
 @st.composite

@@ -15,7 +15,8 @@ from codegen.kernel import Array, Code, Kernel, build, find_sketch
 from codegen.machine import detect_target, enabled_features
 from codegen.openmp import register_openmp
 from ir.errors import IllegalCandidate, UserError
-from ir.interpreter import interpret, tolerance
+from ir.interpreter import interpret
+from ir.rounding import tolerance
 from ir.task import task
 from schedule.rules import sketches
 from schedule.target import Target

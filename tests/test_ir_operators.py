@@ -5,13 +5,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from operator_samples import conv2d_parameters, matmul_parameters, operator_texts, written
 
+from ir.convolution import channel_block
 from ir.errors import UserError
-from ir.operators import MAX_EXTENT, OPERATORS, channel_block, parse_operator
+from ir.operators import OPERATORS, parse_operator
+from ir.parameters import MAX_EXTENT
 from ir.program import Tensor, program_text
 from ir.task import task
 
 settled = settings(deadline=None, max_examples=100)
 CONV = "conv2d:c=4,h=9,w=9,k=8,r=3,s=3"
+DECONV = "conv_transpose2d:c=4,h=9,w=9,k=8,r=3,s=3"
+KNOWN = "matmul, batch_matmul, einsum, conv1d, conv2d, conv3d, conv_transpose2d, capsule_conv2d, reduce"
 
 
 def shapes(text: str) -> dict[str, tuple[int, ...]]:
@@ -125,7 +129,7 @@ def test_depthwise_channels_are_blocked_as_their_layout() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "unknown operator '' in '' (known: matmul, batch_matmul, conv2d)"),
+        ("", f"unknown operator '' in '' (known: {KNOWN})"),
         ("softmax:m=3", "unknown operator 'softmax' in 'softmax:m=3'"),
         ("Matmul:m=1,n=1,k=1", "unknown operator 'Matmul'"),
         ("matmul", "matmul: m is missing in 'matmul'"),
@@ -157,6 +161,24 @@ def test_depthwise_channels_are_blocked_as_their_layout() -> None:
         (CONV + ",groups=3", "conv2d: groups=3 divides not both c=4 and k=8"),
         (CONV + ",dilation=5", "conv2d: a 3x3 kernel with dilation 5x5 does not fit into 9x9 padded by (0, 0, 0, 0)"),
         (CONV + ",layout=nwhc", "conv2d: layout='nwhc' is none of nhwc, nchw, nchwc"),
+        ("conv1d:c=4,w=9,k=8,s=3,layout=nhwc", "conv1d: layout='nhwc' is none of nwc, ncw, ncwc"),
+        ("conv3d:c=4,d=9,h=9,w=9,k=8,t=3,r=3,s=3,stride=1x2", "conv3d: stride='1x2' has 2 numbers, not 1 or 3"),
+        (DECONV + ",stride=2,dilation=2", "conv_transpose2d: along h dilation 2 with stride 2 is not supported"),
+        (DECONV + ",stride=2", "conv_transpose2d: along h an output of 19 elements, no multiple of the stride, with stride 2 is not supported"),
+        (DECONV + ",stride=2,output_pad=2", "conv_transpose2d: along h output_pad=2 is not below stride and dilation"),
+        (DECONV + ",pad=9", "conv_transpose2d: along h the output would have -7 elements"),
+        ("capsule_conv2d:c=4,h=1,w=1,k=4,r=3,s=3,stride=1,pad=0", "capsule_conv2d: a 3x3 kernel does not fit into 1x1 padded by (0, 0, 0, 0)"),
+        ("einsum:equation=ik.kj,sizes=i2.j3.k4", "einsum: equation='ik.kj' is not two operands and a result with dots between them, such as bik.bkj.bij"),
+        ("einsum:equation=ik.kj.iJ,sizes=i2.j3.k4", "has 'iJ', which is not made of the letters a to z"),
+        ("einsum:equation=iik.kj.ij,sizes=i2.j3.k4", "has a letter twice in 'iik'"),
+        ("einsum:equation=ij.ij.ij,sizes=i2.j3", "has nothing to sum over"),
+        ("einsum:equation=ik.kj.iz,sizes=i2.j3.k4", "einsum: the result has z, which no operand has"),
+        ("einsum:equation=ik.kj.ij,sizes=i2.j3", "einsum: sizes are given for i, j, the operands have i, j, k"),
+        ("einsum:equation=ik.kj.ij,sizes=i2.j3.k0", f"einsum: sizes='i2.j3.k0' has 'k0', which is not between 1 and {MAX_EXTENT}"),
+        ("einsum:equation=ik.kj.ij,sizes=i2.j3.3", "has '3', which is no letter with its size, or one given before"),
+        ("reduce:function=median,shape=2x3,axes=1", "reduce: function='median' is none of sum, mean, max, min, prod, l2"),
+        ("reduce:function=sum,shape=2x3,axes=2", "reduce: axes=2 are not different axes of a tensor of 2 dimensions"),
+        ("reduce:function=sum,shape=2x3,axes=1x1", "reduce: axes=1x1 are not different axes of a tensor of 2 dimensions"),
         ("conv2d:c=64,h=9,w=9,k=64,groups=32,r=3,s=3,layout=nchwc", "layout nchwc cannot block 64 channels by 16 with these groups; use nhwc or nchw"),
     ],
 )
@@ -195,7 +217,7 @@ def test_a_damaged_text_gets_one_line_or_means_something(data: st.DataObject) ->
 
 
 def test_every_operator_is_tried_above() -> None:
-    assert set(OPERATORS) == {"matmul", "batch_matmul", "conv2d"}
+    assert ", ".join(OPERATORS) == KNOWN
 
 
 def test_strides_are_in_elements() -> None:

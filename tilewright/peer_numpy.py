@@ -5,6 +5,7 @@ Its threads are set for the time of a turn. Which of its kernels OpenBLAS takes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -21,7 +22,11 @@ from tilewright.turns import Contender
 
 def numpy_ways(problem: Problem) -> list[Way]:
     """With the second operand by rows and, where it is constant, also by columns. `Unsupported` where the task is no matrix product."""
-    arrays = _as_product(problem) if problem.operator == "conv2d" else problem.arrays
+    if problem.operator == "reduce":
+        return [_reduction(problem)]
+    if problem.operator == "einsum":
+        return _einsums(problem)
+    arrays = _as_product(problem) if problem.is_convolution else problem.arrays
     settings = {"b by rows": arrays}
     if "b" not in problem.variables:
         settings["b by columns"] = {**arrays, "b": aligned_copy(arrays["b"].swapaxes(-1, -2)).swapaxes(-1, -2)}
@@ -31,12 +36,12 @@ def numpy_ways(problem: Problem) -> list[Way]:
 def _as_product(problem: Problem) -> dict[str, Array]:
     """The arrays of a convolution of single pixels: pixels by channels, times channels by filters."""
     given = problem.parameters
-    if (given["r"], given["s"], given["groups"], *given["stride"]) != (1, 1, 1, 1, 1) or any(given["pad"]):
+    if {*problem.kernel, *given["stride"], problem.groups} != {1} or any(given["pad"]) or problem.operator == "conv_transpose2d":
         raise Unsupported("numpy has no convolutions but those that are matrix products: 1x1, stride 1, no padding, no groups")
     arrays = dict(problem.arrays)
     pixels = {name: aligned_copy(np.moveaxis(arrays.pop(name), 1, -1)) for name in ("x", "residual") if name in arrays}
     arrays |= {name: array.reshape(-1, array.shape[-1]) for name, array in pixels.items()}
-    return {**arrays, "a": arrays["x"], "b": aligned_copy(arrays["weights"][:, :, 0, 0].T)}
+    return {**arrays, "a": arrays["x"], "b": aligned_copy(arrays["weights"].reshape(arrays["weights"].shape[:2]).T)}
 
 
 def _way(problem: Problem, setting: str, arrays: Mapping[str, Array]) -> Way:
@@ -51,13 +56,66 @@ def _way(problem: Problem, setting: str, arrays: Mapping[str, Array]) -> Way:
 
     def answer() -> NDArray[Any]:
         run()
-        if problem.operator != "conv2d":
+        if not problem.is_convolution:
             return out
-        n, filters, high, wide = problem.shape
-        return problem.ours(np.moveaxis(out.reshape(n, high, wide, filters), -1, 1))
+        n, filters, *sizes = problem.shape
+        return problem.ours(np.moveaxis(out.reshape(n, *sizes, filters), -1, 1))
 
-    limit = partial(ThreadpoolController().limit, limits=problem.threads, user_api="blas")
-    return Way(Contender("numpy", setting, run, limit), answer)
+    return Way(Contender("numpy", setting, run, _threads(problem)), answer)
+
+
+def _threads(problem: Problem) -> Callable[[], Any]:
+    return partial(ThreadpoolController().limit, limits=problem.threads, user_api="blas")
+
+
+def _einsums(problem: Problem) -> list[Way]:
+    """`einsum`, which takes BLAS where it can and, where that is what the task is, `matmul` of transposed views."""
+    product, arrays = problem.product, problem.arrays
+    a, b, out = arrays["a"], arrays["b"], aligned_empty(problem.shape)
+    steps = [_step(step, out, arrays) for step in problem.epilogue]
+    first, second, last = product.orders
+    calls: dict[str, Callable[[], object]] = {"einsum": partial(np.einsum, product.text, a, b, out=out, optimize=True)}
+    if product.is_matrix_product:
+        sizes = dict(zip(product.first + product.second, (*a.shape, *b.shape), strict=True))
+        lead, rows, columns, inner = ([sizes[letter] for letter in some] for some in (product.batch, product.rows, product.columns, product.inner))
+        left, right = (*lead, math.prod(rows), math.prod(inner)), (*lead, math.prod(inner), math.prod(columns))
+
+        def matmul() -> None:
+            found = np.matmul(a.transpose(first).reshape(left), b.transpose(second).reshape(right))
+            np.copyto(out, found.reshape(*lead, *rows, *columns).transpose(last))
+
+        calls["matmul"] = matmul
+
+    def way(setting: str, call: Callable[[], object]) -> Way:
+        def run() -> None:
+            call()
+            for step in steps:
+                step()
+
+        def answer() -> NDArray[Any]:
+            run()
+            return out
+
+        return Way(Contender("numpy", setting, run, _threads(problem)), answer)
+
+    return [way(setting, call) for setting, call in calls.items()]
+
+
+def _reduction(problem: Problem) -> Way:
+    x, axes, function = problem.arrays["x"], tuple(problem.parameters["axes"]), problem.parameters["function"]
+    calls: dict[str, Callable[..., Any]] = {"sum": np.sum, "mean": np.mean, "max": np.max, "min": np.min, "prod": np.prod, "l2": _norm}
+    run = partial(calls[function], x, axis=axes)
+    return Way(Contender("numpy", function, run, _threads(problem)), lambda: problem.ours(np.asarray(run())))
+
+
+def _norm(x: Array, axis: tuple[int, ...]) -> NDArray[Any]:
+    """The square root of a product with itself, which is BLAS' where all axes go, or the last ones do."""
+    kept = [i for i in range(x.ndim) if i not in axis]
+    if kept != list(range(len(kept))):
+        return np.asarray(np.sqrt(np.sum(x * x, axis=axis)))
+    rows = x.reshape(math.prod(x.shape[: len(kept)]), 1, -1)
+    norms: NDArray[Any] = np.sqrt(np.matmul(rows, rows.swapaxes(-1, -2))).reshape(x.shape[: len(kept)])
+    return norms
 
 
 def _step(step: str, out: Array, arrays: Mapping[str, Array]) -> Callable[[], object]:

@@ -18,8 +18,15 @@ from tilewright.turns import Contender
 OPSET = 17
 IR_VERSION = 8
 
-HEAVY = {"conv2d": ("Conv",), "matmul": ("MatMul", "Gemm"), "batch_matmul": ("MatMul",)}  # nodes that express an operator
-HEAVY_INPUTS = {"Conv": ["x", "weights"], "MatMul": ["a", "b"], "Gemm": ["a", "b"]}
+# Nodes that express an operator; the first one of a chain that ends with what is named here.
+HEAVY = {
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "capsule_conv2d"), ("Conv",)),
+    "conv_transpose2d": ("ConvTranspose",),
+    "matmul": ("MatMul", "Gemm"),
+    "batch_matmul": ("MatMul",),
+}
+REDUCE = {"sum": "ReduceSum", "mean": "ReduceMean", "max": "ReduceMax", "min": "ReduceMin", "prod": "ReduceProd", "l2": "ReduceL2"}
+HEAVY_INPUTS = {name: ["x", "weights"] for name in ("Conv", "ConvTranspose")}
 STEPS = {"bias": ("Add", ["bias"]), "add": ("Add", ["residual"]), "relu": ("Relu", []), "sigmoid": ("Sigmoid", [])}  # of an epilogue; others are clips
 
 Call: TypeAlias = Callable[[], object]
@@ -31,7 +38,7 @@ def onnxruntime_ways(problem: Problem) -> list[Way]:
     and with inputs passed and the output allocated in each call. The latter can be the faster one where the output is large (10 % for a
     depthwise convolution of 112x112): places in memory differ."""
     ways = []
-    for heavy in HEAVY[problem.operator]:
+    for heavy in _heavy(problem):
         model = make_model(problem, heavy)
         for arena in (True, False):
             session = _session(model, problem.threads, arena)
@@ -75,15 +82,30 @@ def _passed(session: Any, problem: Problem) -> tuple[Call, Result]:
     return run, lambda: np.asarray(run()[0])
 
 
+def _heavy(problem: Problem) -> tuple[str, ...]:
+    if problem.operator == "reduce":
+        return (REDUCE[problem.parameters["function"]],)
+    if problem.operator != "einsum":
+        return HEAVY[problem.operator]
+    product = problem.product
+    single = max(map(len, (product.rows, product.columns, product.inner))) == 1
+    return ("Einsum", "MatMul") if single and product.is_matrix_product else ("Einsum",)
+
+
 def make_model(problem: Problem, heavy: str) -> bytes:
-    """The task as a serialized model whose first node is `heavy`. Constants are initializers; the output is called "result"."""
+    """The task as a serialized model in which `heavy` does the work. Constants are initializers; the output is called "result"."""
     constants = {name: array for name, array in problem.arrays.items() if name not in problem.variables}
-    inputs, steps = HEAVY_INPUTS[heavy], problem.epilogue
-    if problem.bias_first and heavy != "MatMul":
+    inputs, steps = list(HEAVY_INPUTS.get(heavy, ["x"] if problem.operator == "reduce" else ["a", "b"])), problem.epilogue
+    if problem.bias_first and heavy in ("Conv", "ConvTranspose", "Gemm"):
         inputs, steps = [*inputs, "bias"], steps[1:]
-    elif heavy == "Conv" and "bias" in constants:
-        constants["bias"] = constants["bias"].reshape(-1, 1, 1)
-    nodes = [helper.make_node(heavy, inputs, ["value0"], **_attributes(problem))]
+    elif heavy in ("Conv", "ConvTranspose") and "bias" in constants:
+        constants["bias"] = constants["bias"].reshape(-1, *[1] * problem.rank)
+    nodes = [helper.make_node(heavy, inputs, ["value0"], **_attributes(problem, heavy))]
+    if heavy == "ReduceSum":  # which takes its axes as an input
+        constants["axes"] = np.array(problem.parameters["axes"], np.int64)
+        nodes[0].input.append("axes")
+    if problem.operator == "einsum" and heavy == "MatMul":
+        nodes = _transposed_product(problem)
     for i, step in enumerate(steps):
         kind, others = STEPS.get(step) or ("Clip", [f"low{i}", f"high{i}"])
         if kind == "Clip":
@@ -101,8 +123,23 @@ def make_model(problem: Problem, heavy: str) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _attributes(problem: Problem) -> dict[str, Any]:
-    if problem.operator != "conv2d":
-        return {}
+def _transposed_product(problem: Problem) -> list[Any]:
+    first, second, last = problem.product.orders
+    return [
+        helper.make_node("Transpose", ["a"], ["left"], perm=first),
+        helper.make_node("Transpose", ["b"], ["right"], perm=second),
+        helper.make_node("MatMul", ["left", "right"], ["product"]),
+        helper.make_node("Transpose", ["product"], ["value0"], perm=last),
+    ]
+
+
+def _attributes(problem: Problem, heavy: str) -> dict[str, Any]:
     given = problem.parameters
-    return {"strides": given["stride"], "pads": given["pad"], "dilations": given["dilation"], "group": given["groups"]}
+    if problem.is_convolution:
+        found = {"strides": given["stride"], "pads": given["pad"], "dilations": problem.dilation, "group": problem.groups}
+        return found | ({"output_padding": given["output_pad"]} if heavy == "ConvTranspose" else {})
+    if heavy == "Einsum":
+        return {"equation": problem.product.text}
+    if problem.operator == "reduce":
+        return {"keepdims": 0} | ({} if heavy == "ReduceSum" else {"axes": given["axes"]})
+    return {}

@@ -6,6 +6,7 @@ and back in each call), and packed weights with activations that are not opaque.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -31,7 +32,7 @@ Tensors: TypeAlias = Mapping[str, Any]
 def torch_ways(problem: Problem) -> list[Way]:
     """Every way to compute the task. Sets the number of PyTorch's threads for the whole process."""
     torch.set_num_threads(problem.threads)
-    make = {"conv2d": _convolutions, "matmul": _products, "batch_matmul": _batched_products}[problem.operator]
+    make = _convolutions if problem.is_convolution else MAKERS[problem.operator]
     with torch.inference_mode():
         calls = make(problem, {name: torch.from_numpy(array) for name, array in problem.arrays.items()})
     return [Way(Contender("torch", setting, call, torch.inference_mode), partial(_answer, problem, call)) for setting, call in calls.items()]
@@ -45,25 +46,58 @@ def _answer(problem: Problem, call: Call) -> NDArray[Any]:
 
 
 def _convolutions(problem: Problem, tensors: Tensors) -> dict[str, Call]:
-    given = problem.parameters
-    top, left, bottom, right = given["pad"]
+    given, rank, transposed = problem.parameters, problem.rank, problem.operator == "conv_transpose2d"
+    before, after = problem.pads
+    symmetric = before == after
+    options = {"stride": given["stride"], "dilation": problem.dilation, "groups": problem.groups, "padding": before if symmetric else 0}
+    bias, steps = _fused_bias(problem, tensors)
+    if transposed:
+        return _transposed_convolutions(problem, tensors, options)
+    function = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[rank]
+    around = [size for pair in zip(reversed(before), reversed(after), strict=True) for size in pair]  # as F.pad wants it, the last dimension first
+
+    def eager(form: Any) -> Call:
+        x, weights = (tensors[name].contiguous(memory_format=form) for name in ("x", "weights"))
+        finish = _finish(steps, _broadcast(tensors, rank, form))
+        if symmetric:
+            return lambda: finish(function(x, weights, bias, **options))
+        return lambda: finish(function(F.pad(x, around), weights, bias, **options))
+
+    calls = {"contiguous": eager(torch.contiguous_format)}
+    if rank > 1:
+        calls["channels_last"] = eager({2: torch.channels_last, 3: torch.channels_last_3d}[rank])
+    if symmetric and rank == 2 and OPAQUE_STEPS.issuperset(steps):
+        k, c, *kernel = tensors["weights"].shape
+        module = torch.nn.Conv2d(c * problem.groups, k, kernel, bias=bias is not None, **options)
+        calls["opaque"] = _opaque(module, tensors["weights"], bias, tensors["x"], steps, tensors)
+    return calls
+
+
+def _transposed_convolutions(problem: Problem, tensors: Tensors, options: dict[str, Any]) -> dict[str, Call]:
+    """Padding that differs from side to side is cut off the result afterwards."""
+    (top, left), (bottom, right) = problem.pads
+    down, across = problem.parameters["output_pad"]
     symmetric = (top, left) == (bottom, right)
-    options = {"stride": given["stride"], "dilation": given["dilation"], "groups": given["groups"], "padding": (top, left) if symmetric else (0, 0)}
     bias, steps = _fused_bias(problem, tensors)
 
     def eager(form: Any) -> Call:
         x, weights = (tensors[name].contiguous(memory_format=form) for name in ("x", "weights"))
-        here = {name: tensor.contiguous(memory_format=form) if tensor.ndim == 4 else tensor.reshape(-1, 1, 1) for name, tensor in tensors.items()}
-        finish = _finish(steps, here)
+        finish = _finish(steps, _broadcast(tensors, 2, form))
         if symmetric:
-            return lambda: finish(F.conv2d(x, weights, bias, **options))
-        return lambda: finish(F.conv2d(F.pad(x, (left, right, top, bottom)), weights, bias, **options))
+            return lambda: finish(F.conv_transpose2d(x, weights, bias, output_padding=(down, across), **options))
 
-    calls = {"contiguous": eager(torch.contiguous_format), "channels_last": eager(torch.channels_last)}
-    if symmetric and OPAQUE_STEPS.issuperset(steps):
-        module = torch.nn.Conv2d(given["c"], given["k"], (given["r"], given["s"]), bias=bias is not None, **options)
-        calls["opaque"] = _opaque(module, tensors["weights"], bias, tensors["x"], steps, tensors)
-    return calls
+        def cropped() -> Any:
+            whole = F.conv_transpose2d(x, weights, bias, output_padding=(down, across), **options)
+            return finish(whole[:, :, top : whole.shape[2] - bottom, left : whole.shape[3] - right])
+
+        return cropped
+
+    return {"contiguous": eager(torch.contiguous_format), "channels_last": eager(torch.channels_last)}
+
+
+def _broadcast(tensors: Tensors, rank: int, form: Any) -> dict[str, Any]:
+    """What an epilogue reads: activations in the memory format, a bias with a dimension for each of an activation's but the first."""
+    return {name: tensor.contiguous(memory_format=form) if tensor.ndim == rank + 2 else tensor.reshape(-1, *[1] * rank) for name, tensor in tensors.items()}
 
 
 def _products(problem: Problem, tensors: Tensors) -> dict[str, Call]:
@@ -88,6 +122,44 @@ def _batched_products(problem: Problem, tensors: Tensors) -> dict[str, Call]:
     a, b, out = tensors["a"], tensors["b"], torch.empty(problem.shape)
     finish = _finish(problem.epilogue, tensors)
     return {"bmm": lambda: finish(torch.bmm(a, b, out=out))}
+
+
+def _einsums(problem: Problem, tensors: Tensors) -> dict[str, Call]:
+    """As it is written and, where that is what it is, as a batched matrix product of views."""
+    product, a, b = problem.product, tensors["a"], tensors["b"]
+    finish = _finish(problem.epilogue, tensors)
+    calls: dict[str, Call] = {"einsum": lambda: finish(torch.einsum(product.text, a, b))}
+    if product.is_matrix_product:
+        sizes = dict(zip(product.first + product.second, (*a.shape, *b.shape), strict=True))
+        lead, rows, columns, inner = ([sizes[letter] for letter in some] for some in (product.batch, product.rows, product.columns, product.inner))
+        first, second, last = product.orders
+        left, right = (*lead, math.prod(rows), math.prod(inner)), (*lead, math.prod(inner), math.prod(columns))
+        whole = (*lead, *rows, *columns)
+        fixed = None if "b" in problem.variables else b.permute(second).reshape(right).contiguous()
+
+        def matmul() -> Any:
+            there = b.permute(second).reshape(right) if fixed is None else fixed
+            return finish(torch.matmul(a.permute(first).reshape(left), there).reshape(whole).permute(last).contiguous())
+
+        calls["matmul"] = matmul
+    return calls
+
+
+def _reductions(problem: Problem, tensors: Tensors) -> dict[str, Call]:
+    x, axes, function = tensors["x"], tuple(problem.parameters["axes"]), problem.parameters["function"]
+    if function == "prod":
+        return {"prod": lambda: _product(x, axes)}
+    call = {"sum": torch.sum, "mean": torch.mean, "max": torch.amax, "min": torch.amin, "l2": torch.linalg.vector_norm}[function]
+    return {function: lambda: call(x, dim=axes)}
+
+
+def _product(x: Any, axes: Sequence[int]) -> Any:
+    for axis in sorted(axes, reverse=True):
+        x = x.prod(dim=axis)
+    return x
+
+
+MAKERS = {"matmul": _products, "batch_matmul": _batched_products, "einsum": _einsums, "reduce": _reductions}
 
 
 def _opaque(module: Any, weights: Any, bias: Any, x: Any, steps: Sequence[str], tensors: Tensors) -> Call:

@@ -1,6 +1,7 @@
 """What a peer is asked to compute: a task with its numbers, arranged as other libraries expect them.
 
-They know the activations of a convolution as (n, channels, height, width), whatever the layout of our task is.
+They know the activations of a convolution as (n, channels, sizes), whatever the layout of our task is, and have no capsules: one of those is a
+convolution of n*capsule images, with the columns of its matrices among the channels.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codegen.kernel import aligned_copy
+from ir.convolution import KERNEL, LAYOUTS
 from ir.operators import OPERATORS
 from ir.task import Task
 from tilewright.turns import Contender
@@ -21,6 +23,8 @@ from tilewright.turns import Contender
 Array: TypeAlias = NDArray[np.float32]
 
 ACTIVATIONS = ("x", "residual")  # inputs of a convolution that have its layout
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose2d", "capsule_conv2d")
+EQUATIONS = {"matmul": ("mk", "kn", "mn"), "batch_matmul": ("bmk", "bkn", "bmn")}
 
 
 @dataclass(frozen=True)
@@ -44,18 +48,54 @@ class Problem:
 
     @property
     def epilogue(self) -> tuple[str, ...]:
-        return tuple(self.parameters["epilogue"])
+        return tuple(self.parameters.get("epilogue", ()))
 
     @property
     def bias_first(self) -> bool:
         """Whether the bias is added right after the sum, where libraries can take it into the operator."""
         return self.epilogue[:1] == ("bias",)
 
+    @property
+    def is_convolution(self) -> bool:
+        return self.operator in CONVOLUTIONS
+
+    @property
+    def rank(self) -> int:
+        """Dimensions of a convolution's images."""
+        return {"conv1d": 1, "conv3d": 3}.get(self.operator, 2)
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        return tuple(self.parameters[name] for name in KERNEL[self.rank])
+
+    @property
+    def pads(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Before and after each dimension of a convolution."""
+        pad = self.parameters["pad"]
+        return tuple(pad[: self.rank]), tuple(pad[self.rank :])
+
+    @property
+    def dilation(self) -> tuple[int, ...]:
+        return tuple(self.parameters.get("dilation", (1,) * self.rank))
+
+    @property
+    def groups(self) -> int:
+        return int(self.parameters.get("groups", 1))
+
+    @property
+    def product(self) -> Product:
+        """The batched matrix product that the task is; for matmul, batch_matmul and einsum."""
+        return Product(*(EQUATIONS.get(self.operator) or self.parameters["equation"]))
+
     @cached_property
     def arrays(self) -> Mapping[str, Array]:
-        """The inputs by tensor name, activations of a convolution as (n, channels, height, width). All are contiguous."""
-        layout = self.parameters.get("layout", "nchw")
-        return {name: aligned_copy(channels_first(array, layout) if name in ACTIVATIONS else array) for name, array in self.inputs.items()}
+        """The inputs by tensor name as peers expect them. All are contiguous."""
+        return {name: aligned_copy(self._theirs(name, array)) for name, array in self.inputs.items()}
+
+    def _theirs(self, name: str, array: Array) -> Array:
+        if self.operator == "capsule_conv2d":
+            return _without_capsules(name, array, self.parameters["capsule"])
+        return channels_first(array, self.parameters["layout"]) if self.is_convolution and name in ACTIVATIONS else array
 
     @property
     def variables(self) -> Mapping[str, Array]:
@@ -65,12 +105,61 @@ class Problem:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the result, as peers give it."""
-        ours = np.broadcast_to(np.float32(0), self.task.program.output.shape)
-        return channels_first(ours, self.parameters.get("layout", "nchw")).shape
+        return self._theirs("residual", np.broadcast_to(np.float32(0), self.task.program.output.shape)).shape
 
     def ours(self, result: NDArray[Any]) -> NDArray[Any]:
         """A peer's result in the layout of the task's output."""
-        return in_layout(result, self.parameters.get("layout", "nchw"), self.task.program.output.shape)
+        shape = self.task.program.output.shape
+        if self.operator == "capsule_conv2d":
+            n, high, wide, rows, columns, channels = shape
+            return result.reshape(n, rows, columns, channels, high, wide).transpose(0, 4, 5, 1, 2, 3)
+        return in_layout(result, self.parameters["layout"], shape) if self.is_convolution else result.reshape(shape)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A sum of products of two tensors by the letters of their axes, seen as a batched matrix product."""
+
+    first: str
+    second: str
+    result: str
+
+    @property
+    def inner(self) -> str:
+        return "".join(letter for letter in self.first if letter not in self.result)
+
+    @property
+    def batch(self) -> str:
+        return "".join(letter for letter in self.result if letter in self.first and letter in self.second)
+
+    @property
+    def rows(self) -> str:
+        return "".join(letter for letter in self.result if letter not in self.second)
+
+    @property
+    def columns(self) -> str:
+        return "".join(letter for letter in self.result if letter not in self.first)
+
+    @property
+    def is_matrix_product(self) -> bool:
+        """Not so where something is summed that one operand alone has."""
+        return set(self.inner) == set(self.second) - set(self.result)
+
+    @property
+    def orders(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Permutations: of the first operand to (batch, rows, inner), of the second to (batch, inner, columns), and of (batch, rows, columns)
+        to the result."""
+        whole = self.batch + self.rows + self.columns
+        return (
+            tuple(map(self.first.index, self.batch + self.rows + self.inner)),
+            tuple(map(self.second.index, self.batch + self.inner + self.columns)),
+            tuple(map(whole.index, self.result)),
+        )
+
+    @property
+    def text(self) -> str:
+        """As numpy's and others' einsum write it."""
+        return f"{self.first},{self.second}->{self.result}"
 
 
 @dataclass(frozen=True)
@@ -82,23 +171,40 @@ class Way:
 
 
 def channels_first(array: NDArray[Any], layout: str) -> NDArray[Any]:
-    """(n, channels, height, width) of an activation in a layout of `ir.operators.LAYOUTS`."""
-    if layout == "nhwc":
-        return array.transpose(0, 3, 1, 2)
-    if layout == "nchwc":
-        n, blocks, high, wide, block = array.shape
-        return array.transpose(0, 1, 4, 2, 3).reshape(n, blocks * block, high, wide)
+    """(n, channels, sizes) of an activation in a layout of `ir.convolution.LAYOUTS`."""
+    kind = _kind(layout)
+    if kind == "last":
+        return np.moveaxis(array, -1, 1)
+    if kind == "blocked":
+        n, blocks, *sizes, block = array.shape
+        return np.moveaxis(array, -1, 2).reshape(n, blocks * block, *sizes)
     return array
 
 
 def in_layout(array: NDArray[Any], layout: str, shape: Sequence[int]) -> NDArray[Any]:
     """The inverse of `channels_first`, for a tensor of this shape."""
-    if layout == "nhwc":
-        return array.transpose(0, 2, 3, 1)
-    if layout == "nchwc":
-        n, blocks, high, wide, block = shape
-        return array.reshape(n, blocks, block, high, wide).transpose(0, 1, 3, 4, 2)
+    kind = _kind(layout)
+    if kind == "last":
+        return np.moveaxis(array, 1, -1)
+    if kind == "blocked":
+        n, blocks, *sizes, block = shape
+        return np.moveaxis(array.reshape(n, blocks, block, *sizes), 2, -1)
     return array
+
+
+def _kind(layout: str) -> str:
+    return next(kind for names in LAYOUTS.values() for name, kind in zip(names, ("last", "first", "blocked"), strict=True) if name == layout)
+
+
+def _without_capsules(name: str, array: Array, size: int) -> Array:
+    """`size`: rows and columns of a capsule."""
+    if name in ACTIVATIONS:
+        n, high, wide, rows, columns, channels = array.shape
+        return array.transpose(0, 3, 4, 5, 1, 2).reshape(n * rows, columns * channels, high, wide)
+    if name == "weights":
+        r, s, inner, columns, c, k = array.shape
+        return array.transpose(3, 5, 2, 4, 0, 1).reshape(columns * k, inner * c, r, s)
+    return np.tile(array, size)
 
 
 def clip_limits(step: str) -> tuple[float, float]:

@@ -1,0 +1,70 @@
+"""How the parameters of operators are written, and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+MAX_EXTENT = 1 << 24
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """How a parameter of an operator is written: `parse` text to value, `write` value back to its one canonical text."""
+
+    parse: Callable[[str], object]
+    default: str | None = None
+    write: Callable[[object], str] = str
+
+
+def quoted(text: str) -> str:
+    return repr(text if len(text) <= 200 else text[:200] + "…")
+
+
+def number(text: str, least: int) -> int:
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()):
+        raise ValueError("is no whole number")
+    if len(digits) > len(str(MAX_EXTENT)) or not least <= int(text) <= MAX_EXTENT:
+        raise ValueError(f"is not between {least} and {MAX_EXTENT}")
+    return int(text)
+
+
+def size(text: str) -> int:
+    return number(text, 1)
+
+
+def sizes(counts: tuple[int, ...], least: int, *, repeated: bool = True) -> Callable[[str], object]:
+    """So many numbers with an x between them; `repeated`: fewer stand for the most, over and over."""
+
+    def parse(text: str) -> tuple[int, ...]:
+        numbers = tuple(number(part, least) for part in text.split("x"))
+        if len(numbers) not in counts:
+            allowed = " or ".join(map(str, sorted(set(counts)))) if repeated else f"1 to {max(counts)}"
+            raise ValueError(f"has {len(numbers)} numbers, not {allowed}")
+        return numbers * (max(counts) // len(numbers)) if repeated else numbers
+
+    return parse
+
+
+def write_sizes(value: object) -> str:
+    numbers: tuple[int, ...] = tuple(value)  # type: ignore[arg-type]  # a tuple by construction
+    return str(numbers[0]) if len(set(numbers)) == 1 else "x".join(map(str, numbers))
+
+
+def any_sizes(least: int, most: int) -> Callable[[str], object]:
+    """One to `most` numbers."""
+    return sizes(tuple(range(1, most + 1)), least, repeated=False)
+
+
+def write_every_size(value: object) -> str:
+    return "x".join(map(str, value))  # type: ignore[call-overload]  # a tuple by construction
+
+
+def one_of(*names: str) -> Callable[[str], object]:
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"is none of {', '.join(names)}")
+        return text
+
+    return parse

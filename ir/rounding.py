@@ -1,0 +1,89 @@
+"""How far from the exact result a right fp32 result may be: a running error bound, element by element, through all stages of a program.
+
+Every value x comes with a bound on its error. Sums of K terms in any order err by at most K u times the sum of their magnitudes, u = 2^-24 (Jeannerod
+and Rump, Improved error bounds for inner products in floating-point arithmetic, SIAM J. Matrix Anal. Appl. 34, 2013); functions pass errors on by how
+steep they are, and round once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ir.interpreter import Doubles, evaluate, interpret_stage, reduced
+from ir.program import Apply, Axis, Constant, Program, Read, Stage, Value
+
+UNIT = 2.0**-24
+FEW = 16  # units in the last place that a function of ours may be off, and what a fused or split evaluation may add
+TINY = 1e-30  # below the normal numbers nothing is relative
+
+Bounded = tuple[Doubles, Doubles]  # values, and bounds on their errors
+
+
+def tolerance(program: Program, inputs: Mapping[str, NDArray[np.float32]]) -> Doubles:
+    """The bound for each element of the result, for exact inputs in the tensors' shapes."""
+    values: dict[str, Doubles] = {tensor.name: np.asarray(inputs[tensor.name], np.float64).reshape(tensor.shape) for tensor in program.inputs}
+    errors: dict[str, Doubles] = {}
+    for stage in program.stages:
+        errors[stage.output.name] = _stage_error(stage, values, errors)
+        values[stage.output.name] = interpret_stage(stage, values)
+    bound: Doubles = errors[program.output.name] + FEW * UNIT * np.abs(values[program.output.name]) + TINY
+    return bound
+
+
+def _stage_error(stage: Stage, values: Mapping[str, Doubles], errors: Mapping[str, Doubles]) -> Doubles:
+    """In the shape of the stage's output."""
+    axes = (*stage.spatial, *stage.reduce)
+    length = math.prod(axis.extent for axis in stage.reduce) + 1
+    match stage:
+        case Stage(reduction="sum", body=Apply("mul", (Read() as a, Read() as b))):
+            # The sum of magnitudes with errors included, less that without: one sum of products each.
+            sizes = {read.tensor.name: np.abs(values[read.tensor.name]) for read in (a, b)}
+            total = interpret_stage(stage, sizes)
+            if not any(name in errors for name in sizes):
+                return UNIT * length * total
+            return UNIT * length * total + interpret_stage(stage, {name: size + errors.get(name, 0.0) for name, size in sizes.items()}) - total
+    value, error = _bounded(stage.body, values, errors, axes)
+    shape = tuple(axis.extent for axis in axes)
+    value, error = np.broadcast_to(value, shape), np.broadcast_to(error, shape)
+    reduce = tuple(range(len(stage.spatial), len(axes)))
+    match stage.reduction:
+        case "sum":
+            error = error.sum(axis=reduce) + UNIT * length * np.abs(value).sum(axis=reduce)
+        case "max" | "min":
+            error = error.max(axis=reduce)
+        case "prod":
+            product = np.abs(value).prod(axis=reduce)
+            error = (np.abs(value) + error).prod(axis=reduce) - product + UNIT * length * product
+    return reduced(stage, error)
+
+
+def _bounded(value: Value, values: Mapping[str, Doubles], errors: Mapping[str, Doubles], axes: tuple[Axis, ...]) -> Bounded:
+    match value:
+        case Constant(number):
+            return np.array(number), np.array(UNIT * abs(number))
+        case Read(tensor):
+            error = evaluate(value, errors, axes) if tensor.name in errors else np.array(0.0)
+            return evaluate(value, values, axes), error
+        case Apply(function, args):
+            bounded = [_bounded(arg, values, errors, axes) for arg in args]
+            exact = evaluate(value, values, axes)
+            passed = _PASSED_ON[function](*(part for pair in bounded for part in pair))
+            return exact, passed + _ROUNDINGS.get(function, 1) * UNIT * np.abs(exact)
+    raise TypeError(f"not a value: {value!r}")
+
+
+# Error of a function from its arguments (value, error, value, error, ...), its own rounding left out.
+_PASSED_ON: dict[str, Callable[..., Doubles]] = {
+    "add": lambda a, ea, b, eb: ea + eb,
+    "sub": lambda a, ea, b, eb: ea + eb,
+    "mul": lambda a, ea, b, eb: np.abs(a) * eb + np.abs(b) * ea + ea * eb,
+    "max": lambda a, ea, b, eb: np.maximum(ea, eb),
+    "min": lambda a, ea, b, eb: np.maximum(ea, eb),
+    "sigmoid": lambda a, ea: 0.25 * ea,
+    "sqrt": lambda a, ea: np.minimum(np.sqrt(ea), ea / np.sqrt(np.maximum(a, np.finfo(np.float64).tiny))),
+}
+_ROUNDINGS = {"max": 0, "min": 0, "sigmoid": FEW}
