@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ir.program import Apply, Axis, Constant, Program, Read, Stage, Value
 
 Doubles = NDArray[np.float64]
+MAX_WINDOW_ELEMENTS = 1 << 27  # copied at a time: 1 GiB
 
 _FUNCTIONS: dict[str, Callable[..., Doubles]] = {
     "add": np.add,
@@ -44,12 +45,24 @@ def interpret_stage(stage: Stage, values: Mapping[str, Doubles]) -> Doubles:
             (left, left_axes), (right, right_axes) = _window(a, values), _window(b, values)
             letter = dict(zip(axes, string.ascii_letters, strict=False))
             terms = ["".join(letter[axis] for axis in some) for some in (left_axes, right_axes, stage.spatial)]
-            result = np.einsum(f"{terms[0]},{terms[1]}->{terms[2]}", left, right, optimize=True)
+            result = np.empty(tuple(axis.extent for axis in stage.spatial))
+            for part in _parts(stage, max(left.size, right.size)):
+                operands = (
+                    window[tuple(part if axis == stage.spatial[0] else slice(None) for axis in of)] for window, of in ((left, left_axes), (right, right_axes))
+                )
+                np.einsum(f"{terms[0]},{terms[1]}->{terms[2]}", *operands, out=result[part], optimize=True)
         case _:
             result = np.broadcast_to(evaluate(stage.body, values, axes), tuple(axis.extent for axis in axes))
             if stage.reduction is not None:
                 result = _REDUCTIONS[stage.reduction](result, axis=tuple(range(n_spatial, len(axes))))
     return reduced(stage, result)
+
+
+def _parts(stage: Stage, n_elements: int) -> list[slice]:
+    """Of the first spatial axis, so small that `einsum`, which copies windows that overlap, needs little memory for each."""
+    extent = stage.spatial[0].extent
+    step = max(1, extent * MAX_WINDOW_ELEMENTS // n_elements)
+    return [slice(start, min(start + step, extent)) for start in range(0, extent, step)]
 
 
 def reduced(stage: Stage, result: Doubles) -> Doubles:

@@ -44,6 +44,7 @@ MAX_UPDATES = 768  # vector updates in the text of one kernel; more only costs c
 MAX_WORKSPACE_BYTES = 1 << 28
 WHOLE_REDUCE_EXTENT = 12  # reduce axes up to here (the windows of convolutions) are not sliced
 SMALL_OUTPUT = 1024  # elements; below this a long reduction is worth splitting
+LONG_REDUCE = 64
 UNROLLS = (1, 2, 3, 4, 5, 7, 8)
 
 
@@ -106,24 +107,28 @@ def _vector_axes(stage: Stage, target: Target) -> list[Axis]:
 
 
 def _split_programs(program: Program, target: Target) -> Iterator[tuple[str, Program, Axis]]:
-    """Split reductions, for outputs too small to occupy the machine."""
+    """Split reductions: in parts, for outputs too small to occupy the machine; in lanes, where no other axis fills a vector, or where the one
+    tensor that is reduced is contiguous along the reduction alone; in both."""
     stage = program.stages[0]
-    n_outputs = math.prod(axis.extent for axis in stage.spatial)
-    if stage.reduction is None or n_outputs > SMALL_OUTPUT:
-        return
     axis = max(stage.reduce, key=lambda a: a.extent, default=None)
-    if axis is None or axis.extent < 64:
+    if stage.reduction is None or axis is None:
         return
-    for parts in (2, 4, 8, 16):
-        if axis.extent % parts == 0 and parts >= target.threads and stage.spatial:
-            split = split_reduction(program, axis, parts, lanes=False)
+    is_small = math.prod(a.extent for a in stage.spatial) <= SMALL_OUTPUT
+    counts = [parts for parts in (2, 4, 8, 16) if parts >= target.threads] if is_small and axis.extent >= LONG_REDUCE else []
+    for parts in counts:
+        if axis.extent % parts == 0:
+            split = split_reduction(program, axis, parts=parts)
             for vector in _vector_axes(split.stages[0], target)[:1]:
                 yield f"split{parts}_{axis.name}_tile_{vector.name}", split, vector
-    if axis.extent % target.lanes == 0:
-        widest = max((a.extent for a in _vector_axes(stage, target)), default=1)
-        if widest < target.lanes:
-            split = split_reduction(program, axis, target.lanes, lanes=True)
-            yield f"lanes_{axis.name}", split, split.stages[0].spatial[-1]
+    inputs = list(reads(stage.body))
+    is_narrow = is_small and axis.extent >= LONG_REDUCE and max((a.extent for a in _vector_axes(stage, target)), default=1) < target.lanes
+    is_along = len(inputs) == 1 and inputs[0].stride(axis) == 1
+    if not is_narrow and not is_along:
+        return
+    for parts in (1, *counts):
+        if axis.extent % (parts * target.lanes) == 0:
+            split = split_reduction(program, axis, parts=parts, lanes=target.lanes)
+            yield f"{f'split{parts}_' if parts > 1 else ''}lanes_{axis.name}", split, split.stages[0].spatial[-1]
 
 
 class _StageRule:

@@ -7,24 +7,25 @@ from dataclasses import replace
 from ir.program import Affine, Apply, Axis, Program, Read, Stage, Tensor, Value, affine
 
 
-def split_reduction(program: Program, axis: Axis, parts: int, *, lanes: bool) -> Program:
-    """`program` with the reduction over `axis` done in `parts` partial sums.
+def split_reduction(program: Program, axis: Axis, *, parts: int = 1, lanes: int = 1) -> Program:
+    """`program` with the reduction over `axis` done in parts * lanes partial ones, of neighbours and of every lanes-th.
 
-    Before: `c[n] = sum over k<K of f(k, n)`. After, with `lanes` false: `partial[p, n] = sum over i<K/parts of f(p*(K/parts) + i, n)`,
-    with `lanes` true: `partial[n, p] = sum over i<K/parts of f(i*parts + p, n)`; then `c[n] = sum over p of partial`.
-    `parts` must divide the axis' extent.
+    Before: `c[n] = sum over k<K of f(k, n)`. After: `partial[p, n, l] = sum over i<R of f(p*R*lanes + i*lanes + l, n)` with R = K / (parts * lanes),
+    then `c[n] = sum over p, l of partial`. A single part or lane is left out. parts * lanes must divide K.
     """
-    if axis.extent % parts:
-        raise ValueError(f"{parts} parts do not divide {axis.name}<{axis.extent}>")
+    if axis.extent % (parts * lanes):
+        raise ValueError(f"{parts} parts of {lanes} lanes do not divide {axis.name}<{axis.extent}>")
     place = next(i for i, stage in enumerate(program.stages) if axis in stage.reduce)
     stage = program.stages[place]
-    part, inner = Axis(f"{axis.name}_part", parts), Axis(f"{axis.name}_rest", axis.extent // parts)
-    part_factor, inner_factor = (1, parts) if lanes else (inner.extent, 1)
+    inner = Axis(f"{axis.name}_rest", axis.extent // (parts * lanes))
+    part = (Axis(f"{axis.name}_part", parts),) if parts > 1 else ()
+    lane = (Axis(f"{axis.name}_lane", lanes),) if lanes > 1 else ()
+    digits = (*((each, inner.extent * lanes) for each in part), (inner, lanes), *((each, 1) for each in lane))
 
     def index(old: Affine) -> Affine:
         terms: list[tuple[Axis, int]] = []
         for other, factor in old.terms:
-            terms += [(part, factor * part_factor), (inner, factor * inner_factor)] if other == axis else [(other, factor)]
+            terms += [(digit, factor * by) for digit, by in digits] if other == axis else [(other, factor)]
         return Affine(tuple(terms), old.constant)
 
     def value(node: Value) -> Value:
@@ -36,13 +37,9 @@ def split_reduction(program: Program, axis: Axis, parts: int, *, lanes: bool) ->
         return node
 
     reduce = tuple(inner if other == axis else other for other in stage.reduce)
-    if lanes:
-        partial = Tensor("partial", (*(a.extent for a in stage.spatial), parts))
-        spatial = (*stage.spatial, part)
-    else:
-        partial = Tensor("partial", (parts, *(a.extent for a in stage.spatial)))
-        spatial = (part, *stage.spatial)
+    spatial = (*part, *stage.spatial, *lane)
+    partial = Tensor("partial", tuple(a.extent for a in spatial))
     indices = tuple(affine(a) for a in spatial)
     first = Stage(partial, indices, spatial, reduce, value(stage.body), stage.reduction)
-    final = replace(stage, reduce=(part,), body=Read(partial, indices))
+    final = replace(stage, reduce=(*part, *lane), body=Read(partial, indices))
     return Program(program.inputs, (*program.stages[:place], first, final, *program.stages[place + 1 :]))

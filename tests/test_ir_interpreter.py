@@ -73,6 +73,15 @@ def test_convolution_is_what_its_windows_say(parameters: dict[str, str]) -> None
     np.testing.assert_allclose(channels_last(result, layout), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("text", ["conv2d:n=3,c=4,h=9,w=9,k=5,r=3,s=3", "matmul:m=7,n=5,k=9", "einsum:equation=ik.jk.ji,sizes=i5.j4.k3"])
+def test_windows_that_are_large_are_taken_in_parts(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = parse_operator(text)[1]
+    inputs = random_inputs(program)
+    whole = interpret(program, inputs)
+    monkeypatch.setattr("ir.interpreter.MAX_WINDOW_ELEMENTS", 20)
+    np.testing.assert_allclose(interpret(program, inputs), whole, rtol=1e-12, atol=1e-12)
+
+
 @settled
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(1, 3))
 def test_matmul_is_numpys(m: int, n: int, k: int, batch: int) -> None:

@@ -141,7 +141,7 @@ def test_sketches_are_named_by_what_they_do() -> None:
     assert list(stages_of("conv2d:c=64,h=14,w=14,k=64,r=3,s=3,layout=nchwc")) == ["tile_kb"]
     assert list(stages_of("conv2d:c=64,h=14,w=14,k=64,r=3,s=3,groups=64")) == ["tile_g"]
     assert list(stages_of("matmul:m=1,n=256,k=1024", target(threads=4))) == ["tile_n", "split4_k_tile_n", "split8_k_tile_n", "split16_k_tile_n"]
-    assert list(stages_of("matmul:m=4,n=1,k=1024", target(threads=16))) == ["tile_m", "split16_k_tile_m", "lanes_k"]
+    assert list(stages_of("matmul:m=4,n=1,k=1024", target(threads=16))) == ["tile_m", "split16_k_tile_m", "lanes_k", "split16_lanes_k"]
 
 
 def test_a_long_reduction_is_split_where_the_output_is_small() -> None:
@@ -155,7 +155,7 @@ def test_a_long_reduction_is_split_where_the_output_is_small() -> None:
 
 def test_a_reduction_over_lanes_is_contiguous_along_them() -> None:
     first, last = stages_of("matmul:m=3,n=1,k=1024,b=variable", target(lanes=8))["lanes_k"]
-    assert (first.vector.name, first.vector.extent) == ("k_part", 8)
+    assert (first.vector.name, first.vector.extent) == ("k_lane", 8)
     assert {operand.read.stride(first.vector) for operand in first.operands} == {1}
     assert first.stage.write.stride(first.vector) == 1
     assert last.stage.reduce == (first.vector,)

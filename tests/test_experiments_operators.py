@@ -1,0 +1,54 @@
+"""The operator suite: its cases, a tiny run of it, and the table and figure that are made of its CSV alone."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from experiments import operators
+from experiments.operators import CONFIG, FAMILIES, Config, table
+from experiments.operators_figure import draw
+from ir.errors import UserError
+from tilewright import api
+
+
+def test_every_family_has_four_shapes_at_two_batches():
+    cases = CONFIG.cases()
+    assert len(cases) == 4 * 2 * len(FAMILIES)
+    assert set(cases.values()) == {(family, batch) for family in FAMILIES for batch in (1, 16)}
+
+
+@pytest.mark.parametrize(
+    ("family", "gflops"),
+    [("C1D", 2 * 128 * 128 * 64 * 3), ("C3D", 2 * 8 * 112 * 112 * 64 * 3 * 343), ("T2D", 2 * 8 * 8 * 256 * 512 * 4), ("CAP", 2 * 8 * 8 * 16 * 32 * 4 * 32 * 9)],
+)
+def test_the_first_shape_is_the_one_that_is_meant(family, gflops):
+    assert next(FAMILIES[family].tasks(1)).flops == gflops
+    assert next(FAMILIES[family].tasks(16)).flops == 16 * gflops
+
+
+def test_families_are_chosen_by_name():
+    assert operators._chosen("GMM,C1D", tuple(FAMILIES)) == ("GMM", "C1D")
+    with pytest.raises(UserError, match="unknown family 'XYZ' \\(known: C1D, "):
+        operators._chosen("XYZ", tuple(FAMILIES))
+
+
+def tune_little(of, records, config):
+    api.tune(of, records=records, max_trials=1, threads=None)
+
+
+def test_a_tiny_run(tmp_path, monkeypatch):
+    small = replace(FAMILIES["TBG"], shapes=((8, 2, 4),))
+    monkeypatch.setitem(FAMILIES, "TBG", small)
+    config = Config(families=("TBG",), batches=(1, 16), peers=("numpy",), max_trials=1, rounds=2, turn_seconds=0.001)
+    results = operators.run(config, tmp_path, tune=tune_little)
+    read = pd.read_csv(tmp_path / "results.csv")
+    assert set(read["contender"]) == {"tuned", "default", "numpy"}
+    assert list(read["batch"].unique()) == [1, 16]
+    assert (read["trials"] == 1).all()
+    assert len(read) == len(results)
+    text = table(read)
+    assert "All 2 cases: " in text
+    assert "| TBG | transpose, batched product | 2 | " in text
+    draw(read, tmp_path / "operators.png")
+    assert (tmp_path / "operators.png").stat().st_size > 10_000
