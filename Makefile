@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 DEMO_SECONDS ?= 180
 
-.PHONY: demo test lint types imports check clean
+FUZZ_CANDIDATES ?= 20000
+
+.PHONY: demo fuzz test lint types imports check clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +37,9 @@ imports: $(VENV)/installed
 
 check: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/installed
+	$(BIN)/python tests/fuzz.py --candidates $(FUZZ_CANDIDATES)
 
 clean:
 	rm -rf $(VENV) $(DEMO) build *.egg-info

@@ -1,0 +1,79 @@
+"""Many random candidates of all operator families against the interpreter: what `make fuzz` runs.
+
+    python tests/fuzz.py [--candidates 20000] [--seed 0]
+
+Each part of the work is a process of its own, so that memory that LLVM leaks comes back and a crash says which part it was in. Ends with a count by
+operator and target, and status 1 if any candidate was wrong; hypothesis prints the smallest such one that it finds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+from operator_samples import operator_texts
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from test_codegen_kernel import TARGETS, THREADS, check_random_candidate
+
+from codegen.machine import allowed_cpus
+
+A_PART = 250  # candidates
+
+
+def check_part(number: int) -> Counter[tuple[str, str]]:
+    """Candidates checked, by operator and target."""
+    counts: Counter[tuple[str, str]] = Counter()
+    names = [name for name, target in TARGETS.items() if target is not None]
+
+    @seed(number)
+    @settings(max_examples=A_PART, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(text=operator_texts(), name=st.sampled_from(names), threads=st.sampled_from(THREADS), rows=st.integers(0, 1 << 30))
+    def run(text: str, name: str, threads: int, rows: int) -> None:
+        check_random_candidate(text, replace(TARGETS[name], threads=threads), rows)
+        counts[text.partition(":")[0], name] += 1
+
+    run()
+    return counts
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--candidates", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    parts = range(given.seed, given.seed + -(-given.candidates // A_PART))
+    counts: Counter[tuple[str, str]] = Counter()
+    failures = []
+    with ProcessPoolExecutor(len(allowed_cpus()), multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        running = {pool.submit(check_part, number): number for number in parts}
+        for done in track(as_completed(running), "checking", total=len(running)):
+            error = done.exception()
+            if error is None:
+                counts += done.result()
+            else:
+                failures.append(f"part --seed {running[done]}: {error}")
+    show(counts)
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    print(f"{counts.total()} candidates agree with the interpreter, {len(failures)} parts of {len(parts)} failed")
+    return 1 if failures else 0
+
+
+def show(counts: Counter[tuple[str, str]]) -> None:
+    names = sorted({name for _, name in counts})
+    table = Table("operator", *names)
+    for operator in sorted({operator for operator, _ in counts}):
+        table.add_row(operator, *(str(counts[operator, name]) for name in names))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
