@@ -16,6 +16,7 @@ from ir.program import Affine, Apply, Axis, Program, Read, Tensor, affine
 
 LAYOUTS = {1: ("nwc", "ncw", "ncwc"), 2: ("nhwc", "nchw", "nchwc"), 3: ("ndhwc", "ncdhw", "ncdhwc")}  # by rank: last, first, blocked
 CHANNEL_BLOCK = 16  # channels in a block, or the largest divisor of the channels below it
+RANKS = {"conv1d": 1, "conv2d": 2, "conv3d": 3, "conv_transpose2d": 2, "capsule_conv2d": 2}  # dimensions of an image, by operator
 SPATIAL = {1: "w", 2: "hw", 3: "dhw"}  # names of the dimensions of an image, and those of a kernel
 KERNEL = {1: "s", 2: "rs", 3: "trs"}
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from operator_samples import product_texts, reduce_texts
 
 from codegen.lower import lower
 from costmodel.access import LINE_BYTES, LINE_ELEMENTS
@@ -87,7 +88,7 @@ class Candidate:
 
 @st.composite
 def candidates(draw: st.DrawFn) -> Candidate:
-    found = task(draw(st.one_of(_matmul(), _conv2d(), _conv2d(), _split())))
+    found = task(draw(st.one_of(_matmul(), _conv2d(), _conv2d(), _split(), product_texts(16), reduce_texts(16))))
     target = draw(st.sampled_from([TARGET, SMALL_TARGET]))
     sketch = draw(st.sampled_from(sketches(found.program, target)))
     row = sketch.space.sample(1, np.random.default_rng(draw(st.integers(0, 1 << 30))))[0]
@@ -135,7 +136,7 @@ class StageTrace:
         The steps of the innermost loop and those that unrolling leaves are different statements, as are variants of the register tile.
         """
         found = []
-        for number, execution in enumerate(self.updates or self.finishes):
+        for number, execution in enumerate(self.updates if "inner" in bands and self.updates else self.finishes):
             rows = np.unique(execution.points[:, self.columns(execution, bands)], axis=0)
             if "inner" in bands:
                 width = len(self.stage.reduce) + 1 - len(self.columns(execution, ("inner",)))

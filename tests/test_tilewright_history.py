@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from data.record import machine_id
 from data.store import Store
 from ir.errors import UserError
+from ir.task import task as task_of
 from tests import data_samples
 from tests.tuning_samples import CONV, FOREIGN, LONGEST, MATMUL, batch_round, final, store, trials, tuning
 from tilewright.history import MAX_LABEL, SCORES, chance_of_best, read_history, short_name, task_history
@@ -75,6 +76,15 @@ def test_short_names() -> None:
     assert short_name("batch_matmul:batch=4,m=1,n=2,k=3,b=constant,epilogue=none") == "batch matmul 4 of 1×2×3, constant b"
     assert short_name(CONV) == "conv2d 3×3, 64→128, 56×56, stride 2, bias+relu"
     assert short_name(depthwise) == "depthwise 3×3, 96 channels, 112×112, stride 1x2, batch 2"
+    for text, name in (
+        ("conv1d:c=4,w=9,k=8,s=3,groups=2", "conv1d 3, 4→8, 9, 2 groups"),
+        ("conv3d:c=4,d=5,h=6,w=7,k=8,t=1,r=2,s=3,epilogue=relu", "conv3d 1×2×3, 4→8, 5×6×7, relu"),
+        ("conv_transpose2d:c=4,h=4,w=4,k=6,r=4,s=4,stride=2,pad=1", "conv transpose2d 4×4, 4→6, 4×4, stride 2"),
+        ("capsule_conv2d:c=4,h=5,w=5,k=6,r=3,s=3", "capsule conv2d 3×3, 4→6, 5×5"),
+        ("einsum:equation=bik.bkj.bij,sizes=b1.i2.j3.k4,b=constant", "einsum bik bkj bij, b1 i2 j3 k4, constant b"),
+        ("reduce:function=l2,shape=2x3x4,axes=1x2", "l2 of 2×3×4, axes 1, 2"),
+    ):
+        assert short_name(task_of(text).key) == name
     assert len(task_history(trials(1.0, task=LONGEST), [], 0).label) == MAX_LABEL
 
 

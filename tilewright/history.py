@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -14,6 +14,7 @@ import pandas as pd
 
 from data.record import Record, Round, Setting, best_of
 from data.store import Store
+from ir.convolution import KERNEL, RANKS, SPATIAL
 from ir.errors import UserError
 from ir.task import task
 
@@ -236,18 +237,28 @@ def short_name(key: str) -> str:
     """A valid task key as one says it: `conv2d 3×3, 64→128, 56×56, stride 2, bias+relu`."""
     operator, _, rest = key.partition(":")
     value = dict(part.split("=", 1) for part in rest.split(","))
-    match operator:
-        case "conv2d":
-            depthwise = value["groups"] == value["c"] == value["k"] != "1"
-            channels = f"{value['c']} channels" if depthwise else f"{value['c']}→{value['k']}"
-            words = [f"{'depthwise' if depthwise else 'conv2d'} {value['r']}×{value['s']}", channels, f"{value['h']}×{value['w']}"]
-            words += [f"{name} {value[name]}" for name in ("stride", "dilation") if value[name] != "1"]
-            words += [f"{value['groups']} groups"] * (value["groups"] != "1" and not depthwise) + [f"batch {value['n']}"] * (value["n"] != "1")
-        case _:
-            sizes = "×".join(value[name] for name in ("m", "n", "k"))
-            words = [f"matmul {sizes}" if operator == "matmul" else f"batch matmul {value['batch']} of {sizes}"]
-            words += [f"{value['b']} b"] * ((operator == "matmul") != (value["b"] == "constant"))
-    return ", ".join(words + [value["epilogue"]] * (value["epilogue"] != "none"))
+    if operator in RANKS:
+        words = _convolution_words(operator, value)
+    elif operator == "einsum":
+        words = [f"einsum {value['equation'].replace('.', ' ')}", value["sizes"].replace(".", " ")]
+    elif operator == "reduce":
+        words = [f"{value['function']} of {value['shape'].replace('x', '×')}", f"axes {value['axes'].replace('x', ', ')}"]
+    else:
+        sizes = "×".join(value[name] for name in ("m", "n", "k"))
+        words = [f"matmul {sizes}" if operator == "matmul" else f"batch matmul {value['batch']} of {sizes}"]
+    if "b" in value:
+        words += [f"{value['b']} b"] * ((operator == "matmul") != (value["b"] == "constant"))
+    return ", ".join(words + [value.get("epilogue", "none")] * (value.get("epilogue", "none") != "none"))
+
+
+def _convolution_words(operator: str, value: Mapping[str, str]) -> list[str]:
+    kernel, sizes = ("×".join(value[name] for name in names[RANKS[operator]]) for names in (KERNEL, SPATIAL))
+    depthwise = value.get("groups") == value["c"] == value["k"] != "1"
+    channels = f"{value['c']} channels" if depthwise else f"{value['c']}→{value['k']}"
+    words = [f"{'depthwise' if depthwise and operator == 'conv2d' else operator.replace('_', ' ')} {kernel}", channels, sizes]
+    words += [f"{name} {value[name]}" for name in ("stride", "dilation") if value.get(name, "1") != "1"]
+    groups = value.get("groups", "1")
+    return words + [f"{groups} groups"] * (groups != "1" and not depthwise) + [f"batch {value['n']}"] * (value["n"] != "1")
 
 
 def chance_of_best(speeds: Sequence[float], k: int) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codegen.kernel import aligned_copy
-from ir.convolution import KERNEL, LAYOUTS
+from ir.convolution import KERNEL, LAYOUTS, RANKS
 from ir.operators import OPERATORS
 from ir.task import Task
 from tilewright.turns import Contender
@@ -23,7 +23,6 @@ from tilewright.turns import Contender
 Array: TypeAlias = NDArray[np.float32]
 
 ACTIVATIONS = ("x", "residual")  # inputs of a convolution that have its layout
-CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose2d", "capsule_conv2d")
 EQUATIONS = {"matmul": ("mk", "kn", "mn"), "batch_matmul": ("bmk", "bkn", "bmn")}
 
 
@@ -57,12 +56,12 @@ class Problem:
 
     @property
     def is_convolution(self) -> bool:
-        return self.operator in CONVOLUTIONS
+        return self.operator in RANKS
 
     @property
     def rank(self) -> int:
         """Dimensions of a convolution's images."""
-        return {"conv1d": 1, "conv3d": 3}.get(self.operator, 2)
+        return RANKS[self.operator]
 
     @property
     def kernel(self) -> tuple[int, ...]:
