@@ -21,6 +21,7 @@ import pandas as pd
 from codegen.machine import detect_machine
 from codegen.runner import LiveRunner
 from costmodel.model import CostModel, RandomModel
+from costmodel.roofline import RooflineModel
 from ir.task import task
 from search.annealing import AnnealingSearch
 from search.evolution import EvolutionarySearch
@@ -84,7 +85,7 @@ def trace(text: str, name: str, method: Method, seed: int, runner: LiveRunner, t
     """The trials of one run, in order, with the time at which each was known."""
     of = task(text)
     known_at: list[float] = []
-    learner = Learner(CostModel(seed=seed) if method.learns else RandomModel(seed), target)
+    learner = Learner(CostModel(seed=seed), target, draft=RooflineModel()) if method.learns else Learner(RandomModel(seed), target)
     options = TuneOptions(max_trials=method.n_trials, batch=method.batch, seed=seed)
     tuner = Tuner(
         [of], target, runner, learner, method.search, None, options, machine={}, versions={},

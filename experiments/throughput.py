@@ -23,6 +23,7 @@ from codegen.machine import detect_machine
 from codegen.runner import LiveRunner
 from costmodel.features import FeatureExtractor
 from costmodel.model import CostModel
+from costmodel.roofline import RooflineModel
 from ir.task import Task, task
 from schedule.measurement import Candidate, Measurement
 from schedule.rules import sketches
@@ -87,7 +88,7 @@ def rounds(config: Config, target: Target) -> Rows:
     """A whole round of evolutionary search: population, generations, features, ranking."""
     of = task(config.conv)
     known = sketches(of.program, target)
-    learner, rng = Learner(CostModel(), target), np.random.default_rng(0)
+    learner, rng = Learner(CostModel(), target, draft=RooflineModel()), np.random.default_rng(0)
     X = known[0].space.sample(config.known_trials, rng)
     learner.observe(of, known, [Candidate(known[0].name, tuple(row)) for row in X.tolist()], list(1.0 + rng.random(len(X))))
     start = time.perf_counter()
@@ -105,7 +106,7 @@ def trials(config: Config, target: Target) -> Rows:
     with LiveRunner(target) as runner:
         runner(of, [Candidate(known.name, tuple(known.default_row().tolist())) for known in sketches(of.program, target)[:1]])
         options = TuneOptions(max_trials=config.live_trials)
-        tuner = Tuner([of], target, runner, Learner(CostModel(), target), EvolutionarySearch, None, options, machine={}, versions={})
+        tuner = Tuner([of], target, runner, Learner(CostModel(), target, draft=RooflineModel()), EvolutionarySearch, None, options, machine={}, versions={})
         start = time.perf_counter()
         state = tuner.run().tasks[0]
         seconds = time.perf_counter() - start
@@ -142,7 +143,16 @@ def memory(config: Config, target: Target) -> Rows:
 
     options = TuneOptions(max_trials=config.memory_trials, batch=64)
     Tuner(
-        [task(config.conv)], target, InstantRunner(), Learner(CostModel(), target), EvolutionarySearch, None, options, machine={}, versions={}, watch=watch
+        [task(config.conv)],
+        target,
+        InstantRunner(),
+        Learner(CostModel(), target, draft=RooflineModel()),
+        EvolutionarySearch,
+        None,
+        options,
+        machine={},
+        versions={},
+        watch=watch,
     ).run()
     return [("memory", value, "MiB resident", f"after {n} trials") for n, value in marks.items()]
 

@@ -36,6 +36,7 @@ from ir.expression import (
     mul,
     sub,
     substitute,
+    symbols_of,
     take,
     where,
 )
@@ -240,6 +241,12 @@ class Sketch:
     stages: tuple[TiledStage, ...]
     space: Space
     default: Mapping[str, int]  # wished values of the default schedule
+
+    @cached_property
+    def register_columns(self) -> tuple[int, ...]:
+        """The columns that size register tiles."""
+        sizes = [stage.tilings[axis].sizes[0] for stage in self.stages for axis in stage.stage.spatial]
+        return tuple(j for j, symbol in enumerate(self.space.symbols) if symbol in symbols_of(*sizes))
 
     def default_row(self) -> NDArray[np.int64]:
         """(c,) the schedule that is tried first; always valid, always the same."""

@@ -25,6 +25,7 @@ class EvolutionOptions:
     elite_copies: int = 8  # mutants of each elite in the first generation
     mutation: float = 0.85  # share of children by mutation, the rest by crossover
     epsilon: float = 0.1  # share of random candidates in a batch
+    alike: int = 3  # candidates of a batch that may share a register tile: it decides most, and a model that errs about one errs about all
 
 
 class EvolutionarySearch:
@@ -41,7 +42,8 @@ class EvolutionarySearch:
     def ask(self, n: int) -> list[Candidate]:
         n_random = int(self._rng.binomial(n, self._options.epsilon))
         rows, scores = self._evolve()
-        chosen = self._seen.take(rows, scores, n - n_random)
+        chosen = self._seen.take(rows, scores, n - n_random, self._options.alike)
+        chosen += self._seen.take(rows, scores, n - n_random - len(chosen))  # where there are few register tiles
         return chosen + self._seen.take_random(n - len(chosen), self._rng)
 
     def _evolve(self) -> tuple[Rows, dict[int, Scores]]:

@@ -37,10 +37,10 @@ class _Data:
 
 class Learner:
     """Scores candidates of any task by `model`, and teaches it. A `prior`, trained before, scores alone until there is something to
-    learn from, and keeps half of the say afterwards."""
+    learn from, and keeps half of the say afterwards; a `draft` scores alone until then, and has no say afterwards."""
 
-    def __init__(self, model: Ranker, target: Target, *, prior: Ranker | None = None) -> None:
-        self._model, self._target, self._prior = model, target, prior
+    def __init__(self, model: Ranker, target: Target, *, prior: Ranker | None = None, draft: Ranker | None = None) -> None:
+        self._model, self._target, self._prior, self._draft = model, target, prior, draft
         self._fitted = False
         self._extractors: dict[tuple[str, str], FeatureExtractor] = {}
         self._data: dict[str, _Data] = {}
@@ -48,15 +48,22 @@ class Learner:
         self.seconds = 0.0  # spent in features, fits and predictions
 
     @property
+    def _rankers(self) -> list[Ranker]:
+        """Those that have a say at this time."""
+        if not self._fitted and self._prior is None:
+            return [] if self._draft is None else [self._draft]
+        return [ranker for ranker in (self._prior, self._model if self._fitted else None) if ranker is not None]
+
+    @property
     def name(self) -> str:
         return type(self._model).__name__
 
     def scorer(self, task: Task) -> Scorer:
-        """Scores for the rows of the task's sketches; all equal as long as nothing was learned."""
+        """Scores for the rows of the task's sketches; all equal where nothing was learned and there is neither prior nor draft."""
 
         def score(sketch: Sketch, X: Population) -> Scores:
             scores = np.zeros(len(X))
-            rankers = [ranker for ranker in (self._prior, self._model if self._fitted else None) if ranker is not None]
+            rankers = self._rankers
             if not rankers or not len(X):
                 return scores
             start = time.perf_counter()
@@ -70,7 +77,7 @@ class Learner:
 
     def quality(self, task: Task, sketches: Sequence[Sketch], candidates: Sequence[Candidate], throughputs: Sequence[float]) -> Quality | None:
         """The model's marks on this batch, before it learns from it; None where the batch, or a model that knows nothing yet, says nothing."""
-        if not self._fitted and self._prior is None:
+        if not self._rankers:
             return None
         return quality(self._predict(task, sketches, candidates), throughputs, RECALL_K)
 

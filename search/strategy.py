@@ -5,6 +5,7 @@ A search sees spaces and scores, never a clock: a `Scorer` ranks rows of a sketc
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
@@ -55,18 +56,23 @@ class Seen:
             if (rows := [candidate.row for candidate in candidates if candidate.sketch == sketch.name])
         }
 
-    def take(self, rows: Rows, scores: Mapping[int, Scores], n: int) -> list[Candidate]:
-        """The n best-scored rows that were never asked for; from now on they count as asked."""
+    def take(self, rows: Rows, scores: Mapping[int, Scores], n: int, alike: int | None = None) -> list[Candidate]:
+        """The n best-scored rows that were never asked for; from now on they count as asked. At most `alike` of them share a register tile, so there
+        may be fewer."""
         flat_scores = np.concatenate([scores[i] for i in rows]) if rows else np.empty(0)
-        flat = [(i, j) for i in rows for j in range(len(rows[i]))]
+        owner = np.repeat(list(rows), [len(X) for X in rows.values()])
+        place = np.concatenate([np.arange(len(X)) for X in rows.values()]) if rows else owner
         chosen: list[Candidate] = []
+        n_alike: Counter[tuple[object, ...]] = Counter()
         for at in np.argsort(-flat_scores, kind="stable"):
             if len(chosen) == n:
                 break
-            i, j = flat[at]
-            candidate = Candidate(self.sketches[i].name, tuple(rows[i][j].tolist()))
-            if candidate not in self.asked:
+            sketch, row = self.sketches[owner[at]], rows[owner[at]][place[at]]
+            tile = (sketch.name, *row[list(sketch.register_columns)].tolist())
+            candidate = Candidate(sketch.name, tuple(row.tolist()))
+            if candidate not in self.asked and (alike is None or n_alike[tile] < alike):
                 self.asked.add(candidate)
+                n_alike[tile] += 1
                 chosen.append(candidate)
         return chosen
 

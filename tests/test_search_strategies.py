@@ -1,11 +1,18 @@
 """What every search must do, and what the guided ones must do better."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
-from search_samples import known_sketches, seconds_of
+from search_samples import TARGET, TASK, known_sketches, seconds_of
 
+from costmodel.features import FeatureExtractor
+from costmodel.model import CostModel
+from costmodel.roofline import RooflineModel
+from schedule.measurement import Candidate
 from search.annealing import AnnealingOptions, AnnealingSearch
 from search.evolution import EvolutionarySearch, EvolutionOptions
+from search.learner import Learner
 from search.random_search import RandomSearch
 from search.strategy import Seen, merge, sample
 
@@ -91,3 +98,38 @@ def test_elites_are_the_best_and_never_failures():
     assert {tuple(row) for X in elites.values() for row in X.tolist()} == best
     seen.tell(candidates, [0.0] * len(candidates))
     assert not seen.elites(5)
+
+
+def test_few_of_a_batch_share_a_register_tile():
+    """Though the scores like one tile above all others."""
+    (sketch,) = known_sketches()
+    columns = list(sketch.register_columns)
+    liked = sketch.default_row()[columns]
+
+    def scorer(sketch, X):
+        return (X[:, columns] == liked).all(axis=1).astype(float)
+
+    for alike, most in ((3, 3 + 12), (64, 64)):
+        options = EvolutionOptions(population=512, epsilon=0.0, alike=alike)
+        batch = EvolutionarySearch((sketch,), scorer, np.random.default_rng(0), options).ask(64)
+        assert len(batch) == 64
+        tiles = Counter(tuple(np.array(candidate.row)[columns]) for candidate in batch)
+        assert tiles[tuple(liked)] <= most
+    assert tiles[tuple(liked)] > 32
+
+
+def test_a_draft_scores_until_something_was_learned():
+    (sketch,) = known_sketches()
+    X = sketch.space.sample(64, np.random.default_rng(0))
+    learner = Learner(CostModel(n_estimators=5), TARGET, draft=RooflineModel())
+    drafted = learner.scorer(TASK)(sketch, X)
+    share = FeatureExtractor(sketch, TARGET)(X)[:, FeatureExtractor.names.index("program.peak_longest")]
+    np.testing.assert_array_equal(drafted, share)
+    assert len(np.unique(drafted)) > 8
+    candidates = [Candidate(sketch.name, tuple(row.tolist())) for row in X]
+    throughputs = list(1.0 / seconds_of(sketch, X))
+    assert learner.quality(TASK, (sketch,), candidates, throughputs) is not None
+    learner.observe(TASK, (sketch,), candidates, throughputs)
+    learner.fit()
+    assert not np.array_equal(learner.scorer(TASK)(sketch, X), drafted)
+    assert not Learner(CostModel(), TARGET).scorer(TASK)(sketch, X).any()

@@ -18,6 +18,7 @@ from codegen.openmp import register_openmp
 from codegen.runner import LiveRunner
 from costmodel.features import FEATURE_VERSION, FeatureExtractor
 from costmodel.model import CostModel, RandomModel
+from costmodel.roofline import RooflineModel
 from data.record import Record, machine_id
 from data.store import Store
 from graph.targets import resolve_target
@@ -206,7 +207,7 @@ def one_thread_without_openmp(threads: int | None) -> int | None:
 
 def make_learner(cost_model: str, machine: Machine, seed: int) -> Learner:
     if cost_model == "xgb":
-        return Learner(CostModel(seed=seed), machine.target)
+        return Learner(CostModel(seed=seed), machine.target, draft=RooflineModel())
     if cost_model == "random":
         return Learner(RandomModel(seed), machine.target)
     return Learner(CostModel(seed=seed), machine.target, prior=CostModel.load(cost_model, FEATURE_VERSION, FeatureExtractor.names))
