@@ -162,7 +162,7 @@ def table(results: pd.DataFrame) -> str:
         "GFLOP/s, fractions and ratios are of each contender's fastest call; the peak took turns with them. “× best peer” is the seconds of the best peer",
         "over ours: above 1 is faster. GB/s: inputs read once and result written once, beside what can be read from that level of memory. A/A: our kernel",
         f"against itself, by minima and by medians; “not slower” allows for the former, at most {NOISE_LIMIT:.0%}. Trials: failed ones in brackets, and the",
-        "seconds that tuning took.",
+        "seconds that tuning took. A convolution's flops are those of all its windows, padding included, as the field counts: kernels leave padding out.",
     ]
     parts = [markdown_table(head, lines), *network_lines(results), "\n".join(notes)]
     return "\n\n".join(parts) + "\n"

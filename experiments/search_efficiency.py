@@ -77,7 +77,7 @@ def run(config: Config, output: Path) -> pd.DataFrame:
             for seed in config.seeds:  # methods take turns, so that drift of the machine hits all alike
                 for name, method in config.methods().items():
                     rows += trace(text, name, method, seed, runner, machine.target)
-                    pd.DataFrame(rows).to_csv(output / "results.csv", index=False)
+                    pd.DataFrame(rows).to_csv(output / "results.csv", index=False, float_format="%.6g")
     return pd.DataFrame(rows)
 
 

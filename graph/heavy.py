@@ -1,4 +1,4 @@
-"""The operators worth tuning, Conv, Gemm and MatMul, as operator texts of `ir.operators`."""
+"""The operators worth tuning, Conv, ConvTranspose, Gemm and MatMul, as operator texts of `ir.operators`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from onnx import NodeProto, TensorProto, helper
 
 from graph.model import Graph, attribute
 from graph.shapes import Shape
+from ir.convolution import KERNEL, LAYOUTS, SPATIAL
 from ir.errors import Unsupported
 
-# Every convolution gets nhwc: channels are contiguous for vectors with no block size that depends on the machine, a 1x1 convolution is a
+# Every convolution has its channels last: they are contiguous for vectors with no block size that depends on the machine, a 1x1 convolution is a
 # matrix product, and nothing has to be repacked between layers.
-LAYOUT = "nhwc"
+LAYOUT = {rank: names[0] for rank, names in LAYOUTS.items()}
 
 
 @dataclass(frozen=True)
@@ -46,28 +47,75 @@ def heavy(graph: Graph, node: NodeProto) -> Heavy:
 
 
 def _conv(graph: Graph, node: NodeProto) -> Heavy:
-    """Of two dimensions, or of one, which is a convolution of height 1."""
+    x, weights, bias = _convolution_inputs(graph, node)
+    groups = attribute(node, "group", 1)
+    (n, c, *size), (k, in_group, *kernel) = graph.shape(x), graph.shape(weights)
+    if in_group * groups != c:
+        raise _misfit(graph, x, weights, groups)
+    stride, dilation = _steps(node, len(size))
+    before, after = _padding(node, size, kernel, stride, dilation)
+    rank = len(size)
+    sizes = [f"n={n},c={c}", *_named(SPATIAL[rank], size), f"k={k}", *_named(KERNEL[rank], kernel)]
+    options = f"stride={_sizes(stride)},pad={_sizes(before + after)},groups={groups},dilation={_sizes(dilation)},layout={LAYOUT[rank]}"
+    return Heavy(f"conv{rank}d:{','.join(sizes)},{options}", {"x": x}, 1, weights, bias=_bias(graph, bias, k))
+
+
+def _conv_transpose(graph: Graph, node: NodeProto) -> Heavy:
+    """Of two dimensions, or of one, which is a transposed convolution of height 1."""
+    x, weights, bias = _convolution_inputs(graph, node)
+    groups = attribute(node, "group", 1)
+    (n, c, *size), (in_channels, out_group, *kernel) = graph.shape(x), graph.shape(weights)
+    if len(size) > 2:
+        raise Unsupported(f"transposed convolution of {len(size)} dimensions, only 1 and 2 can be tuned")
+    for name in ("output_shape", "auto_pad"):
+        if attribute(node, name, None) not in (None, "NOTSET"):
+            raise Unsupported(f"{name} of a transposed convolution is not supported, only pads and output_padding")
+    if in_channels != c or c % groups:
+        raise _misfit(graph, x, weights, groups)
+    stride, dilation = _steps(node, len(size))
+    pads, output_pad = list(attribute(node, "pads", [0] * 2 * len(size))), list(attribute(node, "output_padding", [0] * len(size)))
+    lead = 2 - len(size)
+    (h, w), (r, s) = [1] * lead + size, [1] * lead + kernel
+    before, after = pads[: len(size)], pads[len(size) :]
+    text = (
+        f"conv_transpose2d:n={n},c={c},h={h},w={w},k={out_group * groups},r={r},s={s},stride={_sizes([1] * lead + stride)},"
+        f"pad={_sizes([0] * lead + before + [0] * lead + after)},output_pad={_sizes([0] * lead + output_pad)},groups={groups},"
+        f"dilation={_sizes([1] * lead + dilation)},layout={LAYOUT[2]}"
+    )
+    return Heavy(text, {"x": x}, 1, weights, bias=_bias(graph, bias, out_group * groups))
+
+
+def _convolution_inputs(graph: Graph, node: NodeProto) -> tuple[str, str, str | None]:
+    """x, weights and, if there is one, bias; the last two constant."""
     x, weights, *bias = filter(None, node.input)
-    x_shape, weights_shape, groups = graph.shape(x), graph.shape(weights), attribute(node, "group", 1)
-    if len(x_shape) not in (3, 4):
-        raise Unsupported(f"convolution of {len(x_shape) - 2} dimensions, only 1 and 2 can be tuned")
+    rank = len(graph.shape(x)) - 2
+    if rank not in LAYOUTS:
+        raise Unsupported(f"convolution of {rank} dimensions, only 1, 2 and 3 can be tuned")
     for name in (weights, *bias):
         if name not in graph.constants:
             raise Unsupported(f"{name!r} is not constant")
-    if len(weights_shape) != len(x_shape) or weights_shape[1] * groups != x_shape[1] or any(graph.shape(name) != weights_shape[:1] for name in bias):
-        raise Unsupported(f"weights of shape {weights_shape}, or their bias, do not fit an input of shape {x_shape} in {groups} groups")
-    (n, c, *size), (k, _, *kernel) = x_shape, weights_shape
-    ones = [1] * len(size)
-    stride, dilation = (list(attribute(node, name, ones)) for name in ("strides", "dilations"))
-    before, after = _padding(node, size, kernel, stride, dilation)
-    lead = 2 - len(size)
-    (h, w), (r, s) = [1] * lead + size, [1] * lead + kernel
-    pad = [0] * lead + before + [0] * lead + after
-    text = (
-        f"conv2d:n={n},c={c},h={h},w={w},k={k},r={r},s={s},stride={_sizes([1] * lead + stride)},pad={_sizes(pad)},"
-        f"groups={groups},dilation={_sizes([1] * lead + dilation)},layout={LAYOUT}"
-    )
-    return Heavy(text, {"x": x}, 1, weights, bias=bias[0] if bias else None)
+    if len(graph.shape(weights)) != rank + 2:
+        raise _misfit(graph, x, weights, attribute(node, "group", 1))
+    return x, weights, bias[0] if bias else None
+
+
+def _bias(graph: Graph, bias: str | None, k: int) -> str | None:
+    if bias is not None and graph.shape(bias) != (k,):
+        raise Unsupported(f"a bias of shape {graph.shape(bias)} does not fit {k} channels")
+    return bias
+
+
+def _misfit(graph: Graph, x: str, weights: str, groups: int) -> Unsupported:
+    return Unsupported(f"weights of shape {graph.shape(weights)} do not fit an input of shape {graph.shape(x)} in {groups} groups")
+
+
+def _steps(node: NodeProto, rank: int) -> tuple[list[int], list[int]]:
+    """Stride and dilation along each dimension."""
+    return list(attribute(node, "strides", [1] * rank)), list(attribute(node, "dilations", [1] * rank))
+
+
+def _named(names: str, sizes: list[int]) -> list[str]:
+    return [f"{name}={size}" for name, size in zip(names, sizes, strict=True)]
 
 
 def _padding(node: NodeProto, size: list[int], kernel: list[int], stride: list[int], dilation: list[int]) -> tuple[list[int], list[int]]:
@@ -131,7 +179,7 @@ def _without_leading_ones(sizes: list[int]) -> list[int]:
     return sizes[next((i for i, size in enumerate(sizes) if size != 1), len(sizes)) :]
 
 
-TUNABLE = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul}
+TUNABLE = {"Conv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "MatMul": _matmul}
 
 
 def is_per_channel(graph: Graph, name: str, shape: Shape, axis: int | None) -> bool:

@@ -20,7 +20,7 @@ class Layer:
     """One use of the task `key`: the nodes it covers by name (the heavy one first), which tensors of the network are the inputs of the task's
     program (the constant ones apart), and which one is its result.
 
-    Layouts and shapes differ: a convolution's activations are nchw in the network and nhwc in the program, and the leading dimensions of
+    Layouts and shapes differ: a convolution's activations have their channels first in the network and last in the program, and the leading dimensions of
     matrices are one dimension there. The layer is computed where the last of its nodes stands.
     """
 
@@ -40,7 +40,7 @@ def layer(graph: Graph, node: NodeProto, taken: Set[str]) -> Layer:
 
 
 def layer_constants(graph: Graph, layer: Layer) -> dict[str, NDArray[np.float32]]:
-    """The constant inputs of the layer's program by name, in its shapes: weights (k, c/groups, r, s) or b (k, n), and bias (channels,).
+    """The constant inputs of the layer's program by name, in its shapes: weights as in ONNX or b (k, n), and bias (channels,).
 
     Batch normalization and other factors and summands per channel that the layer covers are folded in, in double precision.
     """
@@ -64,6 +64,15 @@ def layer_constants(graph: Graph, layer: Layer) -> dict[str, NDArray[np.float32]
         elif tensor.constant and start.weights:
             weights = graph.constants.value(start.weights).astype(np.float64)
             weights = (weights.T if start.transposed else weights).reshape(tensor.shape)
-            factors = scale.reshape(-1, 1, 1, 1) if tensor.name == "weights" else scale
+            factors = _of_filters(scale, tensor.shape, start.operator) if tensor.name == "weights" else scale
             constants[tensor.name] = (weights * factors).astype(np.float32)
     return constants
+
+
+def _of_filters(scale: NDArray[np.float64], shape: tuple[int, ...], operator: str) -> NDArray[np.float64]:
+    """Factors per output channel, shaped to multiply the weights of a convolution; transposed, those are (c, k/groups, kernel)."""
+    ones = (1,) * (len(shape) - 2)
+    if scale.size == 1 or not operator.startswith("conv_transpose2d"):
+        return scale.reshape(-1, 1, *ones)
+    groups = scale.size // shape[1]
+    return np.repeat(scale.reshape(groups, shape[1]), shape[0] // groups, axis=0).reshape(*shape[:2], *ones)

@@ -21,7 +21,7 @@ MAX_NAME = 48  # characters of a task's name
 
 # Operators that take a network's time as convolutions and matrix products do, and have no task yet.
 NOT_TUNABLE = frozenset({
-    "Attention", "ConvInteger", "ConvTranspose", "DeformConv", "Einsum", "GRU", "LSTM", "MatMulInteger", "QLinearConv", "QLinearMatMul", "RNN",
+    "Attention", "ConvInteger", "DeformConv", "Einsum", "GRU", "LSTM", "MatMulInteger", "QLinearConv", "QLinearMatMul", "RNN",
 })  # fmt: skip
 
 

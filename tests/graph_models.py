@@ -50,7 +50,7 @@ def reference(path: Path, feeds: Arrays, wanted: Iterable[str]) -> dict[str, np.
 
 def run_layer(graph: Graph, layer: Layer, tensors: Arrays) -> np.ndarray[Any, Any]:
     """The layer's result in the network's layout, by the interpreter of tensor programs, from its activations in `tensors`."""
-    program, convolution = task(layer.key).program, layer.key.startswith("conv2d")
+    program, convolution = task(layer.key).program, layer.key.startswith("conv")
     inputs = layer_constants(graph, layer)
     assert set(inputs) == {tensor.name for tensor in program.inputs if tensor.constant}
     for tensor in program.inputs:

@@ -16,6 +16,7 @@ from onnx import helper
 from graph.layers import Layer
 from graph.model import Graph, read_graph
 from graph.network import Network, find_tasks
+from ir.convolution import LAYOUTS
 
 node = helper.make_node
 Constants = dict[str, Any]
@@ -94,7 +95,7 @@ SIZES = st.integers(1, 4)
 
 @settings(deadline=None, max_examples=60)
 @given(
-    n=st.integers(1, 2), groups=SIZES, c=SIZES, k=SIZES, kernel=st.lists(SIZES, min_size=1, max_size=2), bias=st.booleans(),
+    n=st.integers(1, 2), groups=SIZES, c=SIZES, k=SIZES, kernel=st.lists(SIZES, min_size=1, max_size=3), bias=st.booleans(),
     auto_pad=st.sampled_from(["NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"]), chain=CHAINS, seed=st.integers(0, 1 << 16),
 )  # fmt: skip
 def test_convolutions(path: Path, n: int, groups: int, c: int, k: int, kernel: list[int], bias: bool, auto_pad: str, chain: list[str], seed: int) -> None:
@@ -112,8 +113,48 @@ def test_convolutions(path: Path, n: int, groups: int, c: int, k: int, kernel: l
     output = add_followers(chain, nodes, constants, (groups * k, *[1] * rank), full, values)
     save(path, nodes, {"x": x.shape}, {output: 2 + rank}, constants)
     _, network = check(path, {"x": x})
-    assert only(network).key.startswith(f"conv2d:n={n},c={groups * c},")
-    assert "layout=nhwc" in only(network).key
+    assert only(network).key.startswith(f"conv{rank}d:n={n},c={groups * c},")
+    assert f"layout={LAYOUTS[rank][0]}" in only(network).key
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n=st.integers(1, 2), c=SIZES, k=SIZES, kernel=st.lists(SIZES, min_size=1, max_size=2), bias=st.booleans(),
+    chain=CHAINS, seed=st.integers(0, 1 << 16),
+)  # fmt: skip
+def test_transposed_convolutions(path: Path, n: int, c: int, k: int, kernel: list[int], bias: bool, chain: list[str], seed: int) -> None:
+    """In one group: the reference evaluator of this library fails for several."""
+    rank, rng, values = len(kernel), np.random.default_rng(seed), normal(seed)
+    strides = rng.integers(1, 4, rank).tolist()
+    dilations = [1 if by > 1 else int(rng.integers(1, 3)) for by in strides]
+    pads = rng.integers(0, 2, 2 * rank).tolist()
+    least = [by * (extent - 1) + 1 - sum(pads[i::rank]) for i, (by, extent) in enumerate(zip(dilations, kernel, strict=True))]
+    output_padding = [-few % by for few, by in zip(least, strides, strict=True)]
+    size = [max(1, 2 - few) + int(rng.integers(0, 3)) for few in least]
+    constants: Constants = {"w": values(c, k, *kernel)} | ({"b": values(k)} if bias else {})
+    options = {"strides": strides, "dilations": dilations, "pads": pads, "output_padding": output_padding}
+    nodes = [node("ConvTranspose", ["x", *constants], ["y0"], **options)]
+    x = values(n, c, *size)
+    save(path, nodes, {"x": x.shape}, {"y0": 2 + rank}, constants)
+    full = reference(path, {"x": x}, ["y0"])["y0"].shape
+    output = add_followers(chain, nodes, constants, (k, *[1] * rank), full, values)
+    save(path, nodes, {"x": x.shape}, {output: 2 + rank}, constants)
+    _, network = check(path, {"x": x})
+    assert only(network).key.startswith(f"conv_transpose2d:n={n},c={c},")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"auto_pad": "SAME_UPPER"}, "auto_pad of a transposed convolution is not supported, only pads and output_padding"),
+        ({"output_shape": [9, 9]}, "output_shape of a transposed convolution is not supported, only pads and output_padding"),
+    ],
+)
+def test_what_a_transposed_convolution_may_not_have(path: Path, options: dict[str, Any], reason: str) -> None:
+    nodes = [node("ConvTranspose", ["x", "w"], ["y"], name="up", **options), node("MatMul", ["y", "m"], ["z"])]
+    save(path, nodes, {"x": (1, 2, 9, 9)}, {"z": 4}, {"w": np.ones((2, 3, 1, 1), np.float32), "m": np.ones((9, 4), np.float32)})
+    network = find_tasks(read_graph(path, {}))
+    assert [(refusal.op_type, refusal.reason) for refusal in network.unsupported] == [("ConvTranspose", reason)]
 
 
 @settings(deadline=None, max_examples=40)

@@ -64,13 +64,13 @@ def test_tasks_are_in_order_of_appearance_with_short_names(tmp_path: Path) -> No
 def test_everything_that_cannot_be_tuned_is_listed(tmp_path: Path) -> None:
     """Beside one layer that can."""
     half = np.ones((4, 4), np.float16)
-    cube, kernel = (1, 2, 3, 3, 3), np.ones((2, 2, 3, 3, 3), np.float32)
+    cube, kernel = (1, 2, 3, 3, 3, 3), np.ones((2, 2, 3, 3, 3, 3), np.float32)
     nodes = [
         node("MatMul", ["x", "w"], ["y0"], name="good"),
         node("MatMul", ["h", "half"], ["y1"], name="half"),
-        node("Conv", ["cube", "kernel"], ["y2"], name="conv3d"),
+        node("Conv", ["cube", "kernel"], ["y2"], name="conv4d"),
         node("Conv", ["image", "filter"], ["y3"], name="dynamic"),
-        node("ConvTranspose", ["image", "fixed"], ["y4"], name="up"),
+        node("ConvTranspose", ["image", "fixed"], ["y4"], name="up", strides=[2, 2]),
         node("MatMulInteger", ["q", "quantized"], ["y5"], name="integer"),
         node("Gemm", ["x", "w"], ["y6"], name="transposed", transA=1),
         node("FusedMatMul", ["x", "w"], ["y7"], name="foreign", domain="com.example"),
@@ -79,7 +79,7 @@ def test_everything_that_cannot_be_tuned_is_listed(tmp_path: Path) -> None:
     ]
     inputs = {"x": (4, 4), "h": (2, 4), "cube": cube, "image": (1, 2, 5, 5), "filter": (2, 2, 3, 3), "q": (2, 4)}
     types = {"h": TensorProto.FLOAT16, "y1": TensorProto.FLOAT16, "q": TensorProto.INT8, "y5": TensorProto.INT32}
-    outputs = {"y1": 2, "y2": 5, "y3": 4, "y4": 4, "y5": 2, "y6": 2, "y7": 2, "y8": 4, "y9": 2}
+    outputs = {"y1": 2, "y2": 6, "y3": 4, "y4": 4, "y5": 2, "y6": 2, "y7": 2, "y8": 4, "y9": 2}
     constants = {"w": ONES, "half": half, "kernel": kernel, "fixed": np.ones((2, 2, 3, 3), np.float32), "quantized": np.ones((4, 4), np.int8)}
     network = read_network(save(tmp_path / "net.onnx", nodes, inputs, outputs, constants, types=types, domains=["com.example"]), {})
     assert [layer.nodes for layer in network.layers] == [("good",)]
@@ -90,9 +90,9 @@ def test_everything_that_cannot_be_tuned_is_listed(tmp_path: Path) -> None:
     assert "-1x0x0x0" in cropped.reason
     assert set(listed.values()) == {
         Refusal("MatMul", "half", "'h' is float16, only float (fp32) can be tuned"),
-        Refusal("Conv", "conv3d", "convolution of 3 dimensions, only 1 and 2 can be tuned"),
+        Refusal("Conv", "conv4d", "convolution of 4 dimensions, only 1, 2 and 3 can be tuned"),
         Refusal("Conv", "dynamic", "'filter' is not constant"),
-        Refusal("ConvTranspose", "up", "there is no task for this operator yet"),
+        Refusal("ConvTranspose", "up", "conv_transpose2d: along h an output of 11 elements, no multiple of the stride, with stride 2 is not supported"),
         Refusal("MatMulInteger", "integer", "there is no task for this operator yet"),
         Refusal("Gemm", "transposed", "transA=1: the first operand lies transposed"),
         Refusal("com.example.FusedMatMul", "foreign", "an operator that is not ONNX's own"),
@@ -113,9 +113,13 @@ def test_layers_that_run_conditionally_are_listed(tmp_path: Path) -> None:
 
 
 def test_a_network_with_nothing_to_tune_says_why(tmp_path: Path) -> None:
-    nodes = [node("ConvTranspose", ["x", "w"], ["y"]), node("Relu", ["y"], ["z"]), node("ConvTranspose", ["z", "w"], ["t"])]
-    path = save(tmp_path / "net.onnx", nodes, {"x": (1, 2, 5, 5)}, {"t": 4}, {"w": np.ones((2, 2, 3, 3), np.float32)})
-    words = r"net.onnx: no layer that can be tuned; 2 × ConvTranspose: there is no task for this operator yet; other operators: 1 × Relu$"
+    nodes = [
+        node("Einsum", ["x", "w"], ["y"], equation="nchw,cd->ndhw"),
+        node("Relu", ["y"], ["z"]),
+        node("Einsum", ["z", "w"], ["t"], equation="nchw,cd->ndhw"),
+    ]
+    path = save(tmp_path / "net.onnx", nodes, {"x": (1, 2, 5, 5)}, {"t": 4}, {"w": np.ones((2, 2), np.float32)})
+    words = r"net.onnx: no layer that can be tuned; 2 × Einsum: there is no task for this operator yet; other operators: 1 × Relu$"
     with pytest.raises(UserError, match=words):
         read_network(path, {})
 
