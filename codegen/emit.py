@@ -293,10 +293,17 @@ class _Body:
                 return builder.fsub(*args)
             case "mul":
                 return builder.fmul(*args)
+            case "div":
+                return builder.fdiv(*args)
             case "max":
                 return builder.select(builder.fcmp_unordered(">", args[0], args[1]), args[0], args[1])
             case "min":
                 return builder.select(builder.fcmp_unordered("<", args[0], args[1]), args[0], args[1])
+            case "less" | "equal":
+                holds = builder.fcmp_ordered("<" if function == "less" else "==", args[0], args[1])
+                return builder.select(holds, splat(args[0].type, 1.0), splat(args[0].type, 0.0))
+            case "select":
+                return builder.select(builder.fcmp_unordered("!=", args[0], splat(args[0].type, 0.0)), args[1], args[2])
             case "sqrt":
                 kind = args[0].type
                 name = "llvm.sqrt.f32" if kind == F32 else f"llvm.sqrt.v{kind.count}f32"
@@ -334,7 +341,7 @@ class _Body:
             mask = self.guard_mask(load.guard)
             if active < self.lanes:
                 mask = builder.and_(mask, self.lane_mask(active))
-            return self.masked_load(pointer, mask)
+            return self.masked_load(pointer, mask, load.outside)
         if stride == 0:
             return self.broadcast(builder.load(pointer, align=FLOAT_BYTES, typ=F32))
         if stride == 1 and (active == self.lanes or load.buffer.whole_vectors):
@@ -380,11 +387,11 @@ class _Body:
         start = self.builder.shuffle_vector(start, undefined, ir.Constant(kind, [0] * self.lanes))
         return self.builder.add(start, steps)
 
-    def masked_load(self, pointer: ir.Value, mask: ir.Value) -> ir.Value:
+    def masked_load(self, pointer: ir.Value, mask: ir.Value, otherwise: float = 0.0) -> ir.Value:
         function = _declare(
             self.module, f"llvm.masked.load.v{self.lanes}f32.p0", self.kind, [POINTER, I32, ir.VectorType(ir.IntType(1), self.lanes), self.kind]
         )
-        return self.builder.call(function, [pointer, I32(FLOAT_BYTES), mask, splat(self.kind, 0.0)])
+        return self.builder.call(function, [pointer, I32(FLOAT_BYTES), mask, splat(self.kind, otherwise)])
 
     def masked_store(self, value: ir.Value, pointer: ir.Value, mask: ir.Value) -> None:
         function = _declare(

@@ -464,8 +464,8 @@ class _StageLowering:
                 branch = both(branch, guard)
         tensor = self._memory(read.tensor, self.scopes.get(read.tensor.name, "input"))
         at = tuple(done[dimension] for dimension in dimensions)
-        copy = Store(self.packed[read], at, Load(tensor, tuple(indices), mask))
-        return [copy] if branch == 1 else [If(branch, (copy,), (Store(copy.buffer, at, Constant(0.0)),))]
+        copy = Store(self.packed[read], at, Load(tensor, tuple(indices), mask, read.outside))
+        return [copy] if branch == 1 else [If(branch, (copy,), (Store(copy.buffer, at, Constant(read.outside)),))]
 
     def _guards(self, indices: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
         """What must hold so that the indices lie inside the tensor; nothing where that is certain."""

@@ -8,7 +8,11 @@ from ir.expression import Expr, add, equal, mul, where
 from ir.program import FLOAT_BYTES, Apply, Stage, Value, n_applies, reads
 from schedule.sketch import EPILOGUE_LEVELS, TiledStage
 
-FUNCTION_KINDS = {"add": "add", "sub": "add", "mul": "multiply", "max": "compare", "min": "compare", "sqrt": "special", "sigmoid": "special"}
+FUNCTION_KINDS = {
+    "add": "add", "sub": "add", "mul": "multiply",
+    **dict.fromkeys(("max", "min", "less", "equal", "select", "abs"), "compare"),
+    **dict.fromkeys(("div", "pow", "sqrt", "exp", "log", "tanh", "erf", "sigmoid"), "special"),
+}  # fmt: skip
 KINDS = ("add", "multiply", "compare", "special")
 
 

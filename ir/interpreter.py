@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import erf
 
 from ir.program import Apply, Axis, Constant, Program, Read, Stage, Value
 
@@ -22,7 +23,17 @@ _FUNCTIONS: dict[str, Callable[..., Doubles]] = {
     "mul": np.multiply,
     "max": np.maximum,
     "min": np.minimum,
+    "div": np.divide,
+    "pow": np.power,
+    "less": lambda a, b: np.less(a, b).astype(np.float64),
+    "equal": lambda a, b: np.equal(a, b).astype(np.float64),
+    "select": lambda condition, a, b: np.where(np.asarray(condition, bool), a, b),
+    "abs": np.abs,
     "sqrt": np.sqrt,
+    "exp": np.exp,
+    "log": np.log,
+    "tanh": np.tanh,
+    "erf": erf,
     "sigmoid": lambda x: 0.5 + 0.5 * np.tanh(0.5 * x),  # 1 / (1 + exp(-x)) overflows
 }
 _REDUCTIONS: dict[str, Callable[..., Doubles]] = {"sum": np.sum, "max": np.max, "min": np.min, "prod": np.prod}
@@ -90,12 +101,12 @@ def evaluate(value: Value, values: Mapping[str, Doubles], axes: tuple[Axis, ...]
 
 
 def _window(read: Read, values: Mapping[str, Doubles]) -> tuple[Doubles, tuple[Axis, ...]]:
-    """A strided view (a dimension an axis of the read) of the tensor, padded with zeros as far as the indices reach."""
+    """A strided view (a dimension an axis of the read) of the tensor, padded as far as the indices reach."""
     array = values[read.tensor.name]
     ranges = [index.range for index in read.indices]
     padding = [(max(0, -low), max(0, high + 1 - size)) for (low, high), size in zip(ranges, array.shape, strict=True)]
     if any(before or after for before, after in padding):
-        array = np.pad(array, padding)
+        array = np.pad(array, padding, constant_values=read.outside)
     start = array[tuple(slice(index.constant + before, None) for index, (before, _) in zip(read.indices, padding, strict=True))]
     strides = [sum(index.factor(axis) * stride for index, stride in zip(read.indices, array.strides, strict=True)) for axis in read.axes]
     shape = tuple(axis.extent for axis in read.axes)

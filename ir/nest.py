@@ -42,11 +42,12 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Load:
-    """An element; zero where `guard` is 0 (then nothing is read)."""
+    """An element; `outside` where `guard` is 0 (then nothing is read)."""
 
     buffer: Buffer
     indices: tuple[Expr, ...]
     guard: Expr = 1
+    outside: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -150,11 +151,11 @@ def _value_text(value: NestValue) -> str:
     match value:
         case Constant(number):
             return f"{number:g}"
-        case Load(buffer, indices, guard):
+        case Load(buffer, indices, guard, outside):
             place = _place(buffer, indices)
-            return place if guard == 1 else f"({place} where {text(guard)} else 0)"
-        case Call("add" | "sub" | "mul" as name, (a, b)):
-            sign = {"add": "+", "sub": "-", "mul": "*"}[name]
+            return place if guard == 1 else f"({place} where {text(guard)} else {outside:g})"
+        case Call("add" | "sub" | "mul" | "div" as name, (a, b)):
+            sign = {"add": "+", "sub": "-", "mul": "*", "div": "/"}[name]
             return f"({_value_text(a)} {sign} {_value_text(b)})"
         case Call(name, args):
             return f"{name}({', '.join(_value_text(arg) for arg in args)})"

@@ -1,7 +1,7 @@
 """Tensor programs: what is computed, with no word on how.
 
 A program is a chain of stages. A stage fills its output tensor: for every point of its spatial axes it reduces (or just
-evaluates) a body over its reduce axes. Indices are affine in the axes; reading outside a tensor gives zero (padding).
+evaluates) a body over its reduce axes. Indices are affine in the axes; reading outside a tensor gives zero, or what the read says (padding).
 """
 
 from __future__ import annotations
@@ -83,10 +83,11 @@ class Constant:
 
 @dataclass(frozen=True)
 class Read:
-    """The element of `tensor` at `indices`; zero where they leave it."""
+    """The element of `tensor` at `indices`; `outside` where they leave it."""
 
     tensor: Tensor
     indices: tuple[Affine, ...]
+    outside: float = 0.0
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -102,8 +103,11 @@ class Read:
         return sum(index.factor(axis) * stride for index, stride in zip(self.indices, self.tensor.strides, strict=True))
 
 
-# Scalar functions a body may apply, with their number of arguments.
-FUNCTIONS = {"add": 2, "sub": 2, "mul": 2, "max": 2, "min": 2, "sqrt": 1, "sigmoid": 1}
+# Scalar functions a body may apply, with their number of arguments. `less` and `equal` give 1 or 0; `select` its second argument where the first is not 0.
+FUNCTIONS = {
+    "add": 2, "sub": 2, "mul": 2, "div": 2, "max": 2, "min": 2, "pow": 2, "less": 2, "equal": 2, "select": 3,
+    "abs": 1, "sqrt": 1, "exp": 1, "log": 1, "tanh": 1, "erf": 1, "sigmoid": 1,
+}  # fmt: skip
 
 # How terms are combined, and what none of them give.
 REDUCTIONS = {"sum": ("add", 0.0), "max": ("max", -math.inf), "min": ("min", math.inf), "prod": ("mul", 1.0)}
@@ -190,7 +194,7 @@ class Program:
         return sum(tensor.n_bytes for tensor in (*self.inputs, self.output))
 
 
-_INFIX = {"add": "+", "sub": "-", "mul": "*"}
+_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 
 
 def value_text(value: Value) -> str:
@@ -199,7 +203,7 @@ def value_text(value: Value) -> str:
             return f"{number:g}"
         case Read(tensor, indices):
             return f"{tensor.name}[{', '.join(affine_text(index) for index in indices)}]"
-        case Apply("add" | "sub" | "mul" as name, (a, b)):
+        case Apply("add" | "sub" | "mul" | "div" as name, (a, b)):
             return f"({value_text(a)} {_INFIX[name]} {value_text(b)})"
         case Apply(name, args):
             return f"{name}({', '.join(value_text(arg) for arg in args)})"

@@ -84,6 +84,16 @@ _PASSED_ON: dict[str, Callable[..., Doubles]] = {
     "max": lambda a, ea, b, eb: np.maximum(ea, eb),
     "min": lambda a, ea, b, eb: np.maximum(ea, eb),
     "sigmoid": lambda a, ea: 0.25 * ea,
+    "div": lambda a, ea, b, eb: (ea + np.abs(a / b) * eb) / np.maximum(np.abs(b) - eb, TINY),
+    "pow": lambda a, ea, b, eb: np.abs(np.power(a, b)) * np.expm1(eb * np.abs(np.log(a)) + (np.abs(b) + eb) * ea / np.maximum(a - ea, TINY)),
+    "less": lambda a, ea, b, eb: np.where(np.abs(a - b) <= ea + eb, 1.0, 0.0),
+    "equal": lambda a, ea, b, eb: np.where((np.abs(a - b) <= ea + eb) & (ea + eb > 0), 1.0, 0.0),
+    "select": lambda c, ec, a, ea, b, eb: np.where(ec > 0, np.abs(a - b) + np.maximum(ea, eb), np.where(c != 0, ea, eb)),
+    "abs": lambda a, ea: ea,
+    "exp": lambda a, ea: np.exp(a) * np.expm1(ea),
+    "log": lambda a, ea: ea / np.maximum(a - ea, TINY),
+    "tanh": lambda a, ea: ea,
+    "erf": lambda a, ea: 2 / math.sqrt(math.pi) * ea,
     "sqrt": lambda a, ea: np.minimum(np.sqrt(ea), ea / np.sqrt(np.maximum(a, np.finfo(np.float64).tiny))),
 }
-_ROUNDINGS = {"max": 0, "min": 0, "sigmoid": FEW}
+_ROUNDINGS = {"max": 0, "min": 0, "less": 0, "equal": 0, "select": 0, "abs": 0, **dict.fromkeys(("pow", "exp", "log", "tanh", "erf", "sigmoid"), FEW)}

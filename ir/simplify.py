@@ -17,7 +17,6 @@ from ir.program import (
     Axis,
     Program,
     Read,
-    Tensor,
     Value,
     affine,
     reads,
@@ -68,7 +67,8 @@ def _drop_units(program: Program) -> Program:
         indices = [Affine(tuple(term for term in index.terms if term[0] in axes), index.constant) for index in read.indices]
         kept = [pair for i, pair in enumerate(zip(read.tensor.shape, indices, strict=True)) if (read.tensor.name, i) in dimensions]
         kept = kept or [(1, affine())]
-        return Read(Tensor(read.tensor.name, tuple(size for size, _ in kept), read.tensor.constant), tuple(index for _, index in kept))
+        tensor = replace(read.tensor, shape=tuple(size for size, _ in kept))
+        return replace(read, tensor=tensor, indices=tuple(index for _, index in kept))
 
     return _map_accesses(program, change, lambda old: tuple(axis for axis in old if axis in axes))
 
@@ -108,7 +108,7 @@ def _fuse(program: Program, outer: Axis, inner: Axis) -> Program:
         if i is None:
             return read
         shape = (*read.tensor.shape[:i], math.prod(read.tensor.shape[i : i + 2]), *read.tensor.shape[i + 2 :])
-        return Read(replace(read.tensor, shape=shape), (*read.indices[:i], affine(fused), *read.indices[i + 2 :]))
+        return replace(read, tensor=replace(read.tensor, shape=shape), indices=(*read.indices[:i], affine(fused), *read.indices[i + 2 :]))
 
     def axes(old: tuple[Axis, ...]) -> tuple[Axis, ...]:
         return tuple(fused if axis == outer else axis for axis in old if axis != inner)

@@ -30,8 +30,8 @@ def split_reduction(program: Program, axis: Axis, *, parts: int = 1, lanes: int 
 
     def value(node: Value) -> Value:
         match node:
-            case Read(tensor, indices):
-                return Read(tensor, tuple(index(old) for old in indices))
+            case Read():
+                return replace(node, indices=tuple(index(old) for old in node.indices))
             case Apply(function, args):
                 return Apply(function, tuple(value(arg) for arg in args))
         return node
