@@ -17,6 +17,11 @@ from ir.program import Apply, Axis, Constant, Program, Read, Stage, Value
 Doubles = NDArray[np.float64]
 MAX_WINDOW_ELEMENTS = 1 << 27  # copied at a time: 1 GiB
 
+
+def _select(condition: Doubles, a: Doubles, b: Doubles) -> Doubles:
+    return np.where(condition != 0, a, b)
+
+
 _FUNCTIONS: dict[str, Callable[..., Doubles]] = {
     "add": np.add,
     "sub": np.subtract,
@@ -27,7 +32,7 @@ _FUNCTIONS: dict[str, Callable[..., Doubles]] = {
     "pow": np.power,
     "less": lambda a, b: np.less(a, b).astype(np.float64),
     "equal": lambda a, b: np.equal(a, b).astype(np.float64),
-    "select": lambda condition, a, b: np.where(np.asarray(condition, bool), a, b),
+    "select": _select,
     "abs": np.abs,
     "sqrt": np.sqrt,
     "exp": np.exp,
