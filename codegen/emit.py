@@ -16,7 +16,7 @@ from llvmlite import ir
 from codegen.functions import sigmoid, splat
 from ir.errors import InternalError
 from ir.expression import Expr, Op, Symbol, add, apply, mul, symbols_of
-from ir.nest import Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store
+from ir.nest import Across, Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store
 from ir.program import FLOAT_BYTES, REDUCTIONS, Constant
 
 F32, I32, I64, POINTER = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.PointerType()
@@ -253,7 +253,25 @@ class _Body:
             case Store(value=value, reduction=str(reduction)):
                 function, _ = REDUCTIONS[reduction]
                 result = self.apply(function, [self.builder.load(register, typ=self.kind), self.value(value)])
+        if self.vector is not None and self.vector[1] < self.lanes and not statement.buffer.whole_vectors:
+            result = self.builder.select(self.lane_mask(self.vector[1]), result, self.builder.load(register, typ=self.kind))
         self.builder.store(result, register)
+
+    def across(self, value: Across) -> ir.Value:
+        """A number, by halves: first of the vectors, then of the one that is left."""
+        function, _ = REDUCTIONS[value.reduction]
+        rows = [(*value.indices, start) for start in range(0, value.buffer.shape[-1], self.lanes)]
+        parts = [self.builder.load(self.register(Load(value.buffer, row)), typ=self.kind) for row in rows]
+        while len(parts) > 1:
+            pairs = zip(parts[::2], parts[1::2], strict=False)
+            parts = [self.apply(function, [a, b]) for a, b in pairs] + parts[len(parts) // 2 * 2 :]
+        (total,), undefined = parts, ir.Constant(self.kind, ir.Undefined)
+        width = self.lanes
+        while width > 1:
+            width //= 2
+            lanes = [lane + width if lane < width else lane for lane in range(self.lanes)]
+            total = self.apply(function, [total, self.builder.shuffle_vector(total, undefined, ir.Constant(ir.VectorType(I32, self.lanes), lanes))])
+        return self.builder.extract_element(total, I32(0))
 
     def register(self, access: Store | Load) -> ir.Value:
         """The alloca of one vector of the register tile."""
@@ -278,6 +296,8 @@ class _Body:
                 return splat(self.kind if self.vector else F32, number)
             case Load():
                 return self.load(value)
+            case Across():
+                return self.across(value)
             case Call("add", (Call("mul", (a, b)), c)) | Call("add", (c, Call("mul", (a, b)))):
                 return self.fma(self.value(a), self.value(b), self.value(c))
             case Call(function, args):

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from ir.errors import IllegalCandidate, InternalError
 from ir.expression import Expr, Op, Symbol, add, both, ceil_div, equal, floor_div, interval, less, minimum, mod, mul, sub, substitute, symbol, symbols_of
-from ir.nest import Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store
-from ir.program import REDUCTIONS, Apply, Axis, Constant, Read, Tensor, Value
+from ir.nest import Across, Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store
+from ir.program import REDUCTIONS, Affine, Apply, Axis, Constant, Read, Tensor, Value
 from schedule.sketch import EPILOGUE_LEVELS, PACK_LEVELS, Dimension, Operand, Sketch, TiledStage
 from schedule.target import Target
 
@@ -43,18 +43,45 @@ def lower(sketch: Sketch, row: NDArray[np.int64], target: Target) -> Lowered:
     if not sketch.space.valid(row[None, :])[0]:
         raise IllegalCandidate(f"row {[int(v) for v in row]} breaks a limit of sketch {sketch.name}")
     stages = sketch.instantiate(sketch.space.canonical(row[None, :])[0])
-    scopes = {stage.stage.output.name: "shared" for stage in stages[:-1]}
+    between = {stage.result.name: _intermediate(stage, sketch.fused) for stage in stages[:-1]}
+    lowerings = [_StageLowering(stage, target, between, sketch.fused, f"s{number}_" if len(stages) > 1 else "") for number, stage in enumerate(stages)]
     body: list[Statement] = []
+    for lowering in lowerings:
+        body += lowering.before()
+        if not sketch.fused:
+            body.append(_parallel([lowering]))
+    if sketch.fused:
+        body.append(_parallel(lowerings))
     buffers: dict[str, Buffer] = {}
     prepare: dict[str, Nest] = {}
-    for number, stage in enumerate(stages):
-        lowering = _StageLowering(stage, target, scopes, f"s{number}_" if len(stages) > 1 else "")
-        body += lowering.statements()
+    for lowering in lowerings:
         buffers |= lowering.buffers
         prepare |= lowering.prepare
     order = ("input", "output", "prepared", "shared", "private")
     ordered = sorted(buffers.values(), key=lambda b: order.index(b.scope))
     return Lowered(Nest("kernel", tuple(ordered), tuple(body)), prepare)
+
+
+def _intermediate(stage: TiledStage, fused: tuple[Axis, ...]) -> Buffer:
+    """Memory of what the stage hands on: of fused stages a chunk, a thread's own."""
+    if not fused:
+        return Buffer(stage.result.name, stage.result.shape, "shared")
+    shape = list(stage.result.shape)
+    for dimension, index in enumerate(stage.stage.indices):
+        if index.axes and index.axes[0] in fused:
+            size = stage.tilings[index.axes[0]].sizes[2]
+            assert isinstance(size, int)
+            shape[dimension] = min(size, shape[dimension])
+    return Buffer(stage.result.name, tuple(shape), "private")
+
+
+def _parallel(lowerings: Sequence[_StageLowering]) -> For:
+    """The parallel loop over chunks, in each of them the stages one after the other."""
+    chunks = [lowering.chunk() for lowering in lowerings]
+    if len(set(chunks)) > 1:
+        raise InternalError(f"fused stages have chunks of their own: {chunks}")
+    variable, total = chunks[0]
+    return For(variable, total, tuple(statement for lowering in lowerings for statement in lowering.in_chunk()), "parallel")
 
 
 @dataclass(frozen=True)
@@ -73,23 +100,29 @@ class _Place:
 
 
 class _StageLowering:
-    """Lowers one tiled stage. `scopes`: the scope of intermediate tensors by name; `prefix` keeps names of several stages apart."""
+    """Lowers one tiled stage. `between`: the memory of intermediate tensors by name; `fused`: the axes of the parallel loop that it shares with other
+    stages, if it does; `prefix` keeps names of several stages apart."""
 
-    def __init__(self, tiled: TiledStage, target: Target, scopes: Mapping[str, str], prefix: str) -> None:
-        self.tiled, self.stage, self.target, self.scopes, self.prefix = tiled, tiled.stage, target, scopes, prefix
+    def __init__(self, tiled: TiledStage, target: Target, between: Mapping[str, Buffer], fused: tuple[Axis, ...], prefix: str) -> None:
+        self.tiled, self.stage, self.target, self.between, self.fused, self.prefix = tiled, tiled.stage, target, between, fused, prefix
         self.buffers: dict[str, Buffer] = {}
         self.prepare: dict[str, Nest] = {}
         self.ranges: dict[Symbol, tuple[int, int]] = {}
         self.vector_variables: set[Symbol] = set()
-        result = tiled.epilogue.output if tiled.epilogue else tiled.stage.output
-        self.output = self._memory(result, scopes.get(result.name, "output"))
+        self.output = self._memory(tiled.result, "output")
         self.operands = {operand.read: operand for operand in tiled.operands}
         self.packed = {operand.read: self._packed_buffer(operand) for operand in tiled.operands if operand.level != 0}
 
     # -- names and sizes
 
-    def _memory(self, tensor: Tensor, scope: str) -> Buffer:
-        return self.buffers.setdefault(tensor.name, Buffer(tensor.name, tensor.shape, scope))
+    def _memory(self, tensor: Tensor, scope: str = "input") -> Buffer:
+        return self.buffers.setdefault(tensor.name, self.between.get(tensor.name) or Buffer(tensor.name, tensor.shape, scope))
+
+    def _at(self, tensor: Tensor, indices: Sequence[Affine], absolute: Position, in_chunk: Position) -> tuple[Expr, ...]:
+        """Where in its memory an element is: an intermediate tensor of fused stages begins with the chunk."""
+        if not self.fused or tensor.name not in self.between:
+            return tuple(index.at(absolute) for index in indices)
+        return tuple(index.at(in_chunk if index.axes and index.axes[0] in self.fused else absolute) for index in indices)
 
     def _variable(self, name: str, extent: Expr) -> Symbol:
         variable = symbol(self.prefix + name)
@@ -125,8 +158,8 @@ class _StageLowering:
 
     # -- the bands, outside in
 
-    def statements(self) -> list[Statement]:
-        """The whole stage: packing at the root, then the parallel loop over chunks."""
+    def before(self) -> list[Statement]:
+        """Packing at the root, before the parallel loop over chunks."""
         before: list[Statement] = []
         for operand in self.tiled.operands:
             packing = self._pack_at_root(operand) if self._level(operand) == "root" else None
@@ -140,17 +173,25 @@ class _StageLowering:
                 self.buffers.pop(tensor.name, None)
             else:
                 before += packing
-        return [*before, self._chunks()]
+        return before
 
-    def _chunks(self) -> Statement:
-        counts = [(axis, self._number(self.tiled.tilings[axis].count(2))) for axis in self.tiled.ordered("parallel")]
-        total = math.prod(count for _, count in counts)
-        variable = self._variable("chunk", total)
+    def chunk(self) -> tuple[Symbol, int]:
+        """Variable and extent of the parallel loop."""
+        total = math.prod(count for _, count in self._chunk_counts)
+        variable = symbol("chunk" if self.fused else f"{self.prefix}chunk")
+        self.ranges[variable] = (0, total - 1)
+        return variable, total
+
+    @property
+    def _chunk_counts(self) -> list[tuple[Axis, int]]:
+        return [(axis, self._number(self.tiled.tilings[axis].count(2))) for axis in self.tiled.ordered("parallel")]
+
+    def in_chunk(self) -> list[Statement]:
+        """What the parallel loop does of this stage."""
         place = _Place()
-        for axis, index in _decode(variable, counts):
+        for axis, index in _decode(self.chunk()[0], self._chunk_counts):
             place = place.moved(axis, mul(index, self._size(axis, 2)), chunk=False, block=False)
-        body = [*self._pack("chunk", place), *self._outer(list(self.tiled.ordered("outer")), place)]
-        return For(variable, total, tuple(body), "parallel")
+        return [*self._pack("chunk", place), *self._outer(list(self.tiled.ordered("outer")), place)]
 
     def _outer(self, axes: list[Axis], place: _Place) -> list[Statement]:
         if not axes:
@@ -220,10 +261,12 @@ class _StageLowering:
         return EPILOGUE_LEVELS[self._number(self.tiled.epilogue_level)] == "register"
 
     def _register_tile(self, place: _Place, sizes: Mapping[Axis, int], first: Expr, last: Expr) -> list[Statement]:
+        if self.tiled.is_across:
+            return self._across_tile(place, sizes)
         lanes, vector = self.target.lanes, self.tiled.vector
         axes = [*(axis for axis in self.stage.spatial if axis != vector), vector]
         shape = tuple(_round_up(sizes[axis], lanes) if axis == vector else sizes[axis] for axis in axes)
-        tile = Buffer("accumulator", shape, "register")
+        tile = Buffer(f"{self.prefix}accumulator", shape, "register", whole_vectors=True)
         inside = {axis: self._variable(f"{axis.name}3", sizes[axis]) for axis in axes}
         at = tuple(inside[axis] for axis in axes)
 
@@ -236,10 +279,10 @@ class _StageLowering:
         corner = place
         for axis, variable in inside.items():
             place = place.moved(axis, variable)
-        out = tuple(index.at({axis: place.absolute[axis] for axis in self.stage.spatial}) for index in self.stage.indices)
+        out = self._at(self.tiled.result, self.stage.indices, place.absolute, place.in_chunk)
         if not self.stage.reduce:
             value = self._value(self.stage.body, place, {})
-            return over(Store(self.output, out, self._with_epilogue(value, place.absolute)))
+            return over(Store(self.output, out, self._with_epilogue(value, place)))
         _, identity = REDUCTIONS[self.stage.reduction or "sum"]
         start = over(Store(tile, at, Constant(identity)))
         if first != 1:
@@ -251,11 +294,52 @@ class _StageLowering:
         loops = self._inner(list(self.tiled.ordered("inner")), corner, update)
         plain = over(Store(self.output, out, Load(tile, at)))
         if self.tiled.epilogue is not None and self._in_registers:
-            finished = over(Store(self.output, out, self._with_epilogue(Load(tile, at), place.absolute)))
+            finished = over(Store(self.output, out, self._with_epilogue(Load(tile, at), place)))
             finish = finished if last == 1 else [If(last, tuple(finished), tuple(plain))]
         else:
             finish = plain
         return [*start, *loops, *finish]
+
+    def _across_tile(self, place: _Place, sizes: Mapping[Axis, int]) -> list[Statement]:
+        """A register tile whose vectors lie along a reduce axis, the innermost one: rows times copies of accumulators, combined at the end."""
+        vector, lanes = self.tiled.vector, self.target.lanes
+        width = min(self._number(self.tiled.unroll), -(-vector.extent // lanes)) * lanes
+        rows = {axis: self._variable(f"{axis.name}3", size) for axis, size in sizes.items()}
+        tile = Buffer(f"{self.prefix}accumulator", (*sizes.values(), width), "register")
+        for axis, variable in rows.items():
+            place = place.moved(axis, variable)
+        reduction = self.stage.reduction or "sum"
+        _, identity = REDUCTIONS[reduction]
+
+        def over(statement: Statement) -> Statement:
+            for axis, variable in reversed(rows.items()):
+                statement = For(variable, sizes[axis], (statement,), "unrolled")
+            return statement
+
+        def vectors(extent: int, value: Callable[[Expr], NestValue], combine: str | None) -> Statement:
+            lane = self._variable(f"{vector.name}3", extent)
+            return over(For(lane, extent, (Store(tile, (*rows.values(), lane), value(lane), combine),), "vector"))
+
+        def along(here: Position) -> list[Statement]:
+            """All of the vector axis, whole widths first."""
+            count, left = divmod(vector.extent, width)
+            step = self._variable(f"{vector.name}1", count)
+
+            def value_at(base: Expr) -> Callable[[Expr], NestValue]:
+                return lambda lane: self._value(self.stage.body, place, {**here, vector: add(base, lane)})
+
+            result: list[Statement] = [For(step, count, (vectors(width, value_at(mul(step, width)), reduction),))] if count else []
+            return result + ([vectors(left, value_at(count * width), reduction)] if left else [])
+
+        start = vectors(width, lambda _: Constant(identity), None)
+        others = [axis for axis in self.tiled.ordered("inner") if axis != vector]
+        variables = {axis: self._variable(f"{axis.name}1", axis.extent) for axis in others}
+        loops = along(variables)
+        for axis in reversed(others):
+            loops = [For(variables[axis], axis.extent, tuple(loops))]
+        total = Across(tile, tuple(rows.values()), reduction)
+        out = self._at(self.tiled.result, self.stage.indices, place.absolute, place.in_chunk)
+        return [start, *loops, over(Store(self.output, out, self._with_epilogue(total, place)))]
 
     def _inner(self, axes: list[Axis], place: _Place, body: Callable[[Position], list[Statement]], here: Position | None = None) -> list[Statement]:
         """Loops over the reduce axes within a slice; `here` maps each axis to its position in the slice."""
@@ -309,8 +393,7 @@ class _StageLowering:
         absolute = {**place.absolute, **{axis: add(place.absolute.get(axis, 0), here.get(axis, 0)) for axis in self.stage.reduce}}
         level = self._level(operand)
         if level == "none":
-            buffer = self._memory(read.tensor, self.scopes.get(read.tensor.name, "input"))
-            return Load(buffer, tuple(index.at(absolute) for index in read.indices))
+            return Load(self._memory(read.tensor), self._at(read.tensor, read.indices, absolute, place.in_chunk))
         spatial = {"root": place.absolute, "chunk": place.in_chunk}.get(level, place.in_block)
         relative = {**spatial, **{axis: here.get(axis, 0) if level == "slice" else absolute[axis] for axis in self.stage.reduce}}
         indices = []
@@ -329,7 +412,7 @@ class _StageLowering:
                 indices.append(add(*(mul(relative[a], index.factor(a)) for a in dimension.axes)))
         return Load(self.packed[read], tuple(indices))
 
-    def _with_epilogue(self, total: NestValue, absolute: Position) -> NestValue:
+    def _with_epilogue(self, total: NestValue, place: _Place) -> NestValue:
         """The epilogue's value for a finished element of the reduction."""
         epilogue = self.tiled.epilogue
         if epilogue is None:
@@ -340,7 +423,7 @@ class _StageLowering:
                 case Read(tensor, indices):
                     if tensor == self.stage.output:
                         return total
-                    return Load(self._memory(tensor, self.scopes.get(tensor.name, "input")), tuple(index.at(absolute) for index in indices))
+                    return Load(self._memory(tensor), self._at(tensor, indices, place.absolute, place.in_chunk))
                 case Apply(function, args):
                     return Call(function, tuple(value(arg) for arg in args))
                 case Constant():
@@ -363,7 +446,7 @@ class _StageLowering:
             variable = self._variable(f"{axis.name}e", extent)
             return [For(variable, extent, tuple(self._block_epilogue(rest, place, {**done, axis: add(base, variable)})))]
         out = tuple(index.at(done) for index in self.stage.indices)
-        return [Store(self.output, out, self._with_epilogue(Load(self.output, out), done))]
+        return [Store(self.output, out, self._with_epilogue(Load(self.output, out), _Place(dict(done))))]
 
     def _vector_loop(self, name: str, extent: Expr, body: Callable[[Expr], list[Statement]]) -> list[Statement]:
         """A loop of any length in vectors, and what is left over one element at a time if the length is not constant."""
@@ -462,7 +545,7 @@ class _StageLowering:
                 mask = both(mask, guard)
             else:
                 branch = both(branch, guard)
-        tensor = self._memory(read.tensor, self.scopes.get(read.tensor.name, "input"))
+        tensor = self._memory(read.tensor)
         at = tuple(done[dimension] for dimension in dimensions)
         copy = Store(self.packed[read], at, Load(tensor, tuple(indices), mask, read.outside))
         return [copy] if branch == 1 else [If(branch, (copy,), (Store(copy.buffer, at, Constant(read.outside)),))]

@@ -22,7 +22,7 @@ class Buffer:
     """fp32 memory in row-major order. Scopes: "input" and "output" belong to the caller, "prepared" holds a constant operand packed
     beforehand, "shared" is workspace of the whole kernel, "private" of one thread, "register" is a register tile.
 
-    `whole_vectors`: rows are padded to whole vectors, so a vector may be read beyond the loop's extent.
+    `whole_vectors`: rows are padded to whole vectors, so a vector may be read beyond the loop's extent; in a register tile, what is there may be anything.
     """
 
     name: str
@@ -58,7 +58,16 @@ class Call:
     args: tuple[NestValue, ...]
 
 
-NestValue: TypeAlias = Union[Constant, Load, Call]
+@dataclass(frozen=True)
+class Across:
+    """All elements along the last dimension of a register tile, at `indices` of the others, combined by `reduction`."""
+
+    buffer: Buffer
+    indices: tuple[Expr, ...]
+    reduction: str
+
+
+NestValue: TypeAlias = Union[Constant, Load, Call, Across]
 
 
 @dataclass(frozen=True)
@@ -154,6 +163,8 @@ def _value_text(value: NestValue) -> str:
         case Load(buffer, indices, guard, outside):
             place = _place(buffer, indices)
             return place if guard == 1 else f"({place} where {text(guard)} else {outside:g})"
+        case Across(buffer, indices, reduction):
+            return f"{reduction} across {_place(buffer, indices)}"
         case Call("add" | "sub" | "mul" | "div" as name, (a, b)):
             sign = {"add": "+", "sub": "-", "mul": "*", "div": "/"}[name]
             return f"({_value_text(a)} {sign} {_value_text(b)})"

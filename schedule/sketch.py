@@ -11,6 +11,12 @@ Read symbolically it is described by features (`costmodel.features`); read with 
   register   one register tile, fully unrolled; its innermost axis is made of vectors
 
 A tile may have any size: a loop over tiles has `ceil(extent / size)` iterations and the last one is cut short.
+
+Where the data are contiguous along a reduce axis alone, that may be the vector axis: each accumulator is then a vector of partial results, a step takes
+one vector of the axis, copies of the innermost loop's body have accumulators of their own, and all of them are combined at the end.
+
+Stages of a fused sketch share the parallel loop: each iteration runs all of them, one after the other, on its chunk of the axes that they have in
+common, and what they hand on stays in memory of the thread's own.
 """
 
 from __future__ import annotations
@@ -40,7 +46,7 @@ from ir.expression import (
     take,
     where,
 )
-from ir.program import Apply, Axis, Read, Stage
+from ir.program import Apply, Axis, Read, Stage, Tensor
 from schedule.space import Space
 
 BANDS = ("parallel", "outer", "slice", "block", "inner")
@@ -158,6 +164,21 @@ class TiledStage:
     unroll: Expr  # copies of the innermost inner loop's body
     operands: tuple[Operand, ...]
     epilogue_level: Expr  # indexes EPILOGUE_LEVELS
+    lanes: int  # elements of a vector
+
+    @property
+    def result(self) -> Tensor:
+        """What is stored: the epilogue's output where there is one."""
+        return (self.epilogue or self.stage).output
+
+    @property
+    def is_across(self) -> bool:
+        """Whether the vector axis is a reduce axis."""
+        return self.vector in self.stage.reduce
+
+    def step(self, axis: Axis) -> int:
+        """Elements of a reduce axis that one step takes."""
+        return min(self.lanes, axis.extent) if axis == self.vector else 1
 
     @cached_property
     def windows(self) -> tuple[Window, ...]:
@@ -198,13 +219,6 @@ class TiledStage:
         assert isinstance(order, int)
         return permutations(self.axes(band))[order]
 
-    def tile(self, axis: Axis, level: str) -> Expr:
-        """Extent of the axis inside one iteration of all loops of `level`: of the register tile, a block, a chunk, ..."""
-        sizes = self.tilings[axis].sizes
-        if axis in self.stage.reduce:
-            return {"register": 1, "inner": 1, "block": sizes[0], "slice": sizes[0]}.get(level, sizes[-1])
-        return {"register": sizes[0], "inner": sizes[0], "block": sizes[0], "slice": sizes[1], "outer": sizes[1], "parallel": sizes[2]}.get(level, sizes[-1])
-
     def region(self, operand: Operand, axis: Axis) -> Expr:
         """Extent of the axis that one packing of the operand covers."""
         tiling = self.tilings[axis]
@@ -232,7 +246,8 @@ class TiledStage:
 
 @dataclass(frozen=True)
 class Sketch:
-    """A way to run a task: its stages in order, all at the root, and the space of its open choices.
+    """A way to run a task: its stages in order and the space of its open choices. Each stage has a parallel loop of its own, or all share one over
+    chunks of the axes `fused`, which all of them have.
 
     `name` is the word by which records and messages refer to it; it is unique among the sketches of a task.
     """
@@ -241,6 +256,7 @@ class Sketch:
     stages: tuple[TiledStage, ...]
     space: Space
     default: Mapping[str, int]  # wished values of the default schedule
+    fused: tuple[Axis, ...] = ()
 
     @cached_property
     def register_columns(self) -> tuple[int, ...]:
@@ -289,4 +305,5 @@ def _substitute(stage: TiledStage, values: Mapping[Symbol, Expr]) -> TiledStage:
         substitute(stage.unroll, values),
         tuple(Operand(o.read, o.prepared, substitute(o.level, values), substitute(o.layout, values)) for o in stage.operands),
         substitute(stage.epilogue_level, values),
+        stage.lanes,
     )

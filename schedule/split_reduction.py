@@ -1,4 +1,4 @@
-"""Split one reduction into partial ones and their sum: more independent work for outputs too small to feed threads and vectors."""
+"""Split one reduction into partial ones and their sum: more independent work for outputs too small to feed the threads."""
 
 from __future__ import annotations
 
@@ -7,25 +7,22 @@ from dataclasses import replace
 from ir.program import Affine, Apply, Axis, Program, Read, Stage, Tensor, Value, affine
 
 
-def split_reduction(program: Program, axis: Axis, *, parts: int = 1, lanes: int = 1) -> Program:
-    """`program` with the reduction over `axis` done in parts * lanes partial ones, of neighbours and of every lanes-th.
+def split_reduction(program: Program, axis: Axis, parts: int) -> Program:
+    """`program` with the reduction over `axis` done in partial ones, each of neighbours.
 
-    Before: `c[n] = sum over k<K of f(k, n)`. After: `partial[p, n, l] = sum over i<R of f(p*R*lanes + i*lanes + l, n)` with R = K / (parts * lanes),
-    then `c[n] = sum over p, l of partial`. A single part or lane is left out. parts * lanes must divide K.
+    Before: `c[n] = sum over k<K of f(k, n)`. After: `partial[p, n] = sum over i<R of f(p*R + i, n)` with R = K / parts, then
+    `c[n] = sum over p of partial`. The parts must divide K.
     """
-    if axis.extent % (parts * lanes):
-        raise ValueError(f"{parts} parts of {lanes} lanes do not divide {axis.name}<{axis.extent}>")
+    if axis.extent % parts:
+        raise ValueError(f"{parts} parts do not divide {axis.name}<{axis.extent}>")
     place = next(i for i, stage in enumerate(program.stages) if axis in stage.reduce)
     stage = program.stages[place]
-    inner = Axis(f"{axis.name}_rest", axis.extent // (parts * lanes))
-    part = (Axis(f"{axis.name}_part", parts),) if parts > 1 else ()
-    lane = (Axis(f"{axis.name}_lane", lanes),) if lanes > 1 else ()
-    digits = (*((each, inner.extent * lanes) for each in part), (inner, lanes), *((each, 1) for each in lane))
+    part, inner = Axis(f"{axis.name}_part", parts), Axis(f"{axis.name}_rest", axis.extent // parts)
 
     def index(old: Affine) -> Affine:
         terms: list[tuple[Axis, int]] = []
         for other, factor in old.terms:
-            terms += [(digit, factor * by) for digit, by in digits] if other == axis else [(other, factor)]
+            terms += [(part, factor * inner.extent), (inner, factor)] if other == axis else [(other, factor)]
         return Affine(tuple(terms), old.constant)
 
     def value(node: Value) -> Value:
@@ -37,9 +34,9 @@ def split_reduction(program: Program, axis: Axis, *, parts: int = 1, lanes: int 
         return node
 
     reduce = tuple(inner if other == axis else other for other in stage.reduce)
-    spatial = (*part, *stage.spatial, *lane)
+    spatial = (part, *stage.spatial)
     partial = Tensor("partial", tuple(a.extent for a in spatial))
     indices = tuple(affine(a) for a in spatial)
     first = Stage(partial, indices, spatial, reduce, value(stage.body), stage.reduction)
-    final = replace(stage, reduce=(*part, *lane), body=Read(partial, indices))
+    final = replace(stage, reduce=(part,), body=Read(partial, indices))
     return Program(program.inputs, (*program.stages[:place], first, final, *program.stages[place + 1 :]))

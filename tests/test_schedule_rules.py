@@ -12,8 +12,9 @@ from ir.expression import Evaluator, Expr, symbols_of
 from ir.operators import parse_operator
 from ir.program import FLOAT_BYTES, Axis, Program
 from ir.simplify import simplify
-from schedule.rules import MAX_UPDATES, MAX_WORKSPACE_BYTES, sketches
+from schedule.rules import sketches
 from schedule.sketch import PACK_LEVELS, Sketch, TiledStage, Window, alike_permutations
+from schedule.stage_rule import MAX_UPDATES, MAX_WORKSPACE_BYTES
 from schedule.target import Target
 
 settled = settings(deadline=None, max_examples=60)

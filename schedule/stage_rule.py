@@ -1,0 +1,282 @@
+"""The rule that tiles one stage: its open sizes, orders and levels, what limits them, and what the default schedule wishes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from ir.errors import InternalError
+from ir.expression import (
+    Expr,
+    Symbol,
+    add,
+    both,
+    ceil_div,
+    equal,
+    floor_div,
+    less,
+    maximum,
+    minimum,
+    mod,
+    mul,
+    sub,
+    symbol,
+    take,
+    where,
+)
+from ir.program import FLOAT_BYTES, Apply, Axis, Read, Stage, Value, reads
+from schedule.fusion import Group
+from schedule.sketch import (
+    PACK_LEVELS,
+    Operand,
+    TiledStage,
+    Tiling,
+    alike_permutations,
+)
+from schedule.space import Column, sizes_up_to
+from schedule.target import Target
+
+MAX_REGISTER_TILE = 32  # elements of a register tile along an axis that is not the vector axis
+MAX_VECTORS = 8  # vectors of a register tile along the vector axis
+MAX_UPDATES = 768  # vector updates in the text of one kernel; more only costs compile time
+MAX_WORKSPACE_BYTES = 1 << 28
+WHOLE_REDUCE_EXTENT = 12  # reduce axes up to here (the windows of convolutions) are not sliced
+UNROLLS = (1, 2, 3, 4, 5, 7, 8)
+ACROSS_UNROLLS = (1, 2, 4, 8)
+LONG_FUNCTIONS = ("exp", "log", "tanh", "erf", "sigmoid", "pow")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The chunks of an axis that fused stages share: `count` times `unit` elements; `count` is a number or the symbol of a column with these choices."""
+
+    count: Expr
+    unit: int
+    choices: tuple[int, ...]
+
+    @property
+    def size(self) -> Expr:
+        return mul(self.count, self.unit)
+
+    def dividing(self, size: Symbol, unit: int, most: int) -> Expr:
+        """The largest multiple of `unit` up to `size`, at most `most` of them, that divides the chunk."""
+        units = self.unit // unit
+        table = [0] * ((self.choices[-1] + 1) * (most + 1))
+        for count in self.choices:
+            for wish in range(1, most + 1):
+                table[count * (most + 1) + wish] = unit * max(d for d in range(1, wish + 1) if count * units % d == 0)
+        return take(add(mul(self.count, most + 1), floor_div(size, unit)), table)
+
+
+class StageRule:
+    """Builds the tiled stage, its columns, limits and default wishes. `prefix` keeps symbols of several stages apart; `chunks` are those of the axes that
+    fused stages share, `between` the tensors that stay within a chunk then."""
+
+    def __init__(
+        self, group: Group, vector: Axis, target: Target, prefix: str, chunks: Mapping[Axis, Chunk] | None = None, between: frozenset[str] = frozenset()
+    ) -> None:
+        stage, self.epilogue = group
+        self.is_across = vector in stage.reduce
+        if self.is_across:  # its loop is the innermost one
+            stage = replace(stage, reduce=(*(axis for axis in stage.reduce if axis != vector), vector))
+        self.stage, self.vector, self.target, self.prefix = stage, vector, target, prefix
+        self.chunks, self.between = chunks or {}, between
+        self.columns: list[Column] = []
+        self.limits: list[Expr] = []
+        self.default: dict[str, int] = {}
+
+    def tiled(self) -> TiledStage:
+        stage = self.stage
+        copies = self._copies() if self.is_across else 1
+        tilings = (self._fused(copies) if self.chunks else self._spatial(copies)) | {axis: self._reduce(axis) for axis in stage.reduce}
+        sizes = [tilings[axis].sizes for axis in stage.spatial]
+        orders: dict[str, Expr] = {
+            "parallel": 0 if self.chunks else self._order("parallel", [tilings[axis].count(2) for axis in stage.spatial]),
+            "outer": self._order("outer", [floor_div(chunk, block) for _, block, chunk, _ in sizes]),
+            "slice": 0,
+            "block": self._order("block", [floor_div(block, register) for register, block, _, _ in sizes]),
+            "inner": 0 if self.is_across else self._order("inner", [tilings[axis].sizes[0] for axis in stage.reduce]),
+        }
+        operands = tuple(self._operand(read, tilings) for read in reads(stage.body))
+        level: Expr = 0
+        if self.epilogue is not None and stage.reduce and not self.chunks and not self.is_across:
+            level = self._switch("epilogue", (0, 1))
+        result = TiledStage(stage, self.epilogue, self.vector, tilings, orders, copies, operands, level, self.target.lanes)
+        if not self.is_across:
+            result = replace(result, unroll=self._unroll(result))
+        self._limit(result)
+        return result
+
+    def _copies(self) -> Expr:
+        """Vectors of accumulators along a reduce axis."""
+        n_vectors = -(-self.vector.extent // self.target.lanes)
+        return self._column("unroll", tuple(n for n in ACROSS_UNROLLS if n <= n_vectors), wish=min(4, n_vectors))
+
+    def _order(self, band: str, counts: list[Expr]) -> Symbol | int:
+        """Which permutation of its axes a band of loops has; those that only move loops with a single iteration are alike."""
+        n = math.factorial(len(counts))
+        moving = add(0, *(mul(less(1, count), 1 << i) for i, count in enumerate(counts)))
+        return self._switch(f"order.{band}", tuple(range(n)), lambda order: take(add(mul(moving, n), order), alike_permutations(len(counts))))
+
+    def _switch(self, name: str, choices: tuple[int, ...], alike: Callable[[Symbol], Expr] | None = None, wish: int | None = None) -> Symbol | int:
+        """A column of unordered choices; `alike` gives the one that stands for all with the same meaning."""
+        own = symbol(self.prefix + name)
+        return self._add(Column(own, choices, None, alike(own) if alike else None, ordered=False), wish)
+
+    def _column(
+        self, name: str, choices: tuple[int, ...], maximum: Expr | None = None, *, wish: int | None = None, alike: Callable[[Symbol], Expr] | None = None
+    ) -> Symbol | int:
+        """A column of ordered choices."""
+        own = symbol(self.prefix + name)
+        return self._add(Column(own, choices, maximum, alike(own) if alike else None), wish)
+
+    def _add(self, column: Column, wish: int | None) -> Symbol | int:
+        """The symbol of the new column, or the number if there is no choice."""
+        if len(column.choices) == 1:
+            return column.choices[0]
+        self.columns.append(column)
+        self.default[column.symbol.name] = column.choices[0] if wish is None else wish
+        return column.symbol
+
+    def _registers(self, copies: Expr) -> dict[Axis, Expr]:
+        """Extents of the register tile.
+
+        Each axis takes at most what the ones before it leave, so that all accumulators, one row of vectors and one broadcast fit the
+        registers: with one vector more LLVM spills an accumulator in every step (7×64 ran at a third of the speed of 6×64). Across a reduce axis each
+        row has `copies` accumulators.
+        """
+        lanes, registers = self.target.lanes, self.target.vector_registers
+        tile: dict[Axis, Expr] = {}
+        vectors: Expr = copies
+        room: Expr = registers - 2
+        if not self.is_across:
+            most = min(MAX_VECTORS, (registers - 1) // 2, -(-self.vector.extent // lanes))
+            tile[self.vector] = self._register(self.vector, tuple(lanes * n for n in range(1, most + 1)), None, lanes * min(2, most))
+            vectors = floor_div(tile[self.vector], lanes)
+            room = sub(registers - 1, vectors)
+        for number, axis in enumerate(axis for axis in reversed(self.stage.spatial) if axis != self.vector):
+            sizes = tuple(range(1, min(axis.extent, MAX_REGISTER_TILE, registers - 2) + 1))
+            tile[axis] = self._register(axis, sizes, floor_div(room, vectors), 1 if number or self.is_across else min(8, axis.extent))
+            vectors = mul(vectors, tile[axis])
+        return tile
+
+    def _register(self, axis: Axis, sizes: tuple[int, ...], maximum: Expr | None, wish: int) -> Expr:
+        """Extent of the register tile along one axis; where fused stages share its chunks, one that divides them."""
+        chunk, unit = self.chunks.get(axis), sizes[0]
+        alike = (lambda size: chunk.dividing(size, unit, sizes[-1] // unit)) if chunk else None
+        return self._column(f"{axis.name}.register", sizes, maximum, wish=wish, alike=alike)
+
+    def _fused(self, copies: Expr) -> dict[Axis, Tiling]:
+        """Of a stage that shares its chunks with others: a block is a chunk along the shared axes; along the others the chunk is everything."""
+        found: dict[Axis, Tiling] = {}
+        for axis, register in self._registers(copies).items():
+            if axis in self.chunks:
+                block = chunk = self.chunks[axis].size
+            else:
+                most = -(-axis.extent // (self.target.lanes if axis == self.vector else 1))
+                block = mul(register, self._column(f"{axis.name}.block", sizes_up_to(most), ceil_div(axis.extent, register), wish=most))
+                chunk = mul(block, ceil_div(axis.extent, block))
+            found[axis] = Tiling(axis, (register, block, chunk, axis.extent))
+        return found
+
+    def _spatial(self, copies: Expr) -> dict[Axis, Tiling]:
+        """Register tiles, blocks of them, chunks of blocks; the inner axes choose first.
+
+        Each axis joins at most so many tiles that every thread still gets a chunk, as long as there are tiles enough.
+        """
+        axes, lanes, threads = self.stage.spatial, self.target.lanes, self.target.threads
+        first = next((axis for axis in axes if axis.extent >= 2 * threads), axes[0])  # what the default schedule spreads over the threads
+        sizes: dict[Axis, tuple[Expr, ...]] = {axis: (register,) for axis, register in self._registers(copies).items()}
+        tiles = {axis: ceil_div(axis.extent, sizes[axis][0]) for axis in axes}
+        wanted = minimum(mul(*tiles.values()), threads)
+        for level in ("block", "chunk"):
+            for axis in reversed(axes):
+                most_tiles = -(-axis.extent // (lanes if axis == self.vector else 1))
+                wish = (4 if axis == self.vector else 1) if level == "block" else 1 if axis == first else most_tiles
+                choices = sizes_up_to(most_tiles, [-(-axis.extent // size) for size in range(1, 33)])
+                most = most_joined(tiles[axis], mul(*(tiles[other] for other in axes if other != axis)), wanted)
+                size = mul(sizes[axis][-1], self._column(f"{axis.name}.{level}", choices, most, wish=wish))
+                sizes[axis] = (*sizes[axis], size)
+                tiles[axis] = ceil_div(axis.extent, size)
+        return {axis: Tiling(axis, (*sizes[axis], axis.extent)) for axis in axes}
+
+    def _reduce(self, axis: Axis) -> Tiling:
+        if axis.extent <= WHOLE_REDUCE_EXTENT or self.is_across:
+            return Tiling(axis, (axis.extent, axis.extent))
+        divisors = [size for low in range(1, math.isqrt(axis.extent) + 1) if axis.extent % low == 0 for size in (low, axis.extent // low)]
+        choices = tuple(size for size in sizes_up_to(axis.extent, divisors) if size >= 8)
+        return Tiling(axis, (self._column(f"{axis.name}.slice", choices, wish=min(256, axis.extent)), axis.extent))
+
+    def _operand(self, read: Read, tilings: dict[Axis, Tiling]) -> Operand:
+        name = read.tensor.name
+        probe = Operand(read, read.tensor.constant, 0, 0)
+        if self.is_across or (self.chunks and name in self.between):
+            return Operand(read, False, 0, 0)
+        if read.tensor.constant:
+            return Operand(read, True, PACK_LEVELS.index("root"), 0)
+        boxes = {axis for _, axes in probe.parts if len(axes) > 1 for axis in axes}
+        levels = tuple(range(len(PACK_LEVELS)))
+        if all(tiling.sizes[0] == tiling.sizes[-1] for axis, tiling in tilings.items() if axis in self.stage.reduce):
+            levels = levels[:-1]  # one slice: the same as packing for a block
+        if read.padded or (self.vector in read.axes and read.stride(self.vector) != 1):
+            levels = levels[1:]  # packing is what brings the padding in, and what makes lanes contiguous
+        block = PACK_LEVELS.index("block")
+        n_slices = mul(*(tilings[axis].count(0) for axis in self.stage.reduce))
+        n_blocks = mul(*(floor_div(tilings[axis].sizes[2], tilings[axis].sizes[1]) for axis in self.stage.spatial))
+
+        def alike(level: Symbol) -> Expr:
+            """A single slice is packed as its block is, a single block as its chunk is."""
+            single_slice = both(equal(level, PACK_LEVELS.index("slice")), equal(n_slices, 1))
+            single_block = both(equal(level, PACK_LEVELS.index("chunk")), equal(n_blocks, 1))
+            return where(single_slice, block, where(single_block, block, level))
+
+        level = self._switch(f"{name}.pack", levels, alike, wish=levels[0] if levels[0] == 0 else block)
+        two_layouts = self.vector not in boxes and self.vector not in read.axes and any(axis in read.axes for axis in self.stage.reduce)
+        layout = self._switch(f"{name}.layout", (0, 1), lambda layout: where(equal(level, 0), 0, layout), wish=1) if two_layouts else 0
+        return Operand(read, False, level, layout)
+
+    def _unroll(self, tiled: TiledStage) -> Expr:
+        reduce = self.stage.reduce
+        if not reduce:
+            return 1
+        innermost: Expr = tiled.tilings[reduce[-1]].sizes[0]
+        for axis in reduce[:-1]:
+            innermost = where(equal(tiled.position("inner", axis), len(reduce) - 1), tiled.tilings[axis].sizes[0], innermost)
+        return self._column("unroll", UNROLLS, innermost)
+
+    def limit(self, excess: Expr) -> None:
+        """Every row must keep it at 0 or below."""
+        if not isinstance(excess, int):
+            self.limits.append(excess)
+        elif excess > 0:
+            raise InternalError(f"a limit of {self.stage.output.name} can never hold")
+
+    def _limit(self, tiled: TiledStage) -> None:
+        """What every row must keep: code and workspace stay small."""
+        target, lanes = self.target, self.target.lanes
+        vectors = mul(_work(self.stage), *(ceil_div(tiled.tilings[a].sizes[0], lanes if a == self.vector else 1) for a in self.stage.spatial))
+        variants: Expr = 1
+        for axis in self.stage.spatial:
+            variants = mul(variants, add(minimum(mod(axis.extent, tiled.tilings[axis].sizes[0]), 1), 1))
+        self.limit(sub(mul(vectors, tiled.unroll, variants), MAX_UPDATES))
+        for operand in tiled.operands:
+            if not operand.prepared:
+                dims = operand.dimensions(0, self.vector, self.stage.reduce)
+                size = mul(FLOAT_BYTES * target.threads, *(tiled.packed_extent(operand, d) for d in dims))
+                self.limit(where(equal(operand.level, 0), 0, sub(size, MAX_WORKSPACE_BYTES)))
+
+
+def _work(stage: Stage) -> int:
+    """How many times as long as a multiply-add the text of one evaluation of the body is, in round numbers."""
+
+    def of(value: Value) -> int:
+        return (8 if value.function in LONG_FUNCTIONS else 0) + sum(map(of, value.args)) if isinstance(value, Apply) else 0
+
+    return 1 + of(stage.body)
+
+
+def most_joined(count: Expr, others: Expr, wanted: Expr) -> Expr:
+    """The largest q with ceil(count / q) * others >= wanted, where count * others >= wanted."""
+    least = ceil_div(wanted, others)
+    return where(less(1, least), sub(ceil_div(count, maximum(sub(least, 1), 1)), 1), count)
