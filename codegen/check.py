@@ -42,7 +42,8 @@ class Reference:
 def random_inputs(key: str, seed: int) -> Mapping[str, Array]:
     """Inputs by tensor name for the task of this operator text; the same for the same seed."""
     rng = np.random.default_rng(seed)
-    return {tensor.name: aligned_copy(2 * rng.random(tensor.shape, dtype=np.float32) - 1) for tensor in task(key).program.inputs}
+    drawn = {tensor: 2 * rng.random(tensor.shape, dtype=np.float32) - 1 for tensor in task(key).program.inputs}
+    return {tensor.name: aligned_copy(np.abs(array) if tensor.positive else array) for tensor, array in drawn.items()}
 
 
 @lru_cache(N_TASKS_KEPT)

@@ -51,7 +51,7 @@ def _convolution(
     """`stride` and `dilation` have a number a dimension, the outermost first; `pad` has those before each dimension, then those after."""
     rank = len(sizes)
     windows = [
-        _window(*given) for given in zip(SPATIAL[rank], KERNEL[rank], sizes, kernel, stride, pad[:rank], pad[rank:], dilation, strict=True)
+        sliding_window(*given) for given in zip(SPATIAL[rank], KERNEL[rank], sizes, kernel, stride, pad[:rank], pad[rank:], dilation, strict=True)
     ]  # fmt: skip
     if any(window.extent < 1 for window in windows):
         sides = f"{_by(kernel)} kernel with dilation {_by(dilation)} does not fit into {_by(sizes)} padded by {tuple(pad)}"
@@ -73,7 +73,7 @@ def capsule_conv2d(
     n: int, c: int, h: int, w: int, k: int, r: int, s: int, *, stride: Sequence[int], pad: Sequence[int], capsule: int, epilogue: Sequence[str]
 ) -> Program:
     """Convolution whose elements are square matrices: x is (n, h, w, capsule, capsule, c), weights (r, s, capsule, capsule, c, k)."""
-    rows, columns = (_window(*each) for each in zip("hw", "rs", (h, w), (r, s), stride, pad[:2], pad[2:], (1, 1), strict=True))
+    rows, columns = (sliding_window(*each) for each in zip("hw", "rs", (h, w), (r, s), stride, pad[:2], pad[2:], (1, 1), strict=True))
     if min(rows.extent, columns.extent) < 1:
         raise UserError(f"capsule_conv2d: a {r}x{s} kernel does not fit into {h}x{w} padded by {tuple(pad)}")
     batch, i, j, inner, cc, kk = Axis("n", n), Axis("i", capsule), Axis("j", capsule), Axis("a", capsule), Axis("c", c), Axis("k", k)
@@ -90,7 +90,8 @@ def capsule_conv2d(
 # --- one dimension --------------------------------------------------------------------------------------------------
 
 
-def _window(name: str, kernel_name: str, size: int, kernel: int, stride: int, before: int, after: int, dilation: int) -> Window:
+def sliding_window(name: str, kernel_name: str, size: int, kernel: int, stride: int, before: int, after: int, dilation: int) -> Window:
+    """One that visits the input every `stride` elements. `name`: of the dimension; without room for a window the extent is below 1."""
     extent = (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
     out, reduce = Axis(f"o{name}", extent), Axis(kernel_name, kernel)
     return Window(affine(out), affine((out, stride), (reduce, dilation), constant=-before), affine(reduce), reduce, extent)

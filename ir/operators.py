@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ir.attention import LAYOUTS as HEAD_LAYOUTS
+from ir.attention import attention
 from ir.contraction import batch_matmul, einsum, matmul, parse_axis_sizes, parse_equation, write_axis_sizes, write_equation
 from ir.convolution import KERNEL, LAYOUTS, SPATIAL, capsule_conv2d, conv1d, conv2d, conv3d, conv_transpose2d
 from ir.epilogue import EPILOGUE
 from ir.errors import UserError
-from ir.parameters import Parameter, any_sizes, one_of, quoted, size, sizes, write_every_size, write_sizes
+from ir.normalization import IMAGE_LAYOUTS, batch_norm, instance_norm, layer_norm, log_softmax, rms_norm, softmax
+from ir.parameters import Parameter, any_sizes, index, one_of, positive_real, quoted, size, sizes, write_every_size, write_real, write_sizes
+from ir.pooling import average_pool2d, global_average_pool, global_max_pool, max_pool2d
 from ir.program import Program
 from ir.reduction import FUNCTIONS, reduce
 
@@ -33,6 +37,10 @@ def _named_sizes(*names: str) -> dict[str, Parameter]:
     return {name: Parameter(size, "1" if name == "n" else None) for name in names}
 
 
+def _attention_scale(text: str) -> float | None:
+    return None if text == "default" else positive_real(text)
+
+
 def _convolution(rank: int) -> dict[str, Parameter]:
     return {
         **_named_sizes("n", "c", *SPATIAL[rank], "k", *KERNEL[rank]),
@@ -48,7 +56,12 @@ def _convolution(rank: int) -> dict[str, Parameter]:
 _MATRICES = {name: Parameter(size) for name in "mnk"}
 _B = one_of("constant", "variable")
 _PLANE = _convolution(2)
-_SHAPE = any_sizes(1, most=8)
+_SHAPE = Parameter(any_sizes(1, most=8), write=write_every_size)
+_AXES = Parameter(any_sizes(0, most=8), write=write_every_size)
+_EPSILON = Parameter(positive_real, "1e-5", write_real)
+_IMAGES = _named_sizes("n", "c", "h", "w")
+_IMAGE_LAYOUT = Parameter(one_of(*IMAGE_LAYOUTS), IMAGE_LAYOUTS[0])
+_WINDOWS = {**_named_sizes("n", "c", "h", "w", "r", "s"), "stride": _PLANE["stride"], "pad": _PLANE["pad"]}
 
 OPERATORS = {
     operator.name: operator
@@ -94,10 +107,30 @@ OPERATORS = {
             "reduce",
             {
                 "function": Parameter(one_of(*FUNCTIONS)),
-                "shape": Parameter(_SHAPE, write=write_every_size),
-                "axes": Parameter(any_sizes(0, most=8), write=write_every_size),
+                "shape": _SHAPE,
+                "axes": _AXES,
             },
             reduce,
+        ),
+        Operator("softmax", {"shape": _SHAPE, "axis": Parameter(index)}, softmax),
+        Operator("log_softmax", {"shape": _SHAPE, "axis": Parameter(index)}, log_softmax),
+        Operator("layer_norm", {"shape": _SHAPE, "axes": _AXES, "epsilon": _EPSILON}, layer_norm),
+        Operator("rms_norm", {"shape": _SHAPE, "axes": _AXES, "epsilon": _EPSILON}, rms_norm),
+        Operator("batch_norm", {**_IMAGES, "layout": _IMAGE_LAYOUT, "epsilon": _EPSILON}, batch_norm),
+        Operator("instance_norm", {**_IMAGES, "layout": _IMAGE_LAYOUT, "epsilon": _EPSILON}, instance_norm),
+        Operator("max_pool2d", {**_WINDOWS, "dilation": _PLANE["dilation"], "layout": _IMAGE_LAYOUT}, max_pool2d),
+        Operator("average_pool2d", {**_WINDOWS, "layout": _IMAGE_LAYOUT, "count_include_pad": Parameter(one_of("0", "1"), "0")}, average_pool2d),
+        Operator("global_average_pool", {**_IMAGES, "layout": _IMAGE_LAYOUT}, global_average_pool),
+        Operator("global_max_pool", {**_IMAGES, "layout": _IMAGE_LAYOUT}, global_max_pool),
+        Operator(
+            "attention",
+            {
+                "batch": Parameter(size, "1"),
+                **{name: Parameter(size) for name in ("heads", "queries", "keys", "dim")},
+                "scale": Parameter(_attention_scale, "default", lambda scale: "default" if scale is None else write_real(scale)),
+                "layout": Parameter(one_of(*HEAD_LAYOUTS), HEAD_LAYOUTS[0]),
+            },
+            attention,
         ),
     )
 }
@@ -129,7 +162,7 @@ def parse_operator(text: str) -> tuple[str, Program]:
         except ValueError as error:
             raise UserError(f"{name}: {key}={quoted(written)} {error}") from None
     program = operator.build(**values)
-    tensors = (*program.inputs, program.output)
+    tensors = (*program.inputs, *(stage.output for stage in program.stages))
     huge = next((tensor for tensor in tensors if tensor.n_bytes > MAX_TENSOR_BYTES), None)
     if huge is not None:
         gigabytes = f"{huge.n_bytes / 2**30:.1f} GiB, more than the {MAX_TENSOR_BYTES >> 30} GiB a tensor may take"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 MAX_EXTENT = 1 << 24
+_REAL = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d{1,3})?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,26 @@ def number(text: str, least: int) -> int:
 
 def size(text: str) -> int:
     return number(text, 1)
+
+
+def index(text: str) -> int:
+    return number(text, 0)
+
+
+def positive_real(text: str) -> float:
+    """As fp32 has it."""
+    if not _REAL.fullmatch(text):
+        raise ValueError("is no decimal number above 0, such as 1e-5")
+    real = float(text)
+    if not float(np.finfo(np.float32).tiny) <= real <= float(np.finfo(np.float32).max):
+        raise ValueError("is 0, or beyond the normal numbers of fp32")
+    return float(np.float32(real))
+
+
+def write_real(value: object) -> str:
+    """The shortest text of this number in fp32."""
+    real = np.float32(value)  # type: ignore[arg-type]  # a float by construction
+    return min(np.format_float_positional(real, trim="-"), np.format_float_scientific(real, trim="-", exp_digits=1), key=len)
 
 
 def sizes(counts: tuple[int, ...], least: int, *, repeated: bool = True) -> Callable[[str], object]:

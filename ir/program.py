@@ -30,11 +30,12 @@ class Axis:
 
 @dataclass(frozen=True)
 class Tensor:
-    """An array of fp32 in row-major order. `constant`: known before it is used, as weights are."""
+    """An array of fp32 in row-major order. `constant`: known before it is used, as weights are. `positive`: without negative elements, as a variance."""
 
     name: str
     shape: tuple[int, ...]
     constant: bool = False
+    positive: bool = False
 
     @property
     def n_bytes(self) -> int:
@@ -184,7 +185,8 @@ class Program:
 
     @property
     def flops(self) -> int:
-        """Of the reductions alone, as the field counts them (epilogues are not counted where there is a reduction)."""
+        """Of the reductions alone, as the field counts them: elementwise stages are not counted where there is a reduction. So attention has the flops
+        of its two products and two for each score, and softmax two for each element, whatever an exponential may cost; what bounds it is `n_bytes`."""
         heavy = [stage for stage in self.stages if stage.reduction is not None]
         return sum(stage.flops for stage in heavy or self.stages)
 

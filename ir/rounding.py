@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,9 +65,10 @@ def _stage_error(stage: Stage, values: Mapping[str, Doubles], errors: Mapping[st
 def _bounded(value: Value, values: Mapping[str, Doubles], errors: Mapping[str, Doubles], axes: tuple[Axis, ...]) -> Bounded:
     match value:
         case Constant(number):
-            return np.array(number), np.array(UNIT * abs(number))
+            return np.array(number), np.array(abs(number - float(np.float32(number))))
         case Read(tensor):
-            error = evaluate(value, errors, axes) if tensor.name in errors else np.array(0.0)
+            # What a read gives outside of its tensor is exact.
+            error = evaluate(replace(value, outside=0.0), errors, axes) if tensor.name in errors else np.array(0.0)
             return evaluate(value, values, axes), error
         case Apply(function, args):
             bounded = [_bounded(arg, values, errors, axes) for arg in args]

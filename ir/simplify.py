@@ -93,11 +93,14 @@ def _place(read: Read, outer: Axis, inner: Axis) -> int | None:
 
 
 def _fusible(program: Program, outer: Axis, inner: Axis) -> bool:
+    """Also where the same two dimensions of a tensor are walked by other axes elsewhere, they stay apart."""
+    places: dict[str, set[int | None]] = {}
     for read in _accesses(program):
-        uses = sum(index.factor(axis) != 0 for index in read.indices for axis in (outer, inner))
-        if uses and (uses != 2 or _place(read, outer, inner) is None):
+        place = _place(read, outer, inner)
+        if place is None and any(index.factor(axis) for index in read.indices for axis in (outer, inner)):
             return False
-    return True
+        places.setdefault(read.tensor.name, set()).add(place)
+    return all(len(found) == 1 for found in places.values())
 
 
 def _fuse(program: Program, outer: Axis, inner: Axis) -> Program:

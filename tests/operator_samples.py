@@ -114,6 +114,47 @@ def reduce_texts(draw: st.DrawFn, most: int = 40) -> str:
     return written("reduce", {"function": draw(st.sampled_from(FUNCTIONS)), "shape": _by(shape), "axes": _by(axes)})
 
 
+@st.composite
+def row_texts(draw: st.DrawFn, most: int = 40) -> str:
+    """Softmax, normalizations, attention."""
+    size = st.one_of(st.sampled_from([1, 2, 3, 16, 17]), st.integers(1, most))
+    name = draw(st.sampled_from(["softmax", "log_softmax", "layer_norm", "rms_norm", "batch_norm", "instance_norm", "attention"]))
+    shape = draw(st.lists(size, min_size=1, max_size=3))
+    epsilon = draw(st.sampled_from(["1e-5", "0.001"]))
+    if name in ("softmax", "log_softmax"):
+        return written(name, {"shape": _by(shape), "axis": str(draw(st.integers(0, len(shape) - 1)))})
+    if name in ("layer_norm", "rms_norm"):
+        return written(name, {"shape": _by(shape), "axes": _by(range(draw(st.integers(0, len(shape) - 1)), len(shape))), "epsilon": epsilon})
+    if name != "attention":
+        return written(name, image_parameters(draw, most) | {"epsilon": epsilon})
+    given = {"batch": draw(st.integers(1, 3)), "heads": draw(st.integers(1, 5)), **{each: draw(size) for each in ("queries", "keys", "dim")}}
+    more = {"scale": draw(st.sampled_from(["default", "0.5"])), "layout": draw(st.sampled_from(["bhid", "bihd"]))}
+    return written(name, {each: str(value) for each, value in given.items()} | more)
+
+
+@st.composite
+def pool_texts(draw: st.DrawFn, most: int = 20) -> str:
+    """Every window has an element of the image."""
+    name = draw(st.sampled_from(["max_pool2d", "average_pool2d", "global_average_pool", "global_max_pool"]))
+    given = image_parameters(draw, most)
+    if name.startswith("global"):
+        return written(name, given)
+    kernel, dilation = ([draw(st.integers(1, 3)) for _ in "hw"] for _ in range(2))
+    dilation = dilation if name == "max_pool2d" else [1, 1]
+    reach = [by * (taps - 1) + 1 for taps, by in zip(kernel, dilation, strict=True)]
+    pad = [draw(st.integers(0, taps // 2)) for taps in kernel * 2]
+    sizes = {each: str(max(int(given[each]), least)) for each, least in zip("hw", reach, strict=True)}
+    stride = [draw(st.integers(1, 3)) for _ in "hw"]
+    window = given | sizes | dict(zip("rs", map(str, kernel), strict=True)) | {"stride": _by(stride), "pad": _by(pad)}
+    return written(name, window | ({"dilation": _by(dilation)} if name == "max_pool2d" else {"count_include_pad": draw(st.sampled_from("01"))}))
+
+
+def image_parameters(draw: st.DrawFn, most: int) -> dict[str, str]:
+    """(n, c, h, w) and layout of images."""
+    sizes = {"n": draw(st.integers(1, 2)), "c": draw(st.sampled_from([1, 3, 16, 20])), "h": draw(st.integers(1, most)), "w": draw(st.integers(1, most))}
+    return {name: str(size) for name, size in sizes.items()} | {"layout": draw(st.sampled_from(["nhwc", "nchw"]))}
+
+
 def _by(numbers: Iterable[int]) -> str:
     return "x".join(map(str, numbers))
 
@@ -150,4 +191,5 @@ def target(lanes: int = 16, vector_registers: int = 32, threads: int = 2) -> Tar
 
 def random_inputs(program: Program, seed: int = 0) -> dict[str, NDArray[np.float32]]:
     rng = np.random.default_rng(seed)
-    return {tensor.name: rng.standard_normal(tensor.shape, dtype=np.float32) for tensor in program.inputs}
+    drawn = {tensor: rng.standard_normal(tensor.shape, dtype=np.float32) for tensor in program.inputs}
+    return {tensor.name: np.abs(array) if tensor.positive else array for tensor, array in drawn.items()}

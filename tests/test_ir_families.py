@@ -1,17 +1,21 @@
 """Every operator family against its definition, tap by tap or in numpy's own words."""
 
 import itertools
+from collections.abc import Callable, Mapping
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from operator_samples import capsule_texts, convolution_texts, einsum_texts, random_inputs, reduce_texts, transposed_texts
+from operator_samples import capsule_texts, convolution_texts, einsum_texts, pool_texts, random_inputs, reduce_texts, row_texts, transposed_texts
+from scipy.special import log_softmax, softmax
 
 from ir.convolution import KERNEL, LAYOUTS, SPATIAL
 from ir.interpreter import interpret
 from ir.operators import OPERATORS, parse_operator
 from ir.rounding import tolerance
+from ir.simplify import simplify
 
 settled = settings(deadline=None, max_examples=40)
 Doubles = NDArray[np.float64]
@@ -107,6 +111,121 @@ def test_einsum_is_numpys(text: str) -> None:
     inputs = random_inputs(program)
     expected = np.einsum(f"{first},{second}->{result}", inputs["a"].astype(float), inputs["b"].astype(float))
     np.testing.assert_allclose(interpret(program, inputs), expected, rtol=1e-12, atol=1e-12)
+
+
+@settled
+@given(row_texts(), st.integers(0, 9))
+def test_rows_are_set_in_relation_to_themselves(text: str, seed: int) -> None:
+    """And single precision, operation by operation, is tolerated."""
+    given_, program = parameters_of(parse_operator(text)[0]), parse_operator(text)[1]
+    inputs = random_inputs(program, seed)
+    doubles = {name: array.astype(np.float64) for name, array in inputs.items()}
+    result = interpret(program, inputs)
+    name = text.partition(":")[0]
+    np.testing.assert_allclose(result, ROWS[name](given_, doubles), rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(interpret(simplify(program), inputs).reshape(result.shape), result, rtol=1e-12, atol=1e-14)
+    assert (np.abs(ROWS[name](given_, inputs) - result) <= tolerance(program, inputs)).all()
+
+
+def standardized(x: NDArray, axes: tuple[int, ...], epsilon: float) -> NDArray:
+    return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + x.dtype.type(epsilon))
+
+
+def by_channel(array: NDArray, layout: str) -> NDArray:
+    return array if layout == "nhwc" else array[:, None, None]
+
+
+def batch_normalized(given_: dict, inputs: Mapping[str, NDArray]) -> NDArray:
+    scale, bias, mean, variance = (by_channel(inputs[name], given_["layout"]) for name in ("scale", "bias", "mean", "variance"))
+    return (inputs["x"] - mean) / np.sqrt(variance + scale.dtype.type(given_["epsilon"])) * scale + bias
+
+
+def instance_normalized(given_: dict, inputs: Mapping[str, NDArray]) -> NDArray:
+    scale, bias = (by_channel(inputs[name], given_["layout"]) for name in ("scale", "bias"))
+    return standardized(inputs["x"], (1, 2) if given_["layout"] == "nhwc" else (2, 3), given_["epsilon"]) * scale + bias
+
+
+def root_mean_squared(given_: dict, inputs: Mapping[str, NDArray]) -> NDArray:
+    x, axes = inputs["x"], tuple(given_["axes"])
+    return x / np.sqrt((x * x).mean(axes, keepdims=True) + x.dtype.type(given_["epsilon"])) * inputs["scale"]
+
+
+def attended(given_: dict, inputs: Mapping[str, NDArray]) -> NDArray:
+    q, k, v = (inputs[name] if given_["layout"] == "bhid" else inputs[name].swapaxes(1, 2) for name in "qkv")
+    score = (q @ k.swapaxes(2, 3)) * q.dtype.type(given_["scale"] or given_["dim"] ** -0.5)
+    result = softmax(score, axis=-1) @ v
+    return result if given_["layout"] == "bhid" else result.swapaxes(1, 2)
+
+
+ROWS: dict[str, Callable[[dict, Mapping[str, NDArray]], NDArray]] = {
+    "softmax": lambda given_, inputs: softmax(inputs["x"], axis=given_["axis"]),
+    "log_softmax": lambda given_, inputs: log_softmax(inputs["x"], axis=given_["axis"]),
+    "layer_norm": lambda given_, inputs: standardized(inputs["x"], tuple(given_["axes"]), given_["epsilon"]) * inputs["scale"] + inputs["bias"],
+    "rms_norm": root_mean_squared,
+    "batch_norm": batch_normalized,
+    "instance_norm": instance_normalized,
+    "attention": attended,
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "shift", "scale", "relative"),
+    [
+        ("softmax:shape=8x1000,axis=1", 0, 1, 1e-4),
+        ("softmax:shape=8x1000,axis=1", 300, 50, 1e-4),
+        ("log_softmax:shape=8x1000,axis=1", 300, 50, 1e-5),
+        ("layer_norm:shape=8x1000,axes=1", 0, 1, 1e-3),
+        ("rms_norm:shape=8x1000,axes=1", 300, 1, 1e-4),
+        ("attention:heads=1,queries=16,keys=128,dim=64", 0, 1, 3e-4),
+    ],
+)
+def test_the_tolerated_error_is_small(text: str, shift: float, scale: float, relative: float) -> None:
+    """Relative to the largest number of the result."""
+    program = parse_operator(text)[1]
+    inputs = {name: array * np.float32(scale) + np.float32(shift) for name, array in random_inputs(program).items()}
+    assert tolerance(program, inputs).max() < relative * np.abs(interpret(program, inputs)).max()
+
+
+@pytest.mark.parametrize(
+    ("text", "flops"),
+    [
+        ("softmax:shape=8x100,axis=1", 2 * 800),
+        ("batch_norm:c=3,h=4,w=5", 2 * 60 + 6 * 3),
+        ("max_pool2d:c=3,h=8,w=8,r=2,s=2,stride=2", 3 * 64),
+        ("attention:batch=2,heads=3,queries=5,keys=7,dim=11", 6 * (4 * 5 * 7 * 11 + 2 * 5 * 7)),
+    ],
+)
+def test_flops_are_those_of_the_reductions_where_there_are_some(text: str, flops: int) -> None:
+    assert parse_operator(text)[1].flops == flops
+
+
+@settled
+@given(pool_texts(), st.integers(0, 9))
+def test_pools_take_window_by_window(text: str, seed: int) -> None:
+    given_, program = parameters_of(parse_operator(text)[0]), parse_operator(text)[1]
+    inputs = random_inputs(program, seed)
+    x = inputs["x"].astype(np.float64)
+    x = x if given_["layout"] == "nhwc" else np.moveaxis(x, 1, 3)
+    largest = "max" in text
+    result = interpret(program, inputs)
+    np.testing.assert_allclose(interpret(simplify(program), inputs).reshape(result.shape), result, rtol=1e-12, atol=1e-14)
+    assert (tolerance(program, inputs) < 1e-4).all()
+    if text.startswith("global"):
+        np.testing.assert_allclose(result, x.max((1, 2)) if largest else x.mean((1, 2)), rtol=1e-12, atol=1e-12)
+        return
+    result = result if given_["layout"] == "nhwc" else np.moveaxis(result, 1, 3)
+    (top, left, bottom, right), dilation = given_["pad"], given_.get("dilation", (1, 1))
+    outside = 0.0 if given_.get("count_include_pad") == "1" else np.nan
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=outside)
+    for y, z in np.ndindex(*result.shape[1:3]):
+        rows, columns = (
+            slice(at * by, at * by + step * (taps - 1) + 1, step)
+            for at, by, step, taps in zip((y, z), given_["stride"], dilation, (given_["r"], given_["s"]), strict=True)
+        )
+        taken = padded[:, rows, columns]
+        assert taken.shape[1:3] == (given_["r"], given_["s"])
+        expected = np.nanmax(taken, (1, 2)) if largest else np.nanmean(taken, (1, 2))
+        np.testing.assert_allclose(result[:, y, z], expected, rtol=1e-12, atol=1e-12)
 
 
 REFERENCES = {"sum": np.sum, "mean": np.mean, "max": np.max, "min": np.min, "prod": np.prod, "l2": lambda x, axis: np.sqrt((x * x).sum(axis=axis))}

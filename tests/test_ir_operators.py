@@ -3,7 +3,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operator_samples import conv2d_parameters, matmul_parameters, operator_texts, written
+from operator_samples import conv2d_parameters, matmul_parameters, operator_texts, pool_texts, row_texts, written
 
 from ir.convolution import channel_block
 from ir.errors import UserError
@@ -15,7 +15,11 @@ from ir.task import task
 settled = settings(deadline=None, max_examples=100)
 CONV = "conv2d:c=4,h=9,w=9,k=8,r=3,s=3"
 DECONV = "conv_transpose2d:c=4,h=9,w=9,k=8,r=3,s=3"
-KNOWN = "matmul, batch_matmul, einsum, conv1d, conv2d, conv3d, conv_transpose2d, capsule_conv2d, reduce"
+KNOWN = (
+    "matmul, batch_matmul, einsum, conv1d, conv2d, conv3d, conv_transpose2d, capsule_conv2d, reduce, "
+    "softmax, log_softmax, layer_norm, rms_norm, batch_norm, instance_norm, "
+    "max_pool2d, average_pool2d, global_average_pool, global_max_pool, attention"
+)
 
 
 def shapes(text: str) -> dict[str, tuple[int, ...]]:
@@ -24,7 +28,7 @@ def shapes(text: str) -> dict[str, tuple[int, ...]]:
 
 
 @settled
-@given(operator_texts())
+@given(st.one_of(operator_texts(), row_texts(), pool_texts()))
 def test_a_key_is_its_own_key(text: str) -> None:
     key, program = parse_operator(text)
     assert parse_operator(key) == (key, program)
@@ -48,6 +52,9 @@ def test_the_order_of_parameters_is_free(data: st.DataObject) -> None:
         (CONV + ",stride=2", CONV + ",stride=02x2"),
         ("matmul:m=1,n=2,k=3", " matmul:k=3,n=2,m=001,b=constant,epilogue=\n"),
         ("matmul:m=1,n=2,k=3,epilogue=clip0:6", "matmul:m=1,n=2,k=3,epilogue=clip-0.0:6.00"),
+        ("layer_norm:shape=2x3,axes=1", "layer_norm:axes=1,shape=2x3,epsilon=0.00001"),
+        ("layer_norm:shape=2x3,axes=1,epsilon=0.000009999999747378752", "layer_norm:shape=2x3,axes=1,epsilon=1e-05"),
+        ("attention:heads=1,queries=2,keys=3,dim=4,scale=0.25", "attention:heads=1,queries=2,keys=3,dim=4,scale=2.5e-1,layout=bhid,batch=1"),
         ("matmul:m=1,n=2,k=3,epilogue=clip0.1:0.5", "matmul:m=1,n=2,k=3,epilogue=clip0.100000001:0.5"),
     ],
 )
@@ -130,7 +137,7 @@ def test_depthwise_channels_are_blocked_as_their_layout() -> None:
     ("text", "message"),
     [
         ("", f"unknown operator '' in '' (known: {KNOWN})"),
-        ("softmax:m=3", "unknown operator 'softmax' in 'softmax:m=3'"),
+        ("maxout:m=3", "unknown operator 'maxout' in 'maxout:m=3'"),
         ("Matmul:m=1,n=1,k=1", "unknown operator 'Matmul'"),
         ("matmul", "matmul: m is missing in 'matmul'"),
         ("matmul:", "matmul: m is missing"),
@@ -179,6 +186,26 @@ def test_depthwise_channels_are_blocked_as_their_layout() -> None:
         ("reduce:function=median,shape=2x3,axes=1", "reduce: function='median' is none of sum, mean, max, min, prod, l2"),
         ("reduce:function=sum,shape=2x3,axes=2", "reduce: axes=2 are not different axes of a tensor of 2 dimensions"),
         ("reduce:function=sum,shape=2x3,axes=1x1", "reduce: axes=1x1 are not different axes of a tensor of 2 dimensions"),
+        ("softmax:shape=2x3,axis=2", "softmax: there is no axis 2 in a tensor of 2 dimensions"),
+        ("softmax:shape=2x3,axis=-1", f"softmax: axis='-1' is not between 0 and {MAX_EXTENT}"),
+        ("layer_norm:shape=2x3x4,axes=1", "layer_norm: axes=1 are not the last ones of a tensor of 3 dimensions in their order"),
+        ("rms_norm:shape=2x3x4,axes=2x1", "rms_norm: axes=2x1 are not the last ones of a tensor of 3 dimensions in their order"),
+        ("rms_norm:shape=2x3x4,axes=2x3", "rms_norm: there is no axis 3 in a tensor of 3 dimensions"),
+        ("layer_norm:shape=2x3,axes=1,epsilon=0", "layer_norm: epsilon='0' is 0, or beyond the normal numbers of fp32"),
+        ("layer_norm:shape=2x3,axes=1,epsilon=1e40", "layer_norm: epsilon='1e40' is 0, or beyond the normal numbers of fp32"),
+        ("layer_norm:shape=2x3,axes=1,epsilon=-1", "layer_norm: epsilon='-1' is no decimal number above 0, such as 1e-5"),
+        ("batch_norm:c=3,h=4,w=5,layout=nchwc", "batch_norm: layout='nchwc' is none of nhwc, nchw"),
+        ("max_pool2d:c=3,h=4,w=5,r=5,s=2", "max_pool2d: a window of 5 elements 1 apart does not fit into 4 padded by (0, 0, 0, 0)"),
+        ("max_pool2d:c=3,h=4,w=5,r=2,s=2,pad=2", "max_pool2d: padding (2, 2, 2, 2) leaves windows without any element of the image"),
+        ("average_pool2d:c=3,h=4,w=5,r=2,s=2,pad=0x0x0x2", "average_pool2d: padding (0, 0, 0, 2) leaves windows without any element of the image"),
+        ("max_pool2d:c=3,h=1,w=5,r=2,s=2,dilation=2,pad=1", "max_pool2d: padding (1, 1, 1, 1) leaves windows without any element of the image"),
+        ("average_pool2d:c=3,h=4,w=5,r=2,s=2,ceil_mode=1", "average_pool2d: unknown parameter 'ceil_mode=1'"),
+        ("attention:heads=1,queries=2,keys=3,dim=4,layout=ihbd", "attention: layout='ihbd' is none of bhid, bihd"),
+        ("attention:heads=1,queries=2,keys=3,dim=4,scale=half", "attention: scale='half' is no decimal number above 0, such as 1e-5"),
+        (
+            "attention:heads=16,queries=16384,keys=16384,dim=4",
+            "attention: tensor product of shape (1, 16, 16384, 16384) would take 16.0 GiB, more than the 4 GiB",
+        ),
         ("conv2d:c=64,h=9,w=9,k=64,groups=32,r=3,s=3,layout=nchwc", "layout nchwc cannot block 64 channels by 16 with these groups; use nhwc or nchw"),
     ],
 )
@@ -204,7 +231,7 @@ def test_garbage_gets_one_line(text: str) -> None:
 @settled
 @given(st.data())
 def test_a_damaged_text_gets_one_line_or_means_something(data: st.DataObject) -> None:
-    text = data.draw(operator_texts())
+    text = data.draw(st.one_of(operator_texts(), row_texts(), pool_texts()))
     at = data.draw(st.integers(0, len(text) - 1))
     damaged = text[:at] + data.draw(st.text(max_size=2)) + text[at + 1 :]
     try:

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from operator_samples import operator_texts, random_inputs
+from hypothesis import strategies as st
+from operator_samples import operator_texts, pool_texts, random_inputs, row_texts
 
 from ir.interpreter import interpret
 from ir.operators import parse_operator
@@ -16,7 +17,7 @@ def simplified(text: str) -> str:
 
 
 @settled
-@given(operator_texts(most=20))
+@given(st.one_of(operator_texts(most=20), row_texts(), pool_texts()))
 def test_the_result_does_not_change(text: str) -> None:
     program = parse_operator(text)[1]
     simple, inputs = simplify(program), random_inputs(program)
@@ -24,7 +25,7 @@ def test_the_result_does_not_change(text: str) -> None:
 
 
 @settled
-@given(operator_texts())
+@given(st.one_of(operator_texts(), row_texts(), pool_texts()))
 def test_tensors_stay_where_they_are_in_memory(text: str) -> None:
     program = parse_operator(text)[1]
     simple = simplify(program)
@@ -33,20 +34,36 @@ def test_tensors_stay_where_they_are_in_memory(text: str) -> None:
 
 
 @settled
-@given(operator_texts())
+@given(st.one_of(operator_texts(), row_texts(), pool_texts()))
 def test_nothing_is_left_to_simplify(text: str) -> None:
     simple = simplify(parse_operator(text)[1])
     assert simplify(simple) == simple
+    alone = {stage.spatial for stage in simple.stages}  # an axis of extent 1 stays where it is a stage's only one, and with it elsewhere
     for stage in simple.stages:
         assert stage.spatial
-        assert all(axis.extent > 1 for axis in stage.reduce)
-        assert all(axis.extent > 1 for axis in stage.spatial) or len(stage.spatial) == 1
+        assert all(axis.extent > 1 or (axis,) in alone for axis in (*stage.spatial, *stage.reduce))
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("matmul:m=4,n=5,k=6", "c[m, n] = sum over k<6 of (a[m, k] * b[k, n])  for m<4, n<5"),
+        (
+            "log_softmax:shape=1x9,axis=1",
+            "top[d0] = max over d1<9 of x[d0, d1]  for d0<1\n"
+            "total[d0] = sum over d1<9 of exp((x[d0, d1] - top[d0]))  for d0<1\n"
+            "logarithm[d0] = log(total[d0])  for d0<1\n"
+            "y[d0, d1] = ((x[d0, d1] - top[d0]) - logarithm[d0])  for d0<1, d1<9",
+        ),
+        # Elsewhere the rows and columns of `one` are walked by windows.
+        (
+            "average_pool2d:c=1,h=4,w=5,r=3,s=1,pad=1x0",
+            "one[h, w] = 1  for h<4, w<5\n"
+            "count[oh, ow] = sum over r<3 of one[oh + r - 1, ow]  for oh<4, ow<5\n"
+            "share[oh, ow] = (1 / count[oh, ow])  for oh<4, ow<5\n"
+            "total[oh, ow] = sum over r<3 of x[oh + r - 1, ow]  for oh<4, ow<5\n"
+            "y[oh, ow] = (total[oh, ow] * share[oh, ow])  for oh<4, ow<5",
+        ),
         ("matmul:m=1,n=5,k=6", "c[n] = sum over k<6 of (a[k] * b[k, n])  for n<5"),
         ("matmul:m=4,n=1,k=6", "c[m] = sum over k<6 of (a[m, k] * b[k])  for m<4"),
         ("matmul:m=1,n=1,k=6,epilogue=bias", "sum[n] = sum over k<6 of (a[k] * b[k, n])  for n<1\nc[n] = (sum[n] + bias[n])  for n<1"),
