@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from codegen.functions import sigmoid, splat
+from codegen.functions import exponential, sigmoid, splat
 from ir.errors import InternalError
 from ir.expression import Expr, Op, Symbol, add, apply, mul, symbols_of
 from ir.nest import Across, Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store
@@ -328,6 +328,8 @@ class _Body:
                 kind = args[0].type
                 name = "llvm.sqrt.f32" if kind == F32 else f"llvm.sqrt.v{kind.count}f32"
                 return builder.call(_declare(self.module, name, kind, [kind]), args)
+            case "exp":
+                return exponential(builder, args[0], self.fma)
             case "sigmoid":
                 return sigmoid(builder, args[0], self.fma)
         raise InternalError(f"no code for the function {function}")

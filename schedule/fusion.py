@@ -27,7 +27,11 @@ def groups(program: Program) -> list[Group]:
 
 
 def _is_epilogue(stage: Stage, follower: Stage, later: list[Stage]) -> bool:
-    if follower.reduction is not None or follower.spatial != stage.spatial or any(stage.output == read.tensor for other in later for read in reads(other.body)):
+    if (
+        follower.reduction is not None
+        or (follower.spatial, follower.indices) != (stage.spatial, stage.indices)
+        or any(stage.output == read.tensor for other in later for read in reads(other.body))
+    ):
         return False
     return {read for read in reads(follower.body) if read.tensor == stage.output} == {stage.write}
 
@@ -66,9 +70,9 @@ def _is_own_dimension(accesses: list[Read], tensor: Tensor, axis: Axis) -> bool:
 
 
 def with_innermost(program: Program, axis: Axis) -> Program:
-    """The same program with every intermediate tensor that has a dimension of this axis contiguous along it."""
+    """The same program with every tensor that one group of stages hands to another, and that has a dimension of this axis, contiguous along it."""
     moved: dict[str, int] = {}
-    for stage in program.stages[:-1]:
+    for stage in (stage for group in groups(program)[:-1] for stage in group if stage is not None):
         place = next((i for i, index in enumerate(stage.indices) if index == affine(axis)), None)
         if place is not None:
             moved[stage.output.name] = place

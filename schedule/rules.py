@@ -17,7 +17,10 @@ from schedule.target import Target
 
 SMALL_OUTPUT = 1024  # elements; below this a long reduction is worth splitting
 LONG_REDUCE = 64
+MANY_VECTORS = 4  # along a reduce axis: with so many nothing else is worth packing for
 CHUNK_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # with many divisors, for the register tiles of fused stages
+
+DEFAULT_CHUNK = 4
 
 
 def sketches(program: Program, target: Target) -> tuple[Sketch, ...]:
@@ -47,7 +50,7 @@ def _sketch(name: str, program: Program, target: Target, vector: Axis) -> Sketch
 
 def _joined(name: str, stages: list[TiledStage], rules: list[StageRule], columns: tuple[Column, ...], fused: tuple[Axis, ...]) -> Sketch:
     """`columns`: those that stages share."""
-    default = {column.symbol.name: column.choices[0] for column in columns}
+    default = {column.symbol.name: min(DEFAULT_CHUNK, column.choices[-1]) for column in columns}
     for rule in rules:
         default |= rule.default
     space = Space((*columns, *(column for rule in rules for column in rule.columns)), tuple(limit for rule in rules for limit in rule.limits))
@@ -63,7 +66,7 @@ def _fused_sketches(program: Program, target: Target) -> Iterator[Sketch]:
     if not shared:
         return
     between = frozenset(stage.output.name for stage in program.stages[:-1])
-    for vector in _vector_axes(program.stages[0], target):
+    for vector in _first_vector_axes(program.stages[0], target):
         turned = with_innermost(program, vector)
         stages = groups(turned)
         vectors = [vector]
@@ -72,6 +75,15 @@ def _fused_sketches(program: Program, target: Target) -> Iterator[Sketch]:
             vectors += [vector] if vector in fitting else fitting[:1]
         if len(vectors) == len(stages):
             yield _fused(f"fused_{_name(stages[0][0], vector)}", turned, vectors, shared, between, target)
+
+
+def _first_vector_axes(stage: Stage, target: Target) -> list[Axis]:
+    """Also axes along which the output is not contiguous as it stands, for its layout is free."""
+    usual = _vector_axes(stage, target)
+    if any(axis in stage.reduce for axis in usual):
+        return usual
+    turned = [axis for axis in reversed(stage.spatial) if axis.extent >= target.lanes and all(_fits(read, axis) for read in reads(stage.body))]
+    return list(dict.fromkeys([*usual, *turned]))
 
 
 def _fused(name: str, program: Program, vectors: list[Axis], shared: tuple[Axis, ...], between: frozenset[str], target: Target) -> Sketch:
@@ -112,27 +124,32 @@ def _chunks(shared: tuple[Axis, ...], vectors: list[Axis], target: Target) -> tu
 
 def _vector_axes(stage: Stage, target: Target, between: frozenset[str] = frozenset()) -> list[Axis]:
     """Axes worth vectorizing, best first: spatial ones along which the output is contiguous and every input is, or does not move, or may be packed
-    so; then a reduce axis; then, where the ones before leave the constant inputs untouched (as in nchw), an axis along which they are packed. What
-    fused stages hand on, `between` them, cannot be packed.
+    so (not where a long reduce axis needs no packing); then a reduce axis; then, where the ones before leave the constant inputs untouched (as in
+    nchw), an axis along which they are packed. What fused stages hand on, `between` them, cannot be packed.
     """
     inputs = list(reads(stage.body))
-
-    def fits(read: Read, axis: Axis) -> bool:
-        if read.stride(axis) in (0, 1):
-            return True
-        alone = [axes for _, axes in Operand(read, read.tensor.constant, 0, 0).parts if axis in axes]
-        return read.tensor.name not in between and all(len(axes) == 1 for axes in alone)
-
-    fitting = [axis for axis in reversed(stage.spatial) if all(fits(read, axis) for read in inputs)]
+    fitting = [axis for axis in reversed(stage.spatial) if all(_fits(read, axis, between) for read in inputs)]
     contiguous = [axis for axis in fitting if stage.write.stride(axis) == 1]
     constants = [read for read in inputs if read.tensor.constant]
     packed = [axis for axis in fitting if axis.extent >= target.lanes and any(axis in read.axes for read in constants)]
     if any(axis in read.axes for axis in contiguous for read in constants):
         packed = []
     across = _axes_across(stage, target, max((axis.extent for axis in contiguous), default=1))
-    if any(not all(read.stride(axis) in (0, 1) for read in inputs if not read.tensor.constant) for axis in contiguous):
-        contiguous, across = across, contiguous
+    if any(axis.extent >= MANY_VECTORS * target.lanes for axis in across):
+        contiguous = [axis for axis in contiguous if all(_is_in_place(read, axis) for read in inputs if not read.tensor.constant) and axis.extent > 1]
     return list(dict.fromkeys([*contiguous, *across, *packed])) or list(stage.spatial[-1:])
+
+
+def _is_in_place(read: Read, axis: Axis) -> bool:
+    return read.stride(axis) in (0, 1)
+
+
+def _fits(read: Read, axis: Axis, between: frozenset[str] = frozenset()) -> bool:
+    """Whether vectors along the axis can be read, from a packed copy if need be."""
+    if _is_in_place(read, axis):
+        return True
+    alone = [axes for _, axes in Operand(read, read.tensor.constant, 0, 0).parts if axis in axes]
+    return read.tensor.name not in between and all(len(axes) == 1 for axes in alone)
 
 
 def _axes_across(stage: Stage, target: Target, widest: int) -> list[Axis]:

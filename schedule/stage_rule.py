@@ -221,6 +221,8 @@ class StageRule:
             levels = levels[:-1]  # one slice: the same as packing for a block
         if read.padded or (self.vector in read.axes and read.stride(self.vector) != 1):
             levels = levels[1:]  # packing is what brings the padding in, and what makes lanes contiguous
+        elif set(read.axes) == {*self.stage.spatial, *self.stage.reduce}:
+            levels = levels[:1]  # what is read once need not be packed
         block = PACK_LEVELS.index("block")
         n_slices = mul(*(tilings[axis].count(0) for axis in self.stage.reduce))
         n_blocks = mul(*(floor_div(tilings[axis].sizes[2], tilings[axis].sizes[1]) for axis in self.stage.spatial))
