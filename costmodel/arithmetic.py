@@ -13,6 +13,7 @@ FUNCTION_KINDS = {
     **dict.fromkeys(("max", "min", "less", "equal", "select", "abs"), "compare"),
     **dict.fromkeys(("div", "pow", "sqrt", "exp", "log", "tanh", "erf", "sigmoid"), "special"),
 }  # fmt: skip
+SPECIAL_HALF_CYCLES = 16
 KINDS = ("add", "multiply", "compare", "special")
 
 
@@ -25,6 +26,18 @@ def count_functions(value: Value) -> dict[str, int]:
             for kind, count in count_functions(arg).items():
                 counts[kind] += count
     return counts
+
+
+def is_fused_product(stage: Stage) -> bool:
+    """Whether an evaluation of the body is one multiply-add."""
+    return stage.reduction == "sum" and isinstance(stage.body, Apply) and stage.body.function == "mul"
+
+
+def update_half_cycles(stage: Stage) -> int:
+    """Of one evaluation of the body in vectors: an operation each, and a round number for those that are made of many."""
+    counts = count_functions(stage.body)
+    operations = sum(counts.values()) + (SPECIAL_HALF_CYCLES - 1) * counts["special"]
+    return max(1, operations - is_fused_product(stage) + (stage.reduction is not None))
 
 
 def epilogue_quantities(tiled: TiledStage, epilogue: Stage, output_vectors: int) -> dict[str, Expr]:

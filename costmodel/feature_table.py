@@ -1,8 +1,8 @@
 """Every feature of a candidate: its name, its unit, what it means, and the quantities it is made of.
 
-Names begin with the slot that they describe, the same for all sketches: `compute` is the first tiled stage's main nest, `pack_a` and
-`pack_b` the packing of its operands, `epilogue` its elementwise end, `final` the second tiled stage (the sum of a split reduction); `program`,
-`machine` and `task` are what they say. All features of a slot that a sketch does not have are 0.
+Names begin with the slot that they describe, the same for all sketches: `compute` is the main nest of the tiled stage with the most operations, `pack_a`
+and `pack_b` the packing of its operands, `epilogue` the elementwise ends of all stages, `final` all other tiled stages together (such as the sum of a
+split reduction), each quantity a sum over them; `program`, `machine` and `task` are what they say. All features of a slot that a sketch does not have are 0.
 
 Words: a *step* is one point of the reduction for one register tile, an *update* one vector of accumulators changed by it; the places `whole`,
 `chunk`, `block`, `slice`, `tile` and `step` are inside all loops of the bands parallel, outer, slice, block and inner in turn (see
@@ -278,7 +278,7 @@ _TASK = (
     _log("flops", "count", "floating-point operations of all tiled stages"),
     _log("bytes", "bytes", "tensors of the operands and the output, each once"),
     _log_ratio("intensity", "flops a byte", "flops", "bytes", "operations for each byte of the operands and the output"),
-    _log("output_elements", "elements", "elements of the output of the first tiled stage"),
+    _log("output_elements", "elements", "elements of the output of the tiled stage with the most operations"),
     _log("vector_extent", "elements", "extent of the axis that the sketch makes vectors of"),
     _log("row_extent", "elements", "extent of all other axes of the output together"),
     _log("longest_extent", "elements", "the longest extent of an axis of the output that is not made vectors of"),

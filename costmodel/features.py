@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from costmodel.arithmetic import epilogue_quantities
 from costmodel.feature_table import FEATURE_VERSION, FEATURES
 from costmodel.packing import Packing, packed_elements
-from costmodel.stage import StageQuantities
+from costmodel.stage import ROLES, StageQuantities
 from ir.errors import InternalError
-from ir.expression import Evaluator, Expr, add, ceil_div, mul
-from ir.program import FLOAT_BYTES
-from schedule.sketch import Sketch
+from ir.expression import Evaluator, Expr, add, ceil_div, minimum, mul
+from ir.program import FLOAT_BYTES, Axis
+from schedule.sketch import Sketch, TiledStage
 from schedule.space import Population
 from schedule.target import Target
 
@@ -70,16 +70,17 @@ class FeatureExtractor:
 
 def _slots(sketch: Sketch, target: Target) -> dict[str, Quantities]:
     """Quantities of the sketch by slot."""
-    if len(sketch.stages) > 2:
-        raise InternalError(f"sketch {sketch.name} has {len(sketch.stages)} tiled stages, features describe 2")
-    stages = [StageQuantities(tiled, target) for tiled in sketch.stages]
-    slots = {slot: stage.all() for slot, stage in zip(("compute", "final"), stages, strict=False)}
+    main = max(sketch.stages, key=lambda tiled: tiled.stage.flops)
+    stages = [StageQuantities(tiled, target) for tiled in (main, *(tiled for tiled in sketch.stages if tiled is not main))]
+    all_of_each = [stage.all() for stage in stages]
     packs = [_packs(stage) for stage in stages]
-    slots |= {f"pack_{role}": quantities for role, quantities in packs[0].items()}
-    last = stages[-1]
-    if last.tiled.epilogue is not None:
-        slots["epilogue"] = epilogue_quantities(last.tiled, last.tiled.epilogue, last.output_vectors)
-    slots["program"] = _program(target, stages, packs, slots)
+    slots = {"compute": all_of_each[0], **{f"pack_{role}": packs[0][role] for role in ROLES if role in packs[0]}}
+    if len(stages) > 1:
+        slots["final"] = _sum(all_of_each[1:])
+    epilogues = [(stage, stage.tiled.epilogue) for stage in stages if stage.tiled.epilogue is not None]
+    if epilogues:
+        slots["epilogue"] = _sum([epilogue_quantities(stage.tiled, epilogue, stage.output_vectors) for stage, epilogue in epilogues])
+    slots["program"] = _program(sketch, target, stages, packs, all_of_each, slots)
     slots["machine"] = {
         "lanes": target.lanes, "vector_registers": target.vector_registers, "threads": target.threads,
         "l1_bytes": target.l1_bytes, "l2_bytes": target.l2_bytes, "l3_bytes": target.l3_bytes,
@@ -88,44 +89,60 @@ def _slots(sketch: Sketch, target: Target) -> dict[str, Quantities]:
     return slots
 
 
+def _sum(parts: list[Quantities]) -> Quantities:
+    return {name: add(*(part[name] for part in parts)) for name in parts[0]}
+
+
 def _packs(stage: StageQuantities) -> dict[str, Quantities]:
     """Quantities of the packing of each variable operand of a stage, by role."""
     variable = {role: operand for role, operand in stage.operands.items() if not operand.prepared}
     return {role: Packing(stage.tiled, operand, stage.target.lanes, stage.target.threads).quantities() for role, operand in variable.items()}
 
 
-def _program(target: Target, stages: list[StageQuantities], packs: list[dict[str, Quantities]], slots: dict[str, Quantities]) -> Quantities:
-    """Memory, text and time of all slots together; times are those of the busiest thread."""
-    described = [slots[slot] for slot in ("compute", "final") if slot in slots]
+def _program(
+    sketch: Sketch, target: Target, stages: list[StageQuantities], packs: list[dict[str, Quantities]], of_each: list[Quantities], slots: dict[str, Quantities]
+) -> Quantities:
+    """Memory, text and time of all stages together; times are those of the busiest thread."""
     all_packs = [pack for of_stage in packs for pack in of_stage.values()]
     private = add(*(stage.on_busiest_thread(pack["private_half_cycles"]) for stage, of in zip(stages, packs, strict=True) for pack in of.values()))
     shared = add(*(ceil_div(pack["shared_half_cycles"], target.threads) for pack in all_packs))
-    epilogue = stages[-1].on_busiest_thread(slots["epilogue"]["half_cycles"]) if "epilogue" in slots else 0
+    epilogue = stages[0].on_busiest_thread(slots["epilogue"]["half_cycles"]) if "epilogue" in slots else 0
     others = add(private, shared, epilogue)
-    intermediate = sum(stage.stage.output.n_bytes for stage in stages[:-1])
+    between = add(*(_bytes_between(tiled, sketch.fused) for tiled in sketch.stages[:-1]))
+    own, common = (mul(target.threads, between), 0) if sketch.fused else (0, between)
     flops = sum(stage.stage.flops for stage in stages)
     prepared = [(stage.tiled, operand) for stage in stages for operand in stage.operands.values() if operand.prepared]
     return {
         "n_stages": len(stages),
         "prepared_bytes": mul(FLOAT_BYTES, add(*(packed_elements(tiled, operand) for tiled, operand in prepared))),
-        "private_bytes": add(*(pack["private_bytes"] for pack in all_packs)),
-        "shared_bytes": add(intermediate, *(pack["shared_bytes"] for pack in all_packs)),
-        "code_updates": add(*(stage["code_updates"] for stage in described)),
+        "private_bytes": add(own, *(pack["private_bytes"] for pack in all_packs)),
+        "shared_bytes": add(common, *(pack["shared_bytes"] for pack in all_packs)),
+        "code_updates": add(*(stage["code_updates"] for stage in of_each)),
         "half_cycles.pack": add(private, shared),
         "half_cycles.epilogue": epilogue,
-        "half_cycles.longest": add(others, *(stage["half_cycles.longest"] for stage in described)),
-        "half_cycles.sum": add(others, *(stage["half_cycles.sum"] for stage in described)),
+        "half_cycles.longest": add(others, *(stage["half_cycles.longest"] for stage in of_each)),
+        "half_cycles.sum": add(others, *(stage["half_cycles.sum"] for stage in of_each)),
         "half_cycles.ideal": -(-flops // (2 * target.lanes * target.threads)),
     }
 
 
+def _bytes_between(tiled: TiledStage, fused: tuple[Axis, ...]) -> Expr:
+    """Memory for what a stage hands on: of fused ones a chunk."""
+    found: Expr = FLOAT_BYTES
+    for size, index in zip(tiled.result.shape, tiled.stage.indices, strict=True):
+        is_fused = index.axes and index.axes[0] in fused
+        found = mul(found, minimum(tiled.tilings[index.axes[0]].sizes[2], size) if is_fused else size)
+    return found
+
+
 def _task(sketch: Sketch, stages: list[StageQuantities]) -> Quantities:
     """What the sketch works on, the same for all its candidates."""
-    stage, vector = stages[0].stage, sketch.stages[0].vector
-    tensors = dict.fromkeys(operand.read.tensor for operand in stages[0].operands.values())
+    stage, vector = stages[0].stage, stages[0].tiled.vector
+    between = {tiled.result for tiled in sketch.stages[:-1]}
+    tensors = dict.fromkeys(operand.read.tensor for stage in stages for operand in stage.operands.values() if operand.read.tensor not in between)
     variable = sum(tensor.n_bytes for tensor in tensors if not tensor.constant)
     constant = sum(tensor.n_bytes for tensor in tensors if tensor.constant)
-    output = stages[-1].stage.output.n_bytes
+    output = sketch.stages[-1].result.n_bytes
     spatial = [axis.extent for axis in stage.spatial]
     reduce = [axis.extent for axis in stage.reduce]
     return {
@@ -133,7 +150,7 @@ def _task(sketch: Sketch, stages: list[StageQuantities]) -> Quantities:
         "bytes": variable + constant + output,
         "output_elements": math.prod(spatial),
         "vector_extent": vector.extent,
-        "row_extent": math.prod(spatial) // vector.extent,
+        "row_extent": math.prod(axis.extent for axis in stage.spatial if axis != vector),
         "longest_extent": max((axis.extent for axis in stage.spatial if axis != vector), default=1),
         "reduce_length": math.prod(reduce),
         "longest_reduce": max(reduce, default=1),

@@ -94,12 +94,12 @@ def loop_structure(tiled: TiledStage) -> LoopStructure:
 
 def _tile_inside(tiled: TiledStage, band: str, axis: Axis) -> Expr:
     """Elements of the axis that one iteration of its loop in the band covers, at most all of them."""
-    return 1 if band == "inner" else minimum(tiled.tilings[axis].sizes[_LEVEL[band]], axis.extent)
+    return tiled.step(axis) if band == "inner" else minimum(tiled.tilings[axis].sizes[_LEVEL[band]], axis.extent)
 
 
 def _count_inside(tiled: TiledStage, band: str, axis: Axis) -> Expr:
     """How many iterations the loops of the axis down to the band make in all; tiles are nested, so cut ones add none."""
-    return axis.extent if band == "inner" else tiled.tilings[axis].count(_LEVEL[band])
+    return ceil_div(axis.extent, tiled.step(axis)) if band == "inner" else tiled.tilings[axis].count(_LEVEL[band])
 
 
 _LEVEL = {"parallel": 2, "outer": 1, "slice": 0, "block": 0}  # of the tiling that the loops of a band step by

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from costmodel.access import Access
+from costmodel.arithmetic import update_half_cycles
 from costmodel.loops import is_at
-from ir.expression import Expr, add, ceil_div, floor_div, maximum, minimum, mod, mul, where
+from ir.expression import Expr, add, ceil_div, floor_div, less, maximum, minimum, mod, mul, where
 from ir.program import Axis
 from schedule.sketch import TiledStage
 
@@ -34,6 +35,7 @@ class RegisterTile:
     lanes: int
 
     def vectors(self, sizes: Mapping[Axis, Expr]) -> Expr:
+        """That one step updates."""
         return mul(*(ceil_div(sizes[axis], self.lanes) if axis == self.tiled.vector else sizes[axis] for axis in self.tiled.stage.spatial))
 
     @cached_property
@@ -66,12 +68,14 @@ class RegisterTile:
         return self.operands[role].loads({**sizes, **self._reduce_box(steps)})
 
     def _reduce_box(self, steps: Expr) -> dict[Axis, Expr]:
-        return {axis: where(is_at(self.tiled, "inner", axis, -1), steps, 1) for axis in self.tiled.stage.reduce}
+        """Elements of each reduce axis."""
+        return {axis: mul(where(is_at(self.tiled, "inner", axis, -1), steps, 1), self.tiled.step(axis)) for axis in self.tiled.stage.reduce}
 
     def _step_half_cycles(self, sizes: Mapping[Axis, Expr]) -> Expr:
-        """As long as its updates, its loads, or the latency of one accumulator."""
+        """As long as its updates, its loads, or the latency of one accumulator; across a reduce axis copies of the step have their own."""
         loads = add(*(self.loads(role, sizes) for role in self.operands))
-        return maximum(maximum(self.vectors(sizes), loads), UPDATE_LATENCY)
+        latency = ceil_div(UPDATE_LATENCY, self.copies) if self.tiled.is_across else UPDATE_LATENCY
+        return maximum(maximum(mul(self.vectors(sizes), update_half_cycles(self.tiled.stage)), loads), latency)
 
     @property
     def half_cycles(self) -> Expr:
@@ -85,7 +89,7 @@ class RegisterTile:
         """Iterations of the innermost loop in a whole slice."""
         result: Expr = 1
         for axis in self.tiled.stage.reduce:
-            result = where(is_at(self.tiled, "inner", axis, -1), self.tiled.tilings[axis].sizes[0], result)
+            result = where(is_at(self.tiled, "inner", axis, -1), ceil_div(self.tiled.tilings[axis].sizes[0], self.tiled.step(axis)), result)
         return result
 
     @cached_property
@@ -110,4 +114,8 @@ class RegisterTile:
     def code_updates(self) -> Expr:
         """Vector updates in the text of the stage, all variants and copies counted."""
         present = add(*(mul(minimum(variant.count, 1), self.vectors(variant.sizes)) for variant in self.variants))
+        if self.tiled.is_across:
+            width = mul(self.copies, self.tiled.lanes)
+            left = ceil_div(mod(self.tiled.vector.extent, width), self.tiled.lanes)
+            return mul(present, add(where(less(self.tiled.vector.extent, width), 0, self.copies), left))
         return mul(present, add(self.copies, self.has_leftover))

@@ -1,27 +1,29 @@
 """All quantities of one tiled stage, by name, as expressions: what `costmodel.feature_table` lists for its compute and final slots.
 
-Operands are "a" and "b" in the order in which the body reads them; an operand that a stage does not have counts nothing.
+Operands are "a" and "b" in the order in which the body reads them; of more than two, these are the largest. An operand that a stage does not have
+counts nothing.
 """
 
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Sequence
 from functools import cached_property
 
 from costmodel.access import Access
-from costmodel.arithmetic import FUNCTION_KINDS, count_functions
+from costmodel.arithmetic import FUNCTION_KINDS, count_functions, is_fused_product
 from costmodel.cache import Footprints, Traffic
 from costmodel.loops import Loop, LoopStructure, Place, confined, is_at, loop_structure
 from costmodel.register_tile import RegisterTile
-from ir.errors import InternalError
 from ir.expression import Expr, add, both, ceil_div, less, maximum, minimum, mod, mul, sub, where
-from ir.program import FLOAT_BYTES, REDUCTIONS, Apply, Axis
-from schedule.sketch import BANDS, TiledStage
+from ir.program import FLOAT_BYTES, REDUCTIONS, Axis
+from schedule.sketch import BANDS, Operand, TiledStage
 from schedule.target import Target
 
 ROLES = ("a", "b")
 ACCESSES = (*ROLES, "output")
+MORE_ROLES = string.ascii_lowercase[2:]  # they count in all totals
 
 # Places in the loops that exist in every sketch: number of loops entered in a band, all of them where it is None.
 PLACES = {
@@ -42,14 +44,18 @@ FOOTPRINT_PLACES = ("whole", "chunk", "block", "slice", "tile", "step")
 BYTES_PER_HALF_CYCLE = {"l1": 16, "l2": 8, "l3": 4}
 
 
+def operands_by_role(tiled: TiledStage) -> dict[str, Operand]:
+    """See the head of this file."""
+    many = len(tiled.operands) > len(ROLES)
+    return dict(zip((*ROLES, *MORE_ROLES), sorted(tiled.operands, key=lambda operand: -operand.read.tensor.n_bytes * many), strict=False))
+
+
 class StageQuantities:
     """Expressions of one tiled stage for one machine."""
 
     def __init__(self, tiled: TiledStage, target: Target) -> None:
-        if len(tiled.operands) > len(ROLES):
-            raise InternalError(f"stage {tiled.stage.output.name} reads {len(tiled.operands)} operands, features describe {len(ROLES)}")
         self.tiled, self.stage, self.target = tiled, tiled.stage, target
-        self.operands = dict(zip(ROLES, tiled.operands, strict=False))
+        self.operands = operands_by_role(tiled)
         self.structure: LoopStructure = loop_structure(tiled)
         self.accesses = {role: Access(tiled, operand.read, operand, target.lanes) for role, operand in self.operands.items()}
         self.accesses["output"] = Access(tiled, self.stage.write, None, target.lanes)
@@ -73,9 +79,16 @@ class StageQuantities:
 
     @cached_property
     def output_vectors(self) -> int:
-        """Vectors of the output: register tiles are whole vectors, so no tile size changes their number."""
+        """Vectors of the output: register tiles are whole vectors, so no tile size changes their number. Across a reduce axis they are numbers."""
+        if self.tiled.is_across:
+            return self.n_outputs
         vector = self.tiled.vector.extent
         return self.n_outputs // vector * -(-vector // self.target.lanes)
+
+    @cached_property
+    def n_steps(self) -> int:
+        """Of the reduction, for each register tile."""
+        return math.prod(-(-axis.extent // self.tiled.step(axis)) for axis in self.stage.reduce)
 
     @cached_property
     def n_slices(self) -> Expr:
@@ -110,13 +123,13 @@ class StageQuantities:
     def arithmetic(self) -> dict[str, Expr]:
         """Scalar operations by kind, and the vector updates that execute them."""
         points = self._visited(self.n_outputs * self.reduce_length)
-        fused = self.stage.reduction == "sum" and isinstance(self.stage.body, Apply) and self.stage.body.function == "mul"
+        fused = is_fused_product(self.stage)
         counts = count_functions(self.stage.body)
         if fused:
             counts["multiply"] -= 1
         elif self.stage.reduction is not None:
             counts[FUNCTION_KINDS[REDUCTIONS[self.stage.reduction][0]]] += 1
-        vector_updates = self._visited(self.output_vectors * self.reduce_length)
+        vector_updates = self._visited(self.output_vectors * self.n_steps)
         return {
             "points": points,
             "fma": mul(points, int(fused)),
@@ -129,8 +142,9 @@ class StageQuantities:
     def register_tile(self) -> dict[str, Expr]:
         """The register tile, one step of it, and the text of the innermost loop."""
         tile, vector = self.tile, self.tiled.vector
-        vectors = tile.vectors(tile.full)
-        vector_count = ceil_div(tile.full[vector], self.target.lanes)
+        step_vectors = tile.vectors(tile.full)
+        vectors = mul(step_vectors, tile.copies) if self.tiled.is_across else step_vectors
+        vector_count = tile.copies if self.tiled.is_across else ceil_div(tile.full[vector], self.target.lanes)
         # A step holds the accumulators, the vectors of the operand that has the vector axis, and one broadcast.
         live = add(vectors, vector_count, 1)
         full = tile.variants[0]
@@ -147,11 +161,11 @@ class StageQuantities:
             "loads_unrolled": loads_unrolled,
             "tiles": tiles,
             "cut_tiles": sub(tiles, full.count),
-            "cut_updates": sub(self.output_vectors, mul(full.count, vectors)),
+            "cut_updates": sub(self.output_vectors, mul(full.count, step_vectors)),
             "output_vectors": self.output_vectors,
             "variants": tile.n_variants,
             "unroll": tile.copies,
-            "body_updates": mul(vectors, tile.copies),
+            "body_updates": mul(step_vectors, tile.copies),
             "code_updates": tile.code_updates,
             "innermost_extent": tile.innermost_extent,
             "innermost_left": mod(tile.innermost_extent, tile.copies),
@@ -228,7 +242,7 @@ class StageQuantities:
             stores = mul(self.n_slices, self.output_vectors)
             return {"loads": 0, "load_instructions": again, "loaded_bytes": mul(again, self._vector_bytes), "store_instructions": stores}
         loads = [self.tile.loads(role, variant.sizes) for variant in self.tile.variants]
-        total = self._visited(mul(self.tile.total(loads), self.reduce_length))
+        total = self._visited(mul(self.tile.total(loads), self.n_steps))
         width = self._vector_bytes if self.tiled.vector in self.operands[role].read.axes else FLOAT_BYTES
         return {"loads": loads[0], "load_instructions": total, "loaded_bytes": mul(total, width), "store_instructions": 0}
 
@@ -281,7 +295,9 @@ class StageQuantities:
     def cost(self) -> dict[str, Expr]:
         """Half cycles that each part would take on its own: all threads together, then the longest and the sum on the busiest thread."""
         accumulators = mul(self.output_vectors, sub(mul(self.n_slices, 3), 1))  # two a store, one a load of those that come again
-        parts = {"updates": add(self._visited(mul(self.tile.half_cycles, self.reduce_length)), accumulators)}
+        if self.tiled.is_across:  # combined by halves, each a shuffle and an operation
+            accumulators = mul(self.n_outputs, add(self.tile.copies, 2 * self.target.lanes.bit_length()))
+        parts = {"updates": add(self._visited(mul(self.tile.half_cycles, self.n_steps)), accumulators)}
         for cache, rate in BYTES_PER_HALF_CYCLE.items():
             parts[cache] = ceil_div(self._traffic[cache].total, rate)
         resident = less(self.footprints.working_set[0], self.target.l3_bytes + 1)

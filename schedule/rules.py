@@ -66,7 +66,7 @@ def _fused_sketches(program: Program, target: Target) -> Iterator[Sketch]:
     if not shared:
         return
     between = frozenset(stage.output.name for stage in program.stages[:-1])
-    for vector in _first_vector_axes(program.stages[0], target):
+    for vector in _first_vector_axes(program.stages[0], target, between):
         turned = with_innermost(program, vector)
         stages = groups(turned)
         vectors = [vector]
@@ -77,9 +77,9 @@ def _fused_sketches(program: Program, target: Target) -> Iterator[Sketch]:
             yield _fused(f"fused_{_name(stages[0][0], vector)}", turned, vectors, shared, between, target)
 
 
-def _first_vector_axes(stage: Stage, target: Target) -> list[Axis]:
+def _first_vector_axes(stage: Stage, target: Target, between: frozenset[str]) -> list[Axis]:
     """Also axes along which the output is not contiguous as it stands, for its layout is free."""
-    usual = _vector_axes(stage, target)
+    usual = _vector_axes(stage, target, between)
     if any(axis in stage.reduce for axis in usual):
         return usual
     turned = [axis for axis in reversed(stage.spatial) if axis.extent >= target.lanes and all(_fits(read, axis) for read in reads(stage.body))]
@@ -135,6 +135,8 @@ def _vector_axes(stage: Stage, target: Target, between: frozenset[str] = frozens
     if any(axis in read.axes for axis in contiguous for read in constants):
         packed = []
     across = _axes_across(stage, target, max((axis.extent for axis in contiguous), default=1))
+    if not between:
+        across = [axis for axis in across if axis.extent >= target.lanes]
     if any(axis.extent >= MANY_VECTORS * target.lanes for axis in across):
         contiguous = [axis for axis in contiguous if all(_is_in_place(read, axis) for read in inputs if not read.tensor.constant) and axis.extent > 1]
     return list(dict.fromkeys([*contiguous, *across, *packed])) or list(stage.spatial[-1:])

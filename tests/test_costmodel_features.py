@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operator_samples import product_texts, reduce_texts
+from operator_samples import pool_texts, product_texts, reduce_texts, row_texts
 
 from codegen.lower import lower
 from costmodel.access import LINE_BYTES, LINE_ELEMENTS
 from costmodel.feature_table import FEATURE_VERSION, FEATURES, SCALES
 from costmodel.features import FeatureExtractor
+from costmodel.stage import ROLES, StageQuantities, operands_by_role
 from ir.count import Executions, Trace, memory_loads, trace
-from ir.errors import InternalError
+from ir.expression import Evaluator
 from ir.nest import For, Load, Nest, Statement, Store
 from ir.program import FLOAT_BYTES, Constant
 from ir.task import Task, task
@@ -74,8 +75,14 @@ class Candidate:
 
     @cached_property
     def quantities(self) -> dict[str, int]:
+        """Those of the slots, and those of each stage as `stage0.…`."""
         raw = FeatureExtractor(self.sketch, self.target).raw(self.row[None, :])
-        return {name: int(values[0]) for name, values in raw.items()}
+        found = {name: int(values[0]) for name, values in raw.items()}
+        for number, tiled in enumerate(self.sketch.stages):
+            quantities = StageQuantities(tiled, self.target).all()
+            values = Evaluator(list(quantities.values()), self.sketch.space.symbols)(self.row[None, :])[0]
+            found |= {f"stage{number}.{name}": int(value) for name, value in zip(quantities, values, strict=True)}
+        return found
 
     @cached_property
     def kernel(self) -> Nest:
@@ -88,7 +95,7 @@ class Candidate:
 
 @st.composite
 def candidates(draw: st.DrawFn) -> Candidate:
-    found = task(draw(st.one_of(_matmul(), _conv2d(), _conv2d(), _split(), product_texts(16), reduce_texts(16))))
+    found = task(draw(st.one_of(_matmul(), _conv2d(), _conv2d(), _split(), product_texts(16), reduce_texts(16), row_texts(12), pool_texts(8))))
     target = draw(st.sampled_from([TARGET, SMALL_TARGET]))
     sketch = draw(st.sampled_from(sketches(found.program, target)))
     row = sketch.space.sample(1, np.random.default_rng(draw(st.integers(0, 1 << 30))))[0]
@@ -101,12 +108,13 @@ def candidates(draw: st.DrawFn) -> Candidate:
 class StageTrace:
     """What a kernel executes of one tiled stage; `prefix` begins the names of the stage's loops."""
 
-    def __init__(self, tiled: TiledStage, prefix: str, found: Trace, lanes: int) -> None:
+    def __init__(self, tiled: TiledStage, prefix: str, fused: bool, found: Trace, lanes: int) -> None:
         self.tiled, self.stage, self.prefix, self.lanes = tiled, tiled.stage, prefix, lanes
-        self.output = (tiled.epilogue or tiled.stage).output.name
-        chunk = f"{prefix}chunk"
-        self.loops = [run for run in found.loops if (*run.around, run.loop)[0].variable.name == chunk]
-        self.stores = [execution for execution in found.stores if execution.loops[0].variable.name == chunk]
+        self.output = tiled.result.name
+        chunk = "chunk" if fused else f"{prefix}chunk"
+        own = {self.output, f"{prefix}accumulator", *(f"{prefix}{operand.read.tensor.name}_packed" for operand in tiled.operands)}
+        self.loops = [run for run in found.loops if (*run.around, run.loop)[0].variable.name == chunk and run.loop.variable.name.startswith(prefix)]
+        self.stores = [execution for execution in found.stores if execution.loops[0].variable.name == chunk and execution.store.buffer.name in own]
         self.updates = [e for e in self.stores if e.store.buffer.scope == "register" and e.store.reduction]
         self.starts = [e for e in self.stores if e.store.buffer.scope == "register" and isinstance(e.store.value, Constant)]
         self.reloads = [e for e in self.stores if e.store.buffer.scope == "register" and e.store.reduction is None and isinstance(e.store.value, Load)]
@@ -157,6 +165,11 @@ class StageTrace:
         return list(dict.fromkeys(run.loop.variable.name.removeprefix(self.prefix)[:-1] for run in runs))
 
     @property
+    def bands(self) -> tuple[str, ...]:
+        """Those whose iterations are loops; across a reduce axis a step is a vector of a vector loop."""
+        return BANDS[:-1] if self.tiled.is_across else BANDS
+
+    @property
     def is_confined(self) -> bool:
         """Whether some loop leaves out padding: then less is touched than by a whole box, which is what footprints describe."""
         return any(self.tiled.is_confined(window) for window in self.tiled.windows)
@@ -171,8 +184,9 @@ class StageTrace:
 
 def stage_traces(candidate: Candidate) -> Iterator[tuple[str, StageTrace]]:
     stages = candidate.stages
-    for number, (slot, tiled) in enumerate(zip(("compute", "final"), stages, strict=False)):
-        yield slot, StageTrace(tiled, f"s{number}_" if len(stages) > 1 else "", candidate.trace, candidate.target.lanes)
+    for number, tiled in enumerate(stages):
+        prefix = f"s{number}_" if len(stages) > 1 else ""
+        yield f"stage{number}", StageTrace(tiled, prefix, bool(candidate.sketch.fused), candidate.trace, candidate.target.lanes)
 
 
 # --- counts ---------------------------------------------------------------------------------------------------------
@@ -185,7 +199,8 @@ def counts_of_work_are_exact(candidate: Candidate) -> None:
         if found.stage.reduce:
             assert sum(map(len, found.updates)) == q["points"]
             assert found.first_lanes(found.updates) == q["vector_updates"]
-            assert found.first_lanes(found.starts) == q["output_vectors"]
+            copies = q["unroll"] if found.tiled.is_across else 1
+            assert found.first_lanes(found.starts) == q["output_vectors"] * copies
             assert found.first_lanes(found.reloads) == q["output.load_instructions"]
         assert found.first_lanes(found.finishes) == q["output.store_instructions"]
         assert q["flops"] <= found.stage.flops
@@ -197,7 +212,7 @@ def counts_of_work_are_exact(candidate: Candidate) -> None:
 def loops_are_exact(candidate: Candidate) -> None:
     quantities = candidate.quantities
     for slot, found in stage_traces(candidate):
-        for i, band in enumerate(BANDS):
+        for i, band in enumerate(found.bands):
             assert len(found.positions(BANDS[: i + 1])) == quantities[f"{slot}.{band}.executions"], band
             most, trips = found.most_iterations(band), quantities[f"{slot}.{band}.trips"]
             assert most <= trips if found.is_confined and band == "inner" else most == trips, band
@@ -206,9 +221,9 @@ def loops_are_exact(candidate: Candidate) -> None:
 def innermost_loops_move_what_they_move(candidate: Candidate) -> None:
     quantities = candidate.quantities
     for slot, found in stage_traces(candidate):
-        reads = {role: operand.read.axes for role, operand in zip("ab", found.tiled.operands, strict=False)}
+        reads = {role: operand.read.axes for role, operand in operands_by_role(found.tiled).items()}
         moved = {**reads, "output": found.stage.write.axes, "vector": (found.tiled.vector,)}
-        for band in BANDS[1:]:
+        for band in found.bands[1:]:
             axes = found.longer_loops(band)
             if band != "inner":  # where unrolling may leave one iteration of a longer loop
                 assert len(axes) == quantities[f"{slot}.{band}.n_loops"], band
@@ -223,9 +238,14 @@ def innermost_loops_move_what_they_move(candidate: Candidate) -> None:
 AROUND = {"whole": (), "chunk": BANDS[:1], "block": BANDS[:2], "slice": BANDS[:3], "tile": BANDS[:4], "step": BANDS}
 
 
+def described_roles(found: StageTrace) -> list[str]:
+    """Of the operands that features tell of one by one."""
+    return [role for role in operands_by_role(found.tiled) if role in ROLES]
+
+
 def operand_loads(found: StageTrace, role: str) -> list[tuple[Executions, Load, np.ndarray]]:
     """The updates (or, without a reduction, the stores) with their load of an operand and its addresses."""
-    operand = found.tiled.operands["ab".index(role)]
+    operand = operands_by_role(found.tiled)[role]
     names = {operand.read.tensor.name, f"{found.prefix}{operand.read.tensor.name}_packed"}
     result = []
     for execution in found.updates or found.finishes:
@@ -253,7 +273,7 @@ def merged(found: StageTrace, accesses: list[tuple[Executions, np.ndarray]], ban
 
 def all_accesses(found: StageTrace) -> dict[str, list[tuple[Executions, np.ndarray]]]:
     """The statements that access each operand and the output, with the addresses."""
-    accesses = {role: [(e, addresses) for e, _, addresses in operand_loads(found, role)] for role, _ in zip("ab", found.tiled.operands, strict=False)}
+    accesses = {role: [(e, addresses) for e, _, addresses in operand_loads(found, role)] for role in described_roles(found)}
     return {**accesses, "output": [(e, e.addresses(e.store.buffer, e.store.indices)) for e in found.finishes]}
 
 
@@ -266,7 +286,7 @@ def footprints_are_the_distinct_elements(candidate: Candidate) -> None:
                 if place != "step":
                     elements = most_distinct(*merged(found, accesses, bands))
                     assert found.agrees(FLOAT_BYTES * elements, quantities[f"{q}.bytes"]), (role, place)
-                elif role != "output":
+                elif role != "output" and not found.tiled.is_across:
                     elements = max(most_distinct(group(e, found.columns(e, bands)), addresses) for e, addresses in accesses)
                     assert found.agrees(FLOAT_BYTES * elements, quantities[f"{q}.bytes"]), (role, place)
 
@@ -288,7 +308,7 @@ def loads_of_a_step_are_exact(candidate: Candidate) -> None:
     """A load is one vector, one broadcast or, where neighbouring lanes lie apart, one element."""
     quantities = candidate.quantities
     for slot, found in stage_traces(candidate):
-        for role, _ in zip("ab", found.tiled.operands, strict=False):
+        for role in described_roles(found):
             total = step = 0
             for execution, _, addresses in operand_loads(found, role):
                 first = execution.first_lanes(found.lanes)
@@ -297,7 +317,8 @@ def loads_of_a_step_are_exact(candidate: Candidate) -> None:
                 total += len(pairs)
                 step = max(step, int(np.bincount(pairs[:, 0], minlength=1).max()))
             by_element = candidate.target.lanes if quantities[f"{slot}.{role}.vector_stride"] > 1 else 1
-            assert quantities[f"{slot}.{role}.loads"] == step * by_element
+            if not found.tiled.is_across:
+                assert quantities[f"{slot}.{role}.loads"] == step * by_element
             assert quantities[f"{slot}.{role}.load_instructions"] == total * by_element
 
 
@@ -305,8 +326,8 @@ def loads_of_an_unrolled_body_are_exact(candidate: Candidate) -> None:
     quantities = candidate.quantities
     for slot, found in stage_traces(candidate):
         loads = 0
-        for role, _ in zip("ab", found.tiled.operands, strict=False):
-            by_element = candidate.target.lanes if quantities[f"{slot}.{role}.vector_stride"] > 1 else 1
+        for role in operands_by_role(found.tiled):
+            by_element = candidate.target.lanes if quantities.get(f"{slot}.{role}.vector_stride", 1) > 1 else 1
             bodies = []
             for execution, _, addresses in operand_loads(found, role):
                 rolled = [i for i in found.columns(execution, BANDS) if execution.loops[i].kind != "unrolled"]
@@ -319,12 +340,12 @@ def loads_of_an_unrolled_body_are_exact(candidate: Candidate) -> None:
 def strides_are_those_of_the_addresses(candidate: Candidate) -> None:
     quantities = candidate.quantities
     for slot, found in stage_traces(candidate):
-        for role, _ in zip("ab", found.tiled.operands, strict=False):
+        for role in described_roles(found):
             for execution, _, addresses in operand_loads(found, role):
                 loops = [loop.kind for loop in execution.loops]
                 steps = {"vector_stride": loops.index("vector")}
                 inner = found.columns(execution, ("inner",))
-                if found.stage.reduce and quantities[f"{slot}.unroll"] == 1:
+                if found.stage.reduce and quantities[f"{slot}.unroll"] == 1 and not found.tiled.is_across:
                     steps["reduce_stride"] = inner[-1]
                 for name, column in steps.items():
                     others = group(execution, [i for i in range(len(loops)) if i != column])
@@ -368,9 +389,11 @@ def size_of_code_and_memory_are_exact(candidate: Candidate) -> None:
 def packing_is_exact(candidate: Candidate) -> None:
     quantities, nest = candidate.quantities, candidate.kernel
     found = candidate.trace
-    tiled = candidate.stages[0]
-    prefix = "s0_" if len(candidate.stages) > 1 else ""
-    for role, operand in zip("ab", tiled.operands, strict=False):
+    tiled = max(candidate.stages, key=lambda tiled: tiled.stage.flops)
+    prefix = f"s{candidate.stages.index(tiled)}_" if len(candidate.stages) > 1 else ""
+    for role, operand in operands_by_role(tiled).items():
+        if role not in ROLES:
+            continue
         if operand.prepared:
             assert f"pack_{role}.stores" not in quantities
             continue
@@ -397,10 +420,13 @@ def epilogue_runs_once_an_element(candidate: Candidate) -> None:
     if "epilogue.elements" not in quantities:
         assert candidate.task.program.stages[-1].reduction is not None
         return
-    *_, (_, found) = stage_traces(candidate)
-    executions = sum(map(len, found.block_epilogue)) if quantities["epilogue.at_block"] else found.stage.output.n_bytes // FLOAT_BYTES
+    executions = at_block = 0
+    for _, found in stage_traces(candidate):
+        if found.tiled.epilogue is not None:
+            executions += sum(map(len, found.block_epilogue)) or found.stage.output.n_bytes // FLOAT_BYTES
+            at_block += bool(found.block_epilogue)
     assert executions == quantities["epilogue.elements"]
-    assert bool(found.block_epilogue) == bool(quantities["epilogue.at_block"])
+    assert at_block == quantities["epilogue.at_block"]
 
 
 # --- the model of caches --------------------------------------------------------------------------------------------
@@ -549,12 +575,3 @@ def test_every_feature_tells_some_candidates_apart() -> None:
     extractions = (found for text in TELLING for target in (TARGET, SMALL_TARGET) for found in extracted(text, 300, target))
     together = np.concatenate([extractor(X) for _, extractor, X in extractions])
     assert {FEATURES[j].name for j in np.flatnonzero(np.ptp(together, axis=0) == 0)} == CONSTANT
-
-
-def test_three_operands_are_refused() -> None:
-    """A program that features cannot describe is our bug, and is said so."""
-    sketch = sketches(task("matmul:m=8,n=16,k=8").program, TARGET)[0]
-    (stage,) = sketch.stages
-    crowded = replace(stage, operands=(*stage.operands, stage.operands[0]))
-    with pytest.raises(InternalError, match="reads 3 operands"):
-        FeatureExtractor(replace(sketch, stages=(crowded,)), TARGET)
