@@ -1,6 +1,6 @@
 """Transcendental functions of a float or a vector of floats as LLVM IR: no branch, no table, and no call of a scalar function.
 
-The largest errors found, in units in the last place with fused multiply-add (and without): exp 0.9 (1.2), log 0.85 (0.85), tanh 1.9 (2.0),
+The largest errors found, in units in the last place with fused multiply-add (and without): exp 0.9 (1.2), log 0.85 (0.85), tanh 1.4 (1.4),
 erf 1.2 (1.3), sigmoid 1.7 (2.0), and pow of `codegen.power` 0.9 (1.2); subnormal arguments and results are no worse. Infinities go where the
 limits go, NaN stays. `tests/test_codegen_functions.py` holds them to that.
 
@@ -24,8 +24,8 @@ _ROUNDER, _BIAS = 1.5 * 2**23, 127
 
 # exp(r), |r| <= ln(2)/2: relative error 2^-28.2.
 EXP = (1.0, 1.0, 0.4999999403953552, 0.1666651964187622, 0.041668277233839035, 0.00836887676268816, 0.001382031012326479)
-# (exp(r) - 1 - r) / r^2, |r| <= ln(2)/2: relative error of exp(r) - 1 2^-26.1.
-EXPM1 = (0.4999999701976776, 0.1666654497385025, 0.04166743531823158, 0.008366473950445652, 0.00138709822203964)
+# (tanh(x) / x - 1) / x^2 of x^2, |x| <= 0.65: relative error of tanh 2^-27.1.
+TANH = (-0.3333325982093811, 0.1333082914352417, -0.05368790403008461, 0.020469000563025475, -0.005514679942280054)
 # (log(1 + f) - f + f^2 / 2) / f^3, sqrt(1/2) <= 1 + f <= sqrt(2): relative error of log(1 + f) 2^-27.4.
 LOG = (
     0.3333333134651184, -0.2500081956386566, 0.2000124156475067, -0.1662341058254242,
@@ -39,8 +39,9 @@ ERF_FAR = (
     0.022518932819366455, -0.0031178283970803022, 0.00020367577963043004,
 )  # fmt: skip
 _ERF_BORDER, _ERF_IS_ONE = 0.85, 4.0
+_TANH_BORDER, _TANH_IS_ONE = 0.65, 10.0
 _ONE_BITS, _SQRT_HALF_BITS = 0x3F800000, 0x3F3504F3
-_EXP_IS_ZERO, _EXP_IS_INFINITE, _TANH_IS_ONE = -104.0, 89.0, 10.0
+_EXP_IS_ZERO, _EXP_IS_INFINITE = -104.0, 89.0
 
 
 def exponential(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
@@ -49,15 +50,15 @@ def exponential(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 def _exponential(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """exp(x) = 2^n exp(r) of an x in the range that `exponential` cuts to."""
-    rounded, r = _reduced(builder, x, _ROUNDER + 2 * _BIAS)
+    rounded = fma(builder, x, 1 / math.log(2.0), _ROUNDER + 2 * _BIAS)
+    r = _remainder(builder, x, rounded, _ROUNDER + 2 * _BIAS)
     return scaled_in_halves(builder, exp_polynomial(builder, r), builder.bitcast(rounded, lanes_of(x.type, I32)))
 
 
-def _reduced(builder: ir.IRBuilder, x: ir.Value, rounder: float) -> tuple[ir.Value, ir.Value]:
-    """n + `rounder` and r with x = n ln(2) + r, |r| <= ln(2)/2."""
-    rounded = fma(builder, x, 1 / math.log(2.0), rounder)
+def _remainder(builder: ir.IRBuilder, x: ir.Value, rounded: ir.Value, rounder: float) -> ir.Value:
+    """x - n ln(2) for the n that was rounded by adding `rounder`."""
     n = builder.fsub(rounded, splat(x.type, rounder))
-    return rounded, fma(builder, n, -_LN2_LOW, fma(builder, n, -_LN2_HIGH, x))
+    return fma(builder, n, -_LN2_LOW, fma(builder, n, -_LN2_HIGH, x))
 
 
 def exp_polynomial(builder: ir.IRBuilder, r: ir.Value) -> ir.Value:
@@ -88,16 +89,22 @@ def sigmoid(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 
 def tanh(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """With e = exp(2|x|) - 1 = 2^n (exp(r) - 1) + 2^n - 1: 1 - q with q = 2 / (e + 2), or e/2 - e/2 q with q = e / (e + 2) where e < 2."""
+    """Near 0 a polynomial in x^2, times x; else 1 - 2 / (1 + exp(2|x|)), where the errors of the quotient count by half at most."""
+    one = splat(x.type, 1.0)
     a = at_most(builder, intrinsic(builder, "llvm.fabs", x), _TANH_IS_ONE)
-    rounded, r = _reduced(builder, builder.fadd(a, a), _ROUNDER + _BIAS)
-    near = fma(builder, builder.fmul(r, r), polynomial(builder, r, EXPM1), r)
-    scale = _power_of_two(builder, builder.bitcast(rounded, lanes_of(x.type, I32)), x.type)
-    e = fma(builder, near, scale, builder.fsub(scale, splat(x.type, 1.0)))
-    cut = at_most(builder, e, 2.0)
-    q = builder.fdiv(cut, builder.fadd(e, splat(x.type, 2.0)))
-    top = builder.fmul(cut, splat(x.type, 0.5))
-    return intrinsic(builder, "llvm.copysign", fma(builder, builder.fneg(top), q, top), x)
+    square = builder.fmul(x, x)
+    near = fma(builder, builder.fmul(square, polynomial(builder, square, TANH)), x, x)
+    twice = builder.fadd(a, a)
+    rounded = fma(builder, twice, 1 / math.log(2.0), _ROUNDER + _BIAS)
+    r = _remainder(builder, twice, rounded, _ROUNDER + _BIAS)
+    e = builder.fmul(exp_polynomial(builder, r), _power_of_two(builder, builder.bitcast(rounded, lanes_of(x.type, I32)), x.type))
+    far = builder.fsub(one, builder.fdiv(splat(x.type, 2.0), builder.fadd(e, one)))
+    return _joined(builder, builder.fcmp_ordered("<", a, splat(x.type, _TANH_BORDER)), near, far, x)
+
+
+def _joined(builder: ir.IRBuilder, is_near: ir.Value, near: ir.Value, far: ir.Value, x: ir.Value) -> ir.Value:
+    """The one or the other value of an odd function; `far` is that of |x|."""
+    return builder.select(is_near, near, intrinsic(builder, "llvm.copysign", far, x))
 
 
 def erf(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
@@ -105,7 +112,7 @@ def erf(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     a = at_most(builder, intrinsic(builder, "llvm.fabs", x), _ERF_IS_ONE)
     near = fma(builder, polynomial(builder, builder.fmul(x, x), ERF_NEAR), x, x)
     far = builder.fsub(splat(x.type, 1.0), _exponential(builder, polynomial(builder, a, ERF_FAR)))
-    return builder.select(builder.fcmp_ordered("<", a, splat(x.type, _ERF_BORDER)), near, intrinsic(builder, "llvm.copysign", far, x))
+    return _joined(builder, builder.fcmp_ordered("<", a, splat(x.type, _ERF_BORDER)), near, far, x)
 
 
 def logarithm(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:

@@ -85,13 +85,10 @@ def _log_erfc(x: Doubles) -> Doubles:
     return np.log(2) + log_ndtr(-x * math.sqrt(2))
 
 
-def _expm1_tail(r: Doubles) -> Doubles:
-    """(exp(r) - 1 - r) / r^2."""
-    return sum(r**k / math.factorial(k + 2) for k in range(16))
-
-
-def _relative_to_expm1(r: Doubles) -> Doubles:
-    return r * r / np.expm1(r)
+def _tanh_tail(s: Doubles) -> Doubles:
+    """(tanh(sqrt(s)) / sqrt(s) - 1) / s."""
+    root = np.sqrt(np.maximum(s, 1e-4))  # the first terms of its series are exact enough below
+    return np.where(s < 1e-4, -1 / 3 + s * 2 / 15 - s * s * 17 / 315, (np.tanh(root) / root - 1) / np.maximum(s, 1e-4))
 
 
 LN2 = math.log(2)
@@ -99,7 +96,7 @@ MOST = (math.sqrt(2) - 1) / (math.sqrt(2) + 1)  # of (m - 1) / (m + 1)
 FITS = {
     # A little further than ln(2)/2: rounding goes to the wrong one of two numbers that are almost as near.
     "exp": Fit(np.exp, lambda r: np.exp(-r), -0.502 * LN2, 0.502 * LN2, 7, given=(1.0, 1.0)),
-    "expm1": Fit(_expm1_tail, _relative_to_expm1, -0.502 * LN2, 0.502 * LN2, 5),
+    "tanh": Fit(_tanh_tail, lambda s: s / (1 + s * _tanh_tail(s)), 0, 0.65**2, 5),
     "log": Fit(_log_tail, lambda f: f**3 / np.log1p(f), math.sqrt(0.5) - 1, math.sqrt(2) - 1, 8),
     "log2": Fit(_atanh, lambda s: 1 / _atanh(s), 0, MOST * MOST, 5, single=False),
     "erf_near": Fit(_erf_tail, lambda s: 1 / (1 + _erf_tail(s)), 0, 0.85**2, 6),
