@@ -92,27 +92,22 @@ def tanh(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """Near 0 a polynomial in x^2, times x; else 1 - 2 / (1 + exp(2|x|)), where the errors of the quotient count by half at most."""
     one = splat(x.type, 1.0)
     a = at_most(builder, intrinsic(builder, "llvm.fabs", x), _TANH_IS_ONE)
-    square = builder.fmul(x, x)
-    near = fma(builder, builder.fmul(square, polynomial(builder, square, TANH)), x, x)
+    square = builder.fmul(a, a)
+    near = fma(builder, builder.fmul(square, polynomial(builder, square, TANH)), a, a)
     twice = builder.fadd(a, a)
     rounded = fma(builder, twice, 1 / math.log(2.0), _ROUNDER + _BIAS)
     r = _remainder(builder, twice, rounded, _ROUNDER + _BIAS)
     e = builder.fmul(exp_polynomial(builder, r), _power_of_two(builder, builder.bitcast(rounded, lanes_of(x.type, I32)), x.type))
     far = builder.fsub(one, builder.fdiv(splat(x.type, 2.0), builder.fadd(e, one)))
-    return _joined(builder, builder.fcmp_ordered("<", a, splat(x.type, _TANH_BORDER)), near, far, x)
-
-
-def _joined(builder: ir.IRBuilder, is_near: ir.Value, near: ir.Value, far: ir.Value, x: ir.Value) -> ir.Value:
-    """The one or the other value of an odd function; `far` is that of |x|."""
-    return builder.select(is_near, near, intrinsic(builder, "llvm.copysign", far, x))
+    return intrinsic(builder, "llvm.copysign", builder.select(builder.fcmp_ordered("<", a, splat(x.type, _TANH_BORDER)), near, far), x)
 
 
 def erf(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """Near 0 a polynomial in x^2, times x; else 1 - exp(log(1 - erf)), where the error of the exponential hardly counts."""
     a = at_most(builder, intrinsic(builder, "llvm.fabs", x), _ERF_IS_ONE)
-    near = fma(builder, polynomial(builder, builder.fmul(x, x), ERF_NEAR), x, x)
+    near = fma(builder, polynomial(builder, builder.fmul(a, a), ERF_NEAR), a, a)
     far = builder.fsub(splat(x.type, 1.0), _exponential(builder, polynomial(builder, a, ERF_FAR)))
-    return _joined(builder, builder.fcmp_ordered("<", a, splat(x.type, _ERF_BORDER)), near, far, x)
+    return intrinsic(builder, "llvm.copysign", builder.select(builder.fcmp_ordered("<", a, splat(x.type, _ERF_BORDER)), near, far), x)
 
 
 def logarithm(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
