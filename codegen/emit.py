@@ -13,14 +13,18 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from codegen.functions import exponential, sigmoid, splat
+from codegen.functions import erf, exponential, logarithm, sigmoid, tanh
+from codegen.power import power
+from codegen.vectors import F32, I32, I64, fma, intrinsic, splat
 from ir.errors import InternalError
 from ir.expression import Expr, Op, Symbol, add, apply, mul, symbols_of
 from ir.nest import Across, Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store
 from ir.program import FLOAT_BYTES, REDUCTIONS, Constant
 
-F32, I32, I64, POINTER = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.PointerType()
+POINTER = ir.PointerType()
 ALIGNMENT = 64  # bytes, of every buffer in the workspace: a cache line and the widest vector
+
+TRANSCENDENTAL: dict[str, Callable[..., ir.Value]] = {"exp": exponential, "log": logarithm, "tanh": tanh, "erf": erf, "sigmoid": sigmoid, "pow": power}
 
 # Address of element = constant + sum of factor * atom; an atom is a symbol or an operation that is not linear.
 Linear = tuple[int, dict[Expr, int]]
@@ -247,7 +251,7 @@ class _Body:
         register = self.register(statement)
         match statement:
             case Store(value=Call("mul", (a, b)), reduction="sum"):
-                result = self.fma(self.value(a), self.value(b), self.builder.load(register, typ=self.kind))
+                result = fma(self.builder, self.value(a), self.value(b), self.builder.load(register, typ=self.kind))
             case Store(value=value, reduction=None):
                 result = self.value(value)
             case Store(value=value, reduction=str(reduction)):
@@ -299,7 +303,7 @@ class _Body:
             case Across():
                 return self.across(value)
             case Call("add", (Call("mul", (a, b)), c)) | Call("add", (c, Call("mul", (a, b)))):
-                return self.fma(self.value(a), self.value(b), self.value(c))
+                return fma(self.builder, self.value(a), self.value(b), self.value(c))
             case Call(function, args):
                 return self.apply(function, [self.value(arg) for arg in args])
         raise InternalError(f"cannot emit {value!r}")
@@ -324,20 +328,13 @@ class _Body:
                 return builder.select(holds, splat(args[0].type, 1.0), splat(args[0].type, 0.0))
             case "select":
                 return builder.select(builder.fcmp_unordered("!=", args[0], splat(args[0].type, 0.0)), args[1], args[2])
+            case "abs":
+                return intrinsic(builder, "llvm.fabs", *args)
             case "sqrt":
-                kind = args[0].type
-                name = "llvm.sqrt.f32" if kind == F32 else f"llvm.sqrt.v{kind.count}f32"
-                return builder.call(_declare(self.module, name, kind, [kind]), args)
-            case "exp":
-                return exponential(builder, args[0], self.fma)
-            case "sigmoid":
-                return sigmoid(builder, args[0], self.fma)
+                return intrinsic(builder, "llvm.sqrt", *args)
+        if function in TRANSCENDENTAL:
+            return TRANSCENDENTAL[function](builder, *args)
         raise InternalError(f"no code for the function {function}")
-
-    def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-        """a * b + c, fused where the target can."""
-        name = "llvm.fmuladd.f32" if a.type == F32 else f"llvm.fmuladd.v{a.type.count}f32"
-        return self.builder.call(_declare(self.module, name, a.type, [a.type] * 3), [a, b, c])
 
     def load(self, load: Load) -> ir.Value:
         if load.buffer.scope == "register":

@@ -21,10 +21,10 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from codegen.build import LoadedCode, compile_object, load_object
-from codegen.functions import splat
 from codegen.machine import Machine, check_cpu, detect_machine
 from codegen.openmp import register_openmp
 from codegen.timing import Run, Timing, time_in_turns
+from codegen.vectors import splat
 from ir.program import FLOAT_BYTES
 from schedule.target import Target
 

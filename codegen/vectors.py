@@ -1,0 +1,51 @@
+"""What the emitter and its functions do with a float, or with a vector of floats, alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llvmlite import ir
+
+F32, F64, I32, I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
+
+
+def lanes_of(kind: ir.Type, element: ir.Type) -> ir.Type:
+    """`element` as often as `kind` has lanes."""
+    return ir.VectorType(element, kind.count) if isinstance(kind, ir.VectorType) else element
+
+
+def splat(kind: ir.Type, number: float) -> ir.Constant:
+    return ir.Constant(kind, [number] * kind.count) if isinstance(kind, ir.VectorType) else ir.Constant(kind, number)
+
+
+def intrinsic(builder: ir.IRBuilder, name: str, *args: ir.Value) -> ir.Value:
+    """LLVM's operation of this name, for the type that all arguments and the result have."""
+    kind = args[0].type
+    element = {F32: "f32", F64: "f64"}[kind.element if isinstance(kind, ir.VectorType) else kind]
+    full = f"{name}.v{kind.count}{element}" if isinstance(kind, ir.VectorType) else f"{name}.{element}"
+    function = builder.module.globals.get(full) or ir.Function(builder.module, ir.FunctionType(kind, [kind] * len(args)), full)
+    return builder.call(function, args)
+
+
+def fma(builder: ir.IRBuilder, a: ir.Value, b: ir.Value | float, c: ir.Value | float) -> ir.Value:
+    """a * b + c, fused where the target can."""
+    return intrinsic(builder, "llvm.fmuladd", a, *(splat(a.type, part) if isinstance(part, float) else part for part in (b, c)))
+
+
+def polynomial(builder: ir.IRBuilder, x: ir.Value, coefficients: Sequence[float]) -> ir.Value:
+    """By Horner's rule; the coefficient of the lowest power comes first."""
+    result: ir.Value = splat(x.type, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        result = fma(builder, result, x, coefficient)
+    return result
+
+
+def at_most(builder: ir.IRBuilder, x: ir.Value, limit: float) -> ir.Value:
+    """NaN stays; in this order of operands x86 has one instruction for it."""
+    high = splat(x.type, limit)
+    return builder.select(builder.fcmp_ordered("<", high, x), high, x)
+
+
+def at_least(builder: ir.IRBuilder, x: ir.Value, limit: float) -> ir.Value:
+    low = splat(x.type, limit)
+    return builder.select(builder.fcmp_ordered(">", low, x), low, x)

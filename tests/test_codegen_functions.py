@@ -1,0 +1,171 @@
+"""Every transcendental function within its bound, on vectors of every width, without calls."""
+
+import ctypes
+import functools
+import math
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from minimax import FITS
+from numpy.typing import NDArray
+from scipy import special
+from test_codegen_kernel import HOST, TARGETS
+
+from codegen.build import assembly, compile_object, load_object
+from codegen.emit import TRANSCENDENTAL, emit
+from codegen.functions import ERF_FAR, ERF_NEAR, EXP, LOG, TANH
+from codegen.kernel import aligned_copy, aligned_empty
+from codegen.power import LOG2
+from ir.expression import add, mul, symbol
+from ir.nest import Buffer, Call, For, Load, Nest, Store
+from ir.program import FUNCTIONS, Constant
+from schedule.target import Target
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+
+BOUNDS = {"exp": 1.2, "log": 0.9, "tanh": 1.4, "erf": 1.3, "sigmoid": 2.0, "pow": 1.2}  # units in the last place; see `codegen.functions`
+REFERENCES: dict[str, Callable[..., NDArray[np.floating]]] = {
+    "exp": np.exp,
+    "log": np.log,
+    "tanh": np.tanh,
+    "erf": special.erf,
+    "sigmoid": special.expit,
+    "pow": np.power,
+}
+EDGES = np.array(
+    [
+        *(0, 1e-45, 1e-40, 2.0**-126, 1e-30, 0.5, 1 - 2.0**-24, 1, 1 + 2.0**-23, 1.5, 2, 3, 4, 5, 88, 89, 100, 104, 150),
+        *(2.0**23 - 1, 2.0**23 + 1, 2.0**24 - 1, 2.0**24, 2.0**25, 1e30, 3.4e38, np.inf, np.nan),
+    ],
+    np.float32,
+)
+EDGES = np.concatenate([EDGES, -EDGES])
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest) -> Target:
+    found = TARGETS[request.param]
+    if found is None:
+        pytest.skip(f"this machine cannot run code for {request.param}")
+    return found
+
+
+def map_nest(function: str, n: int, lanes: int, exponent: float | None = None) -> Nest:
+    """y[i] = function(x0[i], ...), in vectors; with `exponent`, a constant in place of the second argument."""
+    chunk, outer, inner = symbol("chunk"), symbol("outer"), symbol("inner")
+    at = (add(mul(outer, lanes), inner),)
+    read = [Load(Buffer(f"x{i}", (n,), "input"), at) for i in range(FUNCTIONS[function] if exponent is None else 1)]
+    result = Buffer("y", (n,), "output")
+    value = Call(function, (*read, *([] if exponent is None else [Constant(exponent)])))
+    vector = For(inner, lanes, (Store(result, at, value),), "vector")
+    body = For(chunk, 1, (For(outer, n // lanes, (vector,)),), "parallel")
+    return Nest("kernel", (*(load.buffer for load in read), result), (body,))
+
+
+@functools.cache
+def text(function: str, n: int, lanes: int, exponent: float | None = None) -> str:
+    return emit([map_nest(function, n, lanes, exponent)], lanes, 1)
+
+
+def compiled(function: str, target: Target, exponent: float | None = None) -> Callable[..., Floats]:
+    def run(*given: Floats) -> Floats:
+        n = -(-len(given[0]) // 16) * 16
+        code = load_object(compile_object(text(function, n, target.lanes, exponent), target), target)
+        buffers = [aligned_copy(np.pad(array, (0, n - len(array)), mode="edge")) for array in given] + [aligned_empty((n,))]
+        pointers = (ctypes.c_void_p * len(buffers))(*(buffer.ctypes.data for buffer in buffers))
+        code.function("kernel", ctypes.c_void_p)(pointers)
+        return buffers[-1][: len(given[0])]
+
+    return run
+
+
+def errors(result: Floats, exact: NDArray[np.floating]) -> Doubles:
+    """In units in the last place of the exact result, subnormal ones included; infinity counts as 2^128, what has the wrong sign as infinitely wrong."""
+    number, limit = ~np.isnan(exact), 2.0**128
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        exact = exact.astype(np.float64)
+        exponent = np.clip(np.floor(np.log2(np.abs(exact))), -126, 127)
+        off = np.abs(np.clip(result.astype(np.float64), -limit, limit) - np.clip(exact, -limit, limit)) / 2.0 ** (exponent - 23)
+    right = np.isnan(result) == ~number
+    same_sign = ~number | (np.signbit(result) == np.signbit(exact))
+    return np.where(right & same_sign, np.where(number, off, 0), np.inf)
+
+
+def check(function: str, target: Target, *given: Floats, bound: float | None = None, exponent: float | None = None) -> None:
+    kind = np.longdouble if function == "pow" else np.float64
+    with np.errstate(all="ignore"):
+        exact = REFERENCES[function](*(array.astype(kind) for array in given), *([] if exponent is None else [kind(exponent)]))
+    result = compiled(function, target, exponent)(*given)
+    off = errors(result, exact)
+    worst = off.argmax()
+    at = ", ".join(str(array[worst]) for array in given)
+    assert off[worst] <= (BOUNDS[function] if bound is None else bound), f"{function}({at}) = {result[worst]}, not {exact[worst]}: {off[worst]:.2f} units"
+
+
+@pytest.mark.parametrize("function", sorted(set(TRANSCENDENTAL) - {"pow"}))
+def test_functions_of_one_argument(function: str, target: Target) -> None:
+    """A sample of all bit patterns, and what lies around the edges of the reductions."""
+    patterns = np.arange(0, 1 << 32, 997, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    near = np.concatenate([EDGES, np.nextafter(EDGES, np.float32(0)), np.nextafter(EDGES, np.float32(np.inf))])
+    between = np.linspace(-110, 110, 500_000, dtype=np.float32)
+    check(function, target, np.concatenate([patterns, near, between, between / 64]))
+
+
+def test_powers(target: Target) -> None:
+    """Pairs whose power is in the range of floats, from bases of every size and next to 1; and every pair of edges."""
+    rng = np.random.default_rng(0)
+    exponents = rng.uniform(-152, 129, 100_000)
+    anywhere = np.exp2(rng.uniform(-149, 128, len(exponents))).astype(np.float32)
+    by_one = np.float32(1) + rng.uniform(-0.02, 0.02, len(exponents)).astype(np.float32)
+    for bases in (anywhere, by_one[by_one != 1]):
+        check("pow", target, bases, (exponents[: len(bases)] / np.log2(bases.astype(np.float64))).astype(np.float32))
+    check("pow", target, -anywhere, rng.integers(-9, 10, len(anywhere)).astype(np.float32))
+    check("pow", target, *(grid.ravel() for grid in np.meshgrid(EDGES, EDGES)))
+
+
+@pytest.mark.parametrize("exponent", [-2.0, -1.0, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0])
+def test_powers_of_a_known_exponent(exponent: float, target: Target) -> None:
+    """Those that are multiplied have other errors: of 2, 3 and 4 they are 0.5, 1.4 and 1.9 units."""
+    bases = np.random.default_rng(0).integers(0, 1 << 32, 100_000, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    multiplied = {1.0: 0.0, 2.0: 0.5, 3.0: 1.5, 4.0: 2.0}
+    check("pow", target, np.concatenate([bases, EDGES]), bound=multiplied.get(exponent), exponent=exponent)
+    instructions = assembly(text("pow", 1024, target.lanes, exponent), target)
+    assert ("cvtps2pd" in instructions) == (exponent not in multiplied)
+
+
+@pytest.mark.parametrize(
+    ("name", "coefficients", "exponent"),
+    [("exp", EXP, -28.2), ("tanh", TANH, -27.1), ("log", LOG, -27.4), ("log2", LOG2, -37.8), ("erf_near", ERF_NEAR, -27.1), ("erf_far", ERF_FAR, -28.8)],
+)
+def test_polynomials_are_as_good_as_they_can_be(name: str, coefficients: tuple[float, ...], exponent: float) -> None:
+    found = FITS[name].error(coefficients)
+    assert math.log2(found) == pytest.approx(exponent, abs=0.05)
+    assert found < 1.05 * FITS[name].error(FITS[name].solve())
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_no_function_is_called(function: str, target: Target) -> None:
+    """The emitted text declares operations of LLVM alone, and none of them is a call in the end."""
+    emitted = text(function, 1024, target.lanes)
+    assert all(name.startswith("llvm.") for name in re.findall(r'^declare .*@"?([^"(]+)"?\(', emitted, re.MULTILINE))
+    kernel, calls, _ = assembly(emitted, target).partition("repeat:")
+    assert calls
+    assert not re.search(r"^\s+(call|bl)", kernel, re.MULTILINE)
+
+
+@pytest.mark.parametrize("function", sorted(TRANSCENDENTAL))
+def test_single_floats_as_vectors(function: str) -> None:
+    """Outside a vector loop the same code computes one float."""
+    chunk = symbol("chunk")
+    xs = [Buffer(f"x{i}", (100,), "input") for i in range(FUNCTIONS[function])]
+    y = Buffer("y", (100,), "output")
+    body = For(chunk, 100, (Store(y, (chunk,), Call(function, tuple(Load(x, (chunk,)) for x in xs))),), "parallel")
+    given = [np.random.default_rng(i).uniform(0.1, 5, 100).astype(np.float32) for i in range(len(xs))]
+    code = load_object(compile_object(emit([Nest("kernel", (*xs, y), (body,))], HOST.lanes, 1), HOST), HOST)
+    buffers = [*map(aligned_copy, given), aligned_empty((100,))]
+    code.function("kernel", ctypes.c_void_p)((ctypes.c_void_p * len(buffers))(*(buffer.ctypes.data for buffer in buffers)))
+    assert np.array_equal(buffers[-1], compiled(function, HOST)(*given))
