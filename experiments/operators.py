@@ -4,8 +4,7 @@
 
 The shapes are those of Ansor's evaluation (Zheng et al., Ansor: Generating High-Performance Tensor Programs for Deep Learning, OSDI 2020) and some
 more of each kind. Tunes each case as `tilewright tune` does, then lets the kernels and the peers that are installed take turns. Writes results.csv (a
-row a case and contender), machine.json, and operators.md and operators.png, which are made from the CSV alone. Softmax and attention, which the suite
-has too, are not operators of this version yet.
+row a case and contender), machine.json, and operators.md and operators.png, which are made from the CSV alone.
 """
 
 from __future__ import annotations
@@ -92,6 +91,11 @@ FAMILIES = {
     "TBG": Family(
         "transpose, batched product", "einsum:equation=bihd.bjhd.bhij,sizes=b{batch}.i{l}.j{l}.h{h}.d{d}", ("l", "h", "d"),
         ((128, 12, 64), (128, 16, 64), (64, 12, 128), (128, 12, 128)),
+    ),
+    "SFM": Family("softmax of rows", "softmax:shape={batch}x{m}x{n},axis=2", ("m", "n"), ((256, 256), (512, 512), (1024, 1024), (2048, 2048))),
+    "ATT": Family(
+        "attention", "attention:batch={batch},heads={h},queries={l},keys={l},dim={d}", ("h", "l", "d"),
+        ((12, 128, 64), (12, 512, 64), (8, 1024, 64), (16, 257, 64)),
     ),
 }  # fmt: skip
 

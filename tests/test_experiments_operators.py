@@ -20,7 +20,14 @@ def test_every_family_has_four_shapes_at_two_batches():
 
 @pytest.mark.parametrize(
     ("family", "gflops"),
-    [("C1D", 2 * 128 * 128 * 64 * 3), ("C3D", 2 * 8 * 112 * 112 * 64 * 3 * 343), ("T2D", 2 * 8 * 8 * 256 * 512 * 4), ("CAP", 2 * 8 * 8 * 16 * 32 * 4 * 32 * 9)],
+    [
+        ("C1D", 2 * 128 * 128 * 64 * 3),
+        ("C3D", 2 * 8 * 112 * 112 * 64 * 3 * 343),
+        ("T2D", 2 * 8 * 8 * 256 * 512 * 4),
+        ("CAP", 2 * 8 * 8 * 16 * 32 * 4 * 32 * 9),
+        ("SFM", 2 * 256 * 256),
+        ("ATT", 12 * 128 * 128 * (4 * 64 + 2)),
+    ],
 )
 def test_the_first_shape_is_the_one_that_is_meant(family, gflops):
     assert next(FAMILIES[family].tasks(1)).flops == gflops

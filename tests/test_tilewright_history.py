@@ -83,6 +83,17 @@ def test_short_names() -> None:
         ("capsule_conv2d:c=4,h=5,w=5,k=6,r=3,s=3", "capsule conv2d 3×3, 4→6, 5×5"),
         ("einsum:equation=bik.bkj.bij,sizes=b1.i2.j3.k4,b=constant", "einsum bik bkj bij, b1 i2 j3 k4, constant b"),
         ("reduce:function=l2,shape=2x3x4,axes=1x2", "l2 of 2×3×4, axes 1, 2"),
+        ("softmax:shape=2x3x4,axis=2", "softmax of 2×3×4, axis 2"),
+        ("log_softmax:shape=3x4,axis=1", "log softmax of 3×4, axis 1"),
+        ("layer_norm:shape=2x3x4,axes=1x2", "layer norm of 2×3×4, axes 1, 2"),
+        ("rms_norm:shape=3x4,axes=1", "rms norm of 3×4, axes 1"),
+        ("batch_norm:n=2,c=3,h=4,w=5", "batch norm, 3 channels, 4×5, batch 2"),
+        ("instance_norm:c=3,h=4,w=5", "instance norm, 3 channels, 4×5"),
+        ("max_pool2d:c=3,h=9,w=8,r=3,s=2,stride=2,pad=1", "max pool 3×2, 3 channels, 9×8, stride 2"),
+        ("average_pool2d:n=4,c=3,h=9,w=8,r=3,s=3", "average pool 3×3, 3 channels, 9×8, batch 4"),
+        ("global_average_pool:c=3,h=9,w=8", "global average pool, 3 channels, 9×8"),
+        ("global_max_pool:c=3,h=9,w=8", "global max pool, 3 channels, 9×8"),
+        ("attention:batch=2,heads=12,queries=128,keys=64,dim=32", "attention of 12 heads, 128×64, 32 each, batch 2"),
     ):
         assert short_name(task_of(text).key) == name
     assert len(task_history(trials(1.0, task=LONGEST), [], 0).label) == MAX_LABEL

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from operator_samples import operator_texts
+from operator_samples import operator_texts, pool_texts, row_texts
 
 from codegen.check import random_inputs, reference
 from ir.convolution import RANKS
@@ -21,6 +21,9 @@ from tilewright.turns import Contender, Series, TurnOptions
 
 INSTALLED = [pytest.param(peer, marks=pytest.mark.skipif(not peer.installed, reason=f"{peer.name} is not installed")) for peer in PEERS.values()]
 PRODUCT = "matmul:m=13,n=40,k=24"
+ATTENTION = "attention:batch=2,heads=3,queries=5,keys=7,dim=8,layout=bihd"
+POOL = "max_pool2d:c=3,h=9,w=8,r=3,s=2,stride=2,pad=1"
+HOW = [f"{how}, {arena}" for how in ("bound", "passed") for arena in ("arena", "no arena")]
 CONVOLUTION = "conv2d:c=32,h=9,w=8,k=48,r=3,s=3,pad=1"
 
 
@@ -45,8 +48,8 @@ def answers(peer, text):
 
 
 @pytest.mark.parametrize("peer", INSTALLED)
-@given(text=operator_texts())
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(text=st.one_of(operator_texts(), row_texts(), pool_texts()))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_setting_of_every_peer_is_right(peer, text):
     found = answers(peer, text)
     assert found is None or found
@@ -70,12 +73,42 @@ def test_pointwise_convolutions_are_right_in_every_layout(peer, layout, epilogue
         ("torch", PRODUCT + ",b=variable", {"mm"}),
         ("torch", CONVOLUTION + ",epilogue=bias+add+relu", {"contiguous", "channels_last", "opaque"}),
         ("torch", "conv2d:c=3,h=9,w=8,k=8,r=3,s=3,pad=0x1x2x1", {"contiguous", "channels_last"}),
-        ("onnxruntime", "batch_matmul:batch=2,m=3,n=4,k=5", {f"MatMul, {how}, {arena}" for how in ("bound", "passed") for arena in ("arena", "no arena")}),
+        ("numpy", "softmax:shape=5x7,axis=1", {"step by step"}),
+        ("torch", "softmax:shape=5x7,axis=0", {"softmax", "out", "opaque"}),
+        ("torch", "log_softmax:shape=5x7,axis=1", {"log_softmax", "out"}),
+        ("torch", "layer_norm:shape=5x7x2,axes=1x2", {"layer_norm"}),
+        ("torch", "rms_norm:shape=5x7x2,axes=1x2", {"rms_norm"}),
+        ("torch", "batch_norm:c=3,h=4,w=5", {"contiguous", "channels_last"}),
+        ("torch", "instance_norm:c=3,h=1,w=1", {"contiguous", "channels_last"}),
+        ("torch", ATTENTION, {"scaled_dot_product_attention", "matmul, softmax, matmul"}),
+        ("torch", POOL, {"contiguous", "channels_last", "opaque"}),
+        ("torch", POOL + ",dilation=2", {"contiguous", "channels_last"}),
+        ("torch", POOL.replace("pad=1", "pad=0x1x2x1"), {"contiguous", "channels_last"}),
+        ("torch", POOL.replace("max", "average").replace("pad=1", "pad=0x1x2x1"), {"contiguous", "channels_last"}),
+        ("torch", "global_average_pool:c=3,h=4,w=5", {"contiguous", "channels_last", "adaptive, contiguous", "adaptive, channels_last"}),
+        ("onnxruntime", "rms_norm:shape=5x7,axes=1", {f"{node}, {how}" for node in ("RMSNormalization", "ReduceMean") for how in HOW}),
+        ("onnxruntime", ATTENTION, {f"{node}, {how}" for node in ("Attention", "MatMul", "MultiHeadAttention") for how in HOW}),
+        ("onnxruntime", POOL, {f"MaxPool, {how}" for how in HOW}),
+        ("onnxruntime", "batch_matmul:batch=2,m=3,n=4,k=5", {f"MatMul, {how}" for how in HOW}),
     ],
 )
 def test_settings(name, text, settings):
     pytest.importorskip(name)
     assert set(answers(PEERS[name], text)) == settings
+
+
+@pytest.mark.parametrize("peer", INSTALLED)
+@pytest.mark.parametrize(
+    "text", [ATTENTION, ATTENTION.replace("bihd", "bhid"), POOL, POOL.replace("max", "average"), "global_max_pool:c=3,h=4,w=5", "log_softmax:shape=4,axis=0"]
+)
+def test_every_peer_knows_rows_and_pools(peer, text):
+    assert answers(peer, text)
+
+
+def test_a_runtime_that_is_older_gets_older_nodes(monkeypatch):
+    runtime = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(runtime, "__version__", "1.20.1")
+    assert set(answers(PEERS["onnxruntime"], "rms_norm:shape=5x7,axes=1")) == {f"ReduceMean, {how}" for how in HOW}
 
 
 @pytest.mark.parametrize("text", [CONVOLUTION, "conv2d:c=4,h=9,w=8,k=4,r=1,s=1,stride=2", "conv2d:c=4,h=9,w=8,k=4,r=1,s=1,groups=2"])

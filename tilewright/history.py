@@ -239,6 +239,13 @@ def short_name(key: str) -> str:
     value = dict(part.split("=", 1) for part in rest.split(","))
     if operator in RANKS:
         words = _convolution_words(operator, value)
+    elif "shape" in value and operator != "reduce":
+        words = [f"{operator.replace('_', ' ')} of {value['shape'].replace('x', '×')}"]
+        words += [f"{name} {value[name].replace('x', ', ')}" for name in ("axis", "axes") if name in value]
+    elif operator == "attention":
+        words = [f"attention of {value['heads']} heads, {value['queries']}×{value['keys']}, {value['dim']} each", *_batch(value["batch"])]
+    elif "c" in value:
+        words = _image_words(operator, value)
     elif operator == "einsum":
         words = [f"einsum {value['equation'].replace('.', ' ')}", value["sizes"].replace(".", " ")]
     elif operator == "reduce":
@@ -258,7 +265,19 @@ def _convolution_words(operator: str, value: Mapping[str, str]) -> list[str]:
     words = [f"{'depthwise' if depthwise and operator == 'conv2d' else operator.replace('_', ' ')} {kernel}", channels, sizes]
     words += [f"{name} {value[name]}" for name in ("stride", "dilation") if value.get(name, "1") != "1"]
     groups = value.get("groups", "1")
-    return words + [f"{groups} groups"] * (groups != "1" and not depthwise) + [f"batch {value['n']}"] * (value["n"] != "1")
+    return words + [f"{groups} groups"] * (groups != "1" and not depthwise) + _batch(value["n"])
+
+
+def _image_words(operator: str, value: Mapping[str, str]) -> list[str]:
+    """Of pooling and normalization."""
+    name = operator.replace("_", " ").removesuffix("2d")
+    window = [f"{name} {value['r']}×{value['s']}"] if "r" in value else [name]
+    words = [*window, f"{value['c']} channels", f"{value['h']}×{value['w']}"]
+    return words + [f"{each} {value[each]}" for each in ("stride", "dilation") if value.get(each, "1") != "1"] + _batch(value["n"])
+
+
+def _batch(size: str) -> list[str]:
+    return [f"batch {size}"] * (size != "1")
 
 
 def chance_of_best(speeds: Sequence[float], k: int) -> float:

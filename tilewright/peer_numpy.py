@@ -16,8 +16,12 @@ from threadpoolctl import ThreadpoolController
 
 from codegen.kernel import aligned_copy, aligned_empty
 from ir.errors import Unsupported
+from tilewright.peer_numpy_pools import POOLS
+from tilewright.peer_numpy_rows import ROWS
 from tilewright.problem import Array, Problem, Way, clip_limits
 from tilewright.turns import Contender
+
+PASSES = {**ROWS, **POOLS}
 
 
 def numpy_ways(problem: Problem) -> list[Way]:
@@ -26,6 +30,9 @@ def numpy_ways(problem: Problem) -> list[Way]:
         return [_reduction(problem)]
     if problem.operator == "einsum":
         return _einsums(problem)
+    if problem.operator in PASSES:
+        call = PASSES[problem.operator](problem)
+        return [Way(Contender("numpy", "step by step", call, _threads(problem)), lambda: problem.ours(call()))]
     arrays = _as_product(problem) if problem.is_convolution else problem.arrays
     settings = {"b by rows": arrays}
     if "b" not in problem.variables:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -11,12 +11,13 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from tilewright.peer_onnxruntime_nodes import MICROSOFT, NEWER, NODES
 from tilewright.problem import Problem, Way, clip_limits
 from tilewright.turns import Contender
 
-# What every ONNX Runtime that the extra allows can read.
-OPSET = 17
-IR_VERSION = 8
+# What every ONNX Runtime that the extra allows can read, and from when on it computes what is newer.
+OPSET, IR_VERSION = 17, 8
+NEWER_FROM, NEWER_IR_VERSION = (1, 23), 10
 
 # Nodes that express an operator; the first one of a chain that ends with what is named here.
 HEAVY = {
@@ -66,7 +67,7 @@ def _bound(session: Any, problem: Problem) -> tuple[Call, Result]:
     binding = session.io_binding()
     for name, array in problem.variables.items():
         binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
-    output = onnxruntime.OrtValue.ortvalue_from_shape_and_type(problem.shape, np.float32)
+    output = onnxruntime.OrtValue.ortvalue_from_shape_and_type(_shape(problem), np.float32)
     binding.bind_ortvalue_output("result", output)
     run = partial(session.run_with_iobinding, binding)
 
@@ -77,6 +78,11 @@ def _bound(session: Any, problem: Problem) -> tuple[Call, Result]:
     return run, result
 
 
+def _shape(problem: Problem) -> tuple[int, ...]:
+    """Of the result; a pooled image has dimensions of 1."""
+    return (*problem.shape, 1, 1) if problem.operator.startswith("global_") else problem.shape
+
+
 def _passed(session: Any, problem: Problem) -> tuple[Call, Result]:
     run = partial(session.run, None, dict(problem.variables))
     return run, lambda: np.asarray(run()[0])
@@ -85,6 +91,9 @@ def _passed(session: Any, problem: Problem) -> tuple[Call, Result]:
 def _heavy(problem: Problem) -> tuple[str, ...]:
     if problem.operator == "reduce":
         return (REDUCE[problem.parameters["function"]],)
+    if problem.operator in NODES:
+        knows = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= NEWER_FROM
+        return tuple(name for name in NODES[problem.operator] if knows or name not in NEWER)
     if problem.operator != "einsum":
         return HEAVY[problem.operator]
     product = problem.product
@@ -94,33 +103,41 @@ def _heavy(problem: Problem) -> tuple[str, ...]:
 
 def make_model(problem: Problem, heavy: str) -> bytes:
     """The task as a serialized model in which `heavy` does the work. Constants are initializers; the output is called "result"."""
-    constants = {name: array for name, array in problem.arrays.items() if name not in problem.variables}
+    constants: dict[str, NDArray[Any]] = {name: array for name, array in problem.arrays.items() if name not in problem.variables}
+    nodes, more = NODES[problem.operator][heavy](problem) if problem.operator in NODES else _with_epilogue(problem, heavy, constants)
+    nodes[-1].output[0] = "result"
+    graph = helper.make_graph(
+        nodes,
+        "task",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape) for name, array in problem.variables.items()],
+        [helper.make_tensor_value_info("result", TensorProto.FLOAT, _shape(problem))],
+        [numpy_helper.from_array(array, name) for name, array in (constants | more).items()],
+    )
+    opsets = [helper.make_opsetid("", NEWER.get(heavy, OPSET)), helper.make_opsetid(MICROSOFT, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=NEWER_IR_VERSION if heavy in NEWER else IR_VERSION)
+    return bytes(model.SerializeToString())
+
+
+def _with_epilogue(problem: Problem, heavy: str, constants: Mapping[str, NDArray[Any]]) -> tuple[list[Any], dict[str, NDArray[Any]]]:
+    """The nodes, and constants that they need besides those of the task or instead."""
+    more: dict[str, NDArray[Any]] = {}
     inputs, steps = list(HEAVY_INPUTS.get(heavy, ["x"] if problem.operator == "reduce" else ["a", "b"])), problem.epilogue
     if problem.bias_first and heavy in ("Conv", "ConvTranspose", "Gemm"):
         inputs, steps = [*inputs, "bias"], steps[1:]
     elif heavy in ("Conv", "ConvTranspose") and "bias" in constants:
-        constants["bias"] = constants["bias"].reshape(-1, *[1] * problem.rank)
+        more["bias"] = constants["bias"].reshape(-1, *[1] * problem.rank)
     nodes = [helper.make_node(heavy, inputs, ["value0"], **_attributes(problem, heavy))]
     if heavy == "ReduceSum":  # which takes its axes as an input
-        constants["axes"] = np.array(problem.parameters["axes"], np.int64)
+        more["axes"] = np.array(problem.parameters["axes"], np.int64)
         nodes[0].input.append("axes")
     if problem.operator == "einsum" and heavy == "MatMul":
         nodes = _transposed_product(problem)
     for i, step in enumerate(steps):
         kind, others = STEPS.get(step) or ("Clip", [f"low{i}", f"high{i}"])
         if kind == "Clip":
-            constants |= {name: np.array(limit, np.float32) for name, limit in zip(others, clip_limits(step), strict=True)}
+            more |= {name: np.array(limit, np.float32) for name, limit in zip(others, clip_limits(step), strict=True)}
         nodes.append(helper.make_node(kind, [f"value{i}", *others], [f"value{i + 1}"]))
-    nodes[-1].output[0] = "result"
-    graph = helper.make_graph(
-        nodes,
-        "task",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape) for name, array in problem.variables.items()],
-        [helper.make_tensor_value_info("result", TensorProto.FLOAT, problem.shape)],
-        [numpy_helper.from_array(array, name) for name, array in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    return bytes(model.SerializeToString())
+    return nodes, more
 
 
 def _transposed_product(problem: Problem) -> list[Any]:

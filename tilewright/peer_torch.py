@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # the name that everybody knows it by
 from numpy.typing import NDArray
 
+from tilewright.peer_torch_pools import POOLS
+from tilewright.peer_torch_rows import ROWS, Call, Tensors
 from tilewright.problem import Problem, Way, clip_limits
 from tilewright.turns import Contender
 
@@ -24,9 +26,6 @@ with warnings.catch_warnings():  # it is written with TorchScript, which PyTorch
     from torch.utils import mkldnn
 
 OPAQUE_STEPS = {"relu", "sigmoid", "add"}  # of an epilogue: what opaque tensors can do
-
-Call: TypeAlias = Callable[[], Any]  # computes the task, gives the result as a tensor
-Tensors: TypeAlias = Mapping[str, Any]
 
 
 def torch_ways(problem: Problem) -> list[Way]:
@@ -159,7 +158,7 @@ def _product(x: Any, axes: Sequence[int]) -> Any:
     return x
 
 
-MAKERS = {"matmul": _products, "batch_matmul": _batched_products, "einsum": _einsums, "reduce": _reductions}
+MAKERS = {"matmul": _products, "batch_matmul": _batched_products, "einsum": _einsums, "reduce": _reductions, **ROWS, **POOLS}
 
 
 def _opaque(module: Any, weights: Any, bias: Any, x: Any, steps: Sequence[str], tensors: Tensors) -> Call:

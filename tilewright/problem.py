@@ -1,7 +1,7 @@
 """What a peer is asked to compute: a task with its numbers, arranged as other libraries expect them.
 
-They know the activations of a convolution as (n, channels, sizes), whatever the layout of our task is, and have no capsules: one of those is a
-convolution of n*capsule images, with the columns of its matrices among the channels.
+They know images, the activations of a convolution among them, as (n, channels, sizes), whatever the layout of our task is, and have no capsules: one
+of those is a convolution of n*capsule images, with the columns of its matrices among the channels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from tilewright.turns import Contender
 
 Array: TypeAlias = NDArray[np.float32]
 
-ACTIVATIONS = ("x", "residual")  # inputs of a convolution that have its layout
+ACTIVATIONS = ("x", "residual")  # inputs of an operator on images that have its layout
+# Dimensions of an image, by operator.
+IMAGES = RANKS | dict.fromkeys(("batch_norm", "instance_norm", "max_pool2d", "average_pool2d", "global_average_pool", "global_max_pool"), 2)
 EQUATIONS = {"matmul": ("mk", "kn", "mn"), "batch_matmul": ("bmk", "bkn", "bmn")}
 
 
@@ -59,9 +61,13 @@ class Problem:
         return self.operator in RANKS
 
     @property
+    def has_images(self) -> bool:
+        return self.operator in IMAGES
+
+    @property
     def rank(self) -> int:
-        """Dimensions of a convolution's images."""
-        return RANKS[self.operator]
+        """Dimensions of the images."""
+        return IMAGES[self.operator]
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -69,7 +75,7 @@ class Problem:
 
     @property
     def pads(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Before and after each dimension of a convolution."""
+        """Before and after each dimension of an image."""
         pad = self.parameters["pad"]
         return tuple(pad[: self.rank]), tuple(pad[self.rank :])
 
@@ -80,6 +86,23 @@ class Problem:
     @property
     def groups(self) -> int:
         return int(self.parameters.get("groups", 1))
+
+    @property
+    def attention_scale(self) -> float:
+        """What attention's scores are multiplied with."""
+        scale: float | None = self.parameters["scale"]
+        return self.parameters["dim"] ** -0.5 if scale is None else scale
+
+    @cached_property
+    def shares(self) -> Array:
+        """(1, 1, rows, columns): what the sums of average pooling's windows are multiplied with."""
+        given, counts = self.parameters, []
+        for size, taps, step, before, extent in zip((given["h"], given["w"]), self.kernel, given["stride"], self.pads[0], self.shape[2:], strict=True):
+            position = step * np.arange(extent)[:, None] - before + np.arange(taps)
+            inside = (position >= 0) & (position < size) | (given["count_include_pad"] == "1")
+            counts.append(inside.sum(axis=1))
+        shares: Array = (1 / np.multiply.outer(*counts)).astype(np.float32)
+        return shares[None, None]
 
     @property
     def product(self) -> Product:
@@ -94,7 +117,7 @@ class Problem:
     def _theirs(self, name: str, array: Array) -> Array:
         if self.operator == "capsule_conv2d":
             return _without_capsules(name, array, self.parameters["capsule"])
-        return channels_first(array, self.parameters["layout"]) if self.is_convolution and name in ACTIVATIONS else array
+        return channels_first(array, self.parameters["layout"]) if self.has_images and name in ACTIVATIONS else array
 
     @property
     def variables(self) -> Mapping[str, Array]:
@@ -112,7 +135,8 @@ class Problem:
         if self.operator == "capsule_conv2d":
             n, high, wide, rows, columns, channels = shape
             return result.reshape(n, rows, columns, channels, high, wide).transpose(0, 4, 5, 1, 2, 3)
-        return in_layout(result, self.parameters["layout"], shape) if self.is_convolution else result.reshape(shape)
+        # Where the whole image is pooled, some give it with dimensions of 1.
+        return (in_layout(result, self.parameters["layout"], shape) if self.has_images else result).reshape(shape)
 
 
 @dataclass(frozen=True)
