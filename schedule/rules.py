@@ -139,6 +139,7 @@ def _vector_axes(stage: Stage, target: Target, between: frozenset[str] = frozens
         across = [axis for axis in across if axis.extent >= target.lanes]
     if any(axis.extent >= MANY_VECTORS * target.lanes for axis in across):
         contiguous = [axis for axis in contiguous if all(_is_in_place(read, axis) for read in inputs if not read.tensor.constant) and axis.extent > 1]
+        packed = []
     return list(dict.fromkeys([*contiguous, *across, *packed])) or list(stage.spatial[-1:])
 
 

@@ -177,7 +177,7 @@ def product_texts(most: int = 40) -> st.SearchStrategy[str]:
 
 
 def operator_texts(most: int = 40) -> st.SearchStrategy[str]:
-    return st.one_of(product_texts(most), reduce_texts(most))
+    return st.one_of(product_texts(most), product_texts(most), reduce_texts(most), row_texts(most), pool_texts())
 
 
 @st.composite

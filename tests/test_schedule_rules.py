@@ -78,7 +78,10 @@ def check(sketch: Sketch, machine: Target) -> None:
 
 def check_stage(sketch: Sketch, tiled: TiledStage, machine: Target, X: np.ndarray) -> None:
     stage = tiled.stage
-    assert tiled.vector in stage.spatial
+    fused = set(sketch.fused)
+    assert fused <= set(stage.spatial)
+    assert tiled.vector in (*stage.spatial, *stage.reduce[-1:])
+    unroll = evaluated(sketch, [tiled.unroll], X)[:, 0]
     assert set(tiled.tilings) == {*stage.spatial, *stage.reduce}
     vectors, tiles, chunks, variants = (np.ones(len(X)) for _ in range(4))
     for axis in stage.spatial:
@@ -90,22 +93,26 @@ def check_stage(sketch: Sketch, tiled: TiledStage, machine: Target, X: np.ndarra
         assert (block % register == 0).all()
         assert (chunk % block == 0).all()
         assert (register < extent + lanes).all()
-        assert (block < extent + register).all(), "no tile is wholly outside"
-        assert (chunk < extent + block).all(), "no block is wholly outside"
+        if axis not in fused:
+            assert (block < extent + register).all(), "no tile is wholly outside"
+            assert (chunk < extent + block).all(), "no block is wholly outside"
+        if fused:
+            assert (chunk == evaluated(sketch, [sketch.stages[0].tilings[axis].sizes[2]], X)[:, 0]).all() if axis in fused else (chunk >= extent).all()
         vectors *= register / lanes
         tiles *= np.ceil(extent / register)
         chunks *= np.ceil(extent / chunk)
         variants *= np.where(extent % register > 0, 2, 1)
-    assert (vectors <= machine.vector_registers - 2).all(), "accumulators fit"
-    assert (chunks >= np.minimum(tiles, machine.threads)).all(), "every thread gets a chunk"
+    accumulators = vectors * unroll if tiled.is_across else vectors
+    assert (accumulators <= machine.vector_registers - 2).all(), "accumulators fit"
+    if not fused:
+        assert (chunks >= np.minimum(tiles, machine.threads)).all(), "every thread gets a chunk"
     for axis in stage.reduce:
         size, extent = evaluated(sketch, list(tiled.tilings[axis].sizes), X).T
         assert ((size >= 1) & (size <= extent) & (extent == axis.extent)).all()
-    unroll = evaluated(sketch, [tiled.unroll], X)[:, 0]
     assert (vectors * unroll * variants <= MAX_UPDATES).all()
     for operand in tiled.operands:
         level = evaluated(sketch, [operand.level], X)[:, 0]
-        assert operand.prepared == operand.read.tensor.constant
+        assert operand.prepared == (operand.read.tensor.constant and not tiled.is_across)
         assert set(level) <= set(range(len(PACK_LEVELS)))
         if operand.read.padded and not operand.prepared:
             assert (level > 0).all(), "packing brings the padding in"
@@ -142,7 +149,9 @@ def test_sketches_are_named_by_what_they_do() -> None:
     assert list(stages_of("conv2d:c=64,h=14,w=14,k=64,r=3,s=3,layout=nchwc")) == ["tile_kb"]
     assert list(stages_of("conv2d:c=64,h=14,w=14,k=64,r=3,s=3,groups=64")) == ["tile_g"]
     assert list(stages_of("matmul:m=1,n=256,k=1024", target(threads=4))) == ["tile_n", "split4_k_tile_n", "split8_k_tile_n", "split16_k_tile_n"]
-    assert list(stages_of("matmul:m=4,n=1,k=1024", target(threads=16))) == ["tile_m", "split16_k_tile_m", "lanes_k", "split16_lanes_k"]
+    assert list(stages_of("matmul:m=4,n=1,k=1024", target(threads=16))) == ["across_k", "split16_k_across_k_rest"]
+    assert list(stages_of("softmax:shape=64x256,axis=1")) == ["fused_across_d1"]
+    assert list(stages_of("attention:heads=2,queries=64,keys=64,dim=32")) == ["fused_tile_j", "fused_tile_i"]
 
 
 def test_a_long_reduction_is_split_where_the_output_is_small() -> None:
@@ -154,12 +163,20 @@ def test_a_long_reduction_is_split_where_the_output_is_small() -> None:
     assert all(len(stages) == 1 for stages in stages_of("matmul:m=1,n=256,k=63").values())
 
 
-def test_a_reduction_over_lanes_is_contiguous_along_them() -> None:
-    first, last = stages_of("matmul:m=3,n=1,k=1024,b=variable", target(lanes=8))["lanes_k"]
-    assert (first.vector.name, first.vector.extent) == ("k_lane", 8)
-    assert {operand.read.stride(first.vector) for operand in first.operands} == {1}
-    assert first.stage.write.stride(first.vector) == 1
-    assert last.stage.reduce == (first.vector,)
+def test_a_reduction_with_vectors_along_it_is_contiguous_along_them() -> None:
+    (tiled,) = stages_of("matmul:m=3,n=1,k=1000,b=variable", target(lanes=8))["across_k"]
+    assert (tiled.is_across, tiled.vector.name, tiled.vector.extent) == (True, "k", 1000)
+    assert {operand.read.stride(tiled.vector) for operand in tiled.operands} == {1}
+    assert {operand.level for operand in tiled.operands} == {0}, "in place"
+
+
+def test_what_fused_stages_hand_on_is_contiguous_along_the_vector_axis() -> None:
+    for name, place in (("fused_tile_j", -1), ("fused_tile_i", -1)):
+        score, *_, product = stages_of("attention:heads=2,queries=64,keys=48,dim=32")[name]
+        assert score.vector.name == name[-1]
+        assert score.stage.indices[place].axes == (score.vector,)
+        assert score.stage.write.stride(score.vector) == 1
+        assert product.vector.name == "d"
 
 
 def test_the_default_spreads_the_work_and_fills_the_registers() -> None:

@@ -19,10 +19,7 @@ def test_the_result_does_not_change(text: str, data: st.DataObject) -> None:
     assume(program.stages[0].reduce)
     axis = data.draw(st.sampled_from(program.stages[0].reduce), label="axis")
     parts = data.draw(st.sampled_from([size for size in range(1, axis.extent + 1) if axis.extent % size == 0]), label="parts")
-    rest = axis.extent // parts
-    lanes = data.draw(st.sampled_from([size for size in range(1, rest + 1) if rest % size == 0]), label="lanes")
-    assume(parts * lanes > 1)
-    split = split_reduction(program, axis, parts=parts, lanes=lanes)
+    split = split_reduction(program, axis, parts)
     inputs = random_inputs(program)
     np.testing.assert_allclose(interpret(split, inputs), interpret(program, inputs), rtol=1e-12, atol=1e-12)
     assert split.inputs == program.inputs
@@ -30,23 +27,16 @@ def test_the_result_does_not_change(text: str, data: st.DataObject) -> None:
     assert len(split.stages) == len(program.stages) + 1
 
 
-def test_parts_of_neighbours_and_parts_of_lanes() -> None:
+def test_parts_are_of_neighbours() -> None:
     program = simplify(parse_operator("matmul:m=1,n=5,k=12,epilogue=relu")[1])
     (k,) = program.stages[0].reduce
-    last = "\nsum[n] = sum over {} of partial[{}]  for n<5\nc[n] = max(sum[n], 0)  for n<5"
-    assert program_text(split_reduction(program, k, parts=4)) == (
-        "partial[k_part, n] = sum over k_rest<3 of (a[k_part*3 + k_rest] * b[k_part*3 + k_rest, n])  for k_part<4, n<5" + last.format("k_part<4", "k_part, n")
-    )
-    assert program_text(split_reduction(program, k, lanes=4)) == (
-        "partial[n, k_lane] = sum over k_rest<3 of (a[k_rest*4 + k_lane] * b[k_rest*4 + k_lane, n])  for n<5, k_lane<4" + last.format("k_lane<4", "n, k_lane")
-    )
-    assert program_text(split_reduction(program, k, parts=2, lanes=3)) == (
-        "partial[k_part, n, k_lane] = sum over k_rest<2 of (a[k_part*6 + k_rest*3 + k_lane] * b[k_part*6 + k_rest*3 + k_lane, n])  "
-        "for k_part<2, n<5, k_lane<3" + last.format("k_part<2, k_lane<3", "k_part, n, k_lane")
+    assert program_text(split_reduction(program, k, 4)) == (
+        "partial[k_part, n] = sum over k_rest<3 of (a[k_part*3 + k_rest] * b[k_part*3 + k_rest, n])  for k_part<4, n<5\n"
+        "sum[n] = sum over k_part<4 of partial[k_part, n]  for n<5\nc[n] = max(sum[n], 0)  for n<5"
     )
 
 
 def test_parts_must_divide() -> None:
     program = parse_operator("matmul:m=1,n=5,k=12")[1]
-    with pytest.raises(ValueError, match="5 parts of 1 lanes do not divide k<12"):
-        split_reduction(program, Axis("k", 12), parts=5)
+    with pytest.raises(ValueError, match="5 parts do not divide k<12"):
+        split_reduction(program, Axis("k", 12), 5)
