@@ -61,6 +61,14 @@ def soon(action: object) -> None:
     threading.Timer(0.2, action).start()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell starts its background jobs with SIGINT ignored, and so may it be for these tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_answers(worker: WorkerProcess) -> None:
     text = "×" * 100_000
     assert worker.ask(Act("echo", text), PATIENCE).result == {"said": text}
@@ -141,6 +149,7 @@ def test_ctrl_c_is_not_for_workers(worker: WorkerProcess) -> None:
     assert os.getsid(pid) == pid != os.getsid(0)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_after_an_interrupt_the_next_job_gets_its_own_answer(worker: WorkerProcess) -> None:
     soon(lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
@@ -212,6 +221,7 @@ def test_a_batch_loses_nothing() -> None:
     assert all(gone(pid) for pid in pids if pid is not None)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_batch_can_be_followed_by_another() -> None:
     pool = Pool(2, OPTIONS)
     try:
