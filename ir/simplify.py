@@ -53,9 +53,11 @@ def _map_accesses(program: Program, change: Callable[[Read], Read], axes: Callab
 
 
 def _drop_units(program: Program) -> Program:
-    """A stage with a single output element keeps its last spatial axis, so that every stage has one."""
+    """A stage with a single output element keeps its last spatial axis, or one that an earlier stage keeps, so that every stage has one."""
     axes = {axis for stage in program.stages for axis in (*stage.spatial, *stage.reduce) if axis.extent > 1}
-    axes |= {axis for stage in program.stages if not axes & set(stage.spatial) for axis in stage.spatial[-1:]}
+    for stage in program.stages:
+        if not axes & set(stage.spatial):
+            axes.add(stage.spatial[-1])
     dimensions = {
         (read.tensor.name, i)
         for read in _accesses(program)
