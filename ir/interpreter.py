@@ -1,11 +1,11 @@
 """Reference values of a tensor program in numpy, in double precision; shares nothing with the code generator.
 
-A sum of products is one `einsum` over strided windows of the padded inputs, so large programs are checked in a fraction of a second.
+A sum of products is batched matrix products of strided windows of the padded inputs, so large programs are checked in a fraction of a second.
 """
 
 from __future__ import annotations
 
-import string
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -58,15 +58,7 @@ def interpret_stage(stage: Stage, values: Mapping[str, Doubles]) -> Doubles:
     n_spatial = len(stage.spatial)
     match stage:
         case Stage(reduction="sum", body=Apply("mul", (Read() as a, Read() as b))) if {*a.axes, *b.axes} == set(axes):
-            (left, left_axes), (right, right_axes) = _window(a, values), _window(b, values)
-            letter = dict(zip(axes, string.ascii_letters, strict=False))
-            terms = ["".join(letter[axis] for axis in some) for some in (left_axes, right_axes, stage.spatial)]
-            result = np.empty(tuple(axis.extent for axis in stage.spatial))
-            for part in _parts(stage, max(left.size, right.size)):
-                operands = (
-                    window[tuple(part if axis == stage.spatial[0] else slice(None) for axis in of)] for window, of in ((left, left_axes), (right, right_axes))
-                )
-                np.einsum(f"{terms[0]},{terms[1]}->{terms[2]}", *operands, out=result[part], optimize=True)
+            result = _product(stage, _window(a, values), _window(b, values))
         case _:
             result = np.broadcast_to(evaluate(stage.body, values, axes), tuple(axis.extent for axis in axes))
             if stage.reduction is not None:
@@ -74,8 +66,34 @@ def interpret_stage(stage: Stage, values: Mapping[str, Doubles]) -> Doubles:
     return reduced(stage, result)
 
 
+def _product(stage: Stage, a: tuple[Doubles, tuple[Axis, ...]], b: tuple[Doubles, tuple[Axis, ...]]) -> Doubles:
+    """The sum over the reduce axes of the product of two windows, as batched matrix products: a dimension a spatial axis."""
+    result = np.empty(tuple(axis.extent for axis in stage.spatial))
+    common = set(a[1]) & set(b[1])
+    inner = [axis for axis in stage.reduce if axis in common]
+    batch = [axis for axis in stage.spatial if axis in common]
+    rows, columns = ([axis for axis in stage.spatial if axis in set(of) - common] for _, of in (a, b))
+    order = [(*batch, *rows, *columns).index(axis) for axis in stage.spatial]
+    for part in _parts(stage, max(a[0].size, b[0].size)):
+        left, right = (
+            _matrix(window[tuple(part if axis == stage.spatial[0] else slice(None) for axis in of)], of, stage.reduce, axes)
+            for (window, of), axes in ((a, (batch, rows, inner)), (b, (batch, inner, columns)))
+        )
+        sizes = [result[part].shape[stage.spatial.index(axis)] for axis in (*batch, *rows, *columns)]
+        result[part] = np.matmul(left, right).reshape(sizes).transpose(order)
+    return result
+
+
+def _matrix(window: Doubles, of: tuple[Axis, ...], reduce: tuple[Axis, ...], axes: tuple[list[Axis], list[Axis], list[Axis]]) -> Doubles:
+    """The window with the axes of each kind as one dimension; what it alone is summed over is."""
+    alone = tuple(i for i, axis in enumerate(of) if axis in reduce and all(axis not in some for some in axes))
+    window, of = window.sum(axis=alone) if alone else window, tuple(axis for i, axis in enumerate(of) if i not in alone)
+    shape = [math.prod(window.shape[of.index(axis)] for axis in some) for some in axes]
+    return window.transpose([of.index(axis) for some in axes for axis in some]).reshape(shape)
+
+
 def _parts(stage: Stage, n_elements: int) -> list[slice]:
-    """Of the first spatial axis, so small that `einsum`, which copies windows that overlap, needs little memory for each."""
+    """Of the first spatial axis, so small that windows that overlap, which are copied, need little memory for each."""
     extent = stage.spatial[0].extent
     step = max(1, extent * MAX_WINDOW_ELEMENTS // n_elements)
     return [slice(start, min(start + step, extent)) for start in range(0, extent, step)]
