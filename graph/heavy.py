@@ -1,4 +1,4 @@
-"""The operators worth tuning, Conv, ConvTranspose, Gemm and MatMul, as operator texts of `ir.operators`."""
+"""The operators that take most of the time, Conv, ConvTranspose, Gemm and MatMul, as operator texts of `ir.operators`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto
 
 from graph.model import Graph, attribute
 from graph.shapes import Shape
@@ -37,26 +37,17 @@ class Heavy:
     bias_scale: float = 1.0
 
 
-def heavy(graph: Graph, node: NodeProto) -> Heavy:
-    """The node, an operator of `TUNABLE`, as operator text; `Unsupported` says why it cannot be expressed."""
-    for name in filter(None, node.input):
-        if graph.types.get(name) != TensorProto.FLOAT:
-            found = helper.tensor_dtype_to_string(graph.types[name]) if name in graph.types else "an unknown type"
-            raise Unsupported(f"{name!r} is {found.removeprefix('TensorProto.').lower()}, only float (fp32) can be tuned")
-    return TUNABLE[node.op_type](graph, node)
-
-
 def _conv(graph: Graph, node: NodeProto) -> Heavy:
     x, weights, bias = _convolution_inputs(graph, node)
     groups = attribute(node, "group", 1)
     (n, c, *size), (k, in_group, *kernel) = graph.shape(x), graph.shape(weights)
     if in_group * groups != c:
         raise _misfit(graph, x, weights, groups)
-    stride, dilation = _steps(node, len(size))
-    before, after = _padding(node, size, kernel, stride, dilation)
+    stride, dilation = steps(node, len(size))
+    before, after = padding(node, size, kernel, stride, dilation)
     rank = len(size)
     sizes = [f"n={n},c={c}", *_named(SPATIAL[rank], size), f"k={k}", *_named(KERNEL[rank], kernel)]
-    options = f"stride={_sizes(stride)},pad={_sizes(before + after)},groups={groups},dilation={_sizes(dilation)},layout={LAYOUT[rank]}"
+    options = f"stride={by_x(stride)},pad={by_x(before + after)},groups={groups},dilation={by_x(dilation)},layout={LAYOUT[rank]}"
     return Heavy(f"conv{rank}d:{','.join(sizes)},{options}", {"x": x}, 1, weights, bias=_bias(graph, bias, k))
 
 
@@ -72,15 +63,15 @@ def _conv_transpose(graph: Graph, node: NodeProto) -> Heavy:
             raise Unsupported(f"{name} of a transposed convolution is not supported, only pads and output_padding")
     if in_channels != c or c % groups:
         raise _misfit(graph, x, weights, groups)
-    stride, dilation = _steps(node, len(size))
+    stride, dilation = steps(node, len(size))
     pads, output_pad = list(attribute(node, "pads", [0] * 2 * len(size))), list(attribute(node, "output_padding", [0] * len(size)))
     lead = 2 - len(size)
     (h, w), (r, s) = [1] * lead + size, [1] * lead + kernel
     before, after = pads[: len(size)], pads[len(size) :]
     text = (
-        f"conv_transpose2d:n={n},c={c},h={h},w={w},k={out_group * groups},r={r},s={s},stride={_sizes([1] * lead + stride)},"
-        f"pad={_sizes([0] * lead + before + [0] * lead + after)},output_pad={_sizes([0] * lead + output_pad)},groups={groups},"
-        f"dilation={_sizes([1] * lead + dilation)},layout={LAYOUT[2]}"
+        f"conv_transpose2d:n={n},c={c},h={h},w={w},k={out_group * groups},r={r},s={s},stride={by_x([1] * lead + stride)},"
+        f"pad={by_x([0] * lead + before + [0] * lead + after)},output_pad={by_x([0] * lead + output_pad)},groups={groups},"
+        f"dilation={by_x([1] * lead + dilation)},layout={LAYOUT[2]}"
     )
     return Heavy(text, {"x": x}, 1, weights, bias=_bias(graph, bias, out_group * groups))
 
@@ -109,7 +100,7 @@ def _misfit(graph: Graph, x: str, weights: str, groups: int) -> Unsupported:
     return Unsupported(f"weights of shape {graph.shape(weights)} do not fit an input of shape {graph.shape(x)} in {groups} groups")
 
 
-def _steps(node: NodeProto, rank: int) -> tuple[list[int], list[int]]:
+def steps(node: NodeProto, rank: int) -> tuple[list[int], list[int]]:
     """Stride and dilation along each dimension."""
     return list(attribute(node, "strides", [1] * rank)), list(attribute(node, "dilations", [1] * rank))
 
@@ -118,7 +109,7 @@ def _named(names: str, sizes: list[int]) -> list[str]:
     return [f"{name}={size}" for name, size in zip(names, sizes, strict=True)]
 
 
-def _padding(node: NodeProto, size: list[int], kernel: list[int], stride: list[int], dilation: list[int]) -> tuple[list[int], list[int]]:
+def padding(node: NodeProto, size: list[int], kernel: list[int], stride: list[int], dilation: list[int]) -> tuple[list[int], list[int]]:
     """(before, after) along each dimension."""
     mode = attribute(node, "auto_pad", "NOTSET")
     if mode in ("NOTSET", "VALID"):
@@ -131,7 +122,7 @@ def _padding(node: NodeProto, size: list[int], kernel: list[int], stride: list[i
     return (less, more) if mode == "SAME_UPPER" else (more, less)
 
 
-def _sizes(numbers: list[int]) -> str:
+def by_x(numbers: list[int]) -> str:
     return "x".join(map(str, numbers))
 
 
@@ -179,7 +170,7 @@ def _without_leading_ones(sizes: list[int]) -> list[int]:
     return sizes[next((i for i, size in enumerate(sizes) if size != 1), len(sizes)) :]
 
 
-TUNABLE = {"Conv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "MatMul": _matmul}
+HEAVY = {"Conv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "MatMul": _matmul}
 
 
 def is_per_channel(graph: Graph, name: str, shape: Shape, axis: int | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from graph.epilogue import channel_affine, epilogue
-from graph.heavy import heavy
+from graph.heavy import HEAVY
 from graph.model import Graph
+from graph.tunable import tunable
 from ir.task import task
 
 
@@ -32,7 +34,9 @@ class Layer:
 
 def layer(graph: Graph, node: NodeProto, taken: Set[str]) -> Layer:
     """The layer of a heavy node and what fuses to it; `Unsupported` or `UserError` says why there is none. `taken`: nodes of other layers."""
-    start = heavy(graph, node)
+    start = tunable(graph, node)
+    if node.op_type not in HEAVY:
+        return Layer(task(start.operator).key, (node.name,), start.inputs, node.output[0])
     end = epilogue(graph, node, start, taken)
     inputs = dict(start.inputs) | ({"residual": end.residual} if end.residual else {})
     key = task(f"{start.operator},epilogue={'+'.join(end.steps) or 'none'}").key
@@ -45,7 +49,7 @@ def layer_constants(graph: Graph, layer: Layer) -> dict[str, NDArray[np.float32]
     Batch normalization and other factors and summands per channel that the layer covers are folded in, in double precision.
     """
     node, *followers = (graph.node(name) for name in layer.nodes)
-    start, value = heavy(graph, node), node.output[0]
+    start, value = tunable(graph, node), node.output[0]
     scale: NDArray[np.float64] = np.array([start.scale])
     shift = start.bias_scale * graph.constants.value(start.bias).astype(np.float64).ravel() if start.bias else np.zeros(1)
     for follower in followers:
@@ -60,7 +64,7 @@ def layer_constants(graph: Graph, layer: Layer) -> dict[str, NDArray[np.float32]
     constants = {}
     for tensor in task(layer.key).program.inputs:
         if tensor.name == "bias":
-            constants["bias"] = np.broadcast_to(shift, tensor.shape).astype(np.float32)
+            constants["bias"] = np.broadcast_to(shift, math.prod(tensor.shape)).reshape(tensor.shape).astype(np.float32)
         elif tensor.constant and start.weights:
             weights = graph.constants.value(start.weights).astype(np.float64)
             weights = (weights.T if start.transposed else weights).reshape(tensor.shape)

@@ -14,7 +14,7 @@ import onnx
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from graph.constants import SMALL, Array, Constants, subgraphs
-from graph.onnx_file import first_line, load_model
+from graph.onnx_file import DOMAIN, first_line, load_model
 from graph.shapes import Shape, set_input_shapes
 from ir.errors import Unsupported, UserError
 
@@ -31,6 +31,7 @@ class Graph:
     shapes: Mapping[str, Shape]
     types: Mapping[str, int]
     constants: Constants
+    opset: int
     notes: tuple[str, ...]
 
     def shape(self, name: str) -> Shape:
@@ -84,7 +85,8 @@ def read_graph(path: Path, shapes: Mapping[str, Shape]) -> Graph:
     while True:
         types, known = _infer(model, path)
         if not _fold(model, types, known, constants):
-            return Graph(path, tuple(model.graph.node), inputs, outputs, known, types, constants, notes)
+            opset = next(entry.version for entry in model.opset_import if entry.domain in DOMAIN)
+            return Graph(path, tuple(model.graph.node), inputs, outputs, known, types, constants, opset, notes)
 
 
 def _without_weights(model: ModelProto, constants: Constants) -> ModelProto:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import onnx
 
-from graph.heavy import TUNABLE
 from graph.layers import Layer, layer
 from graph.model import Graph, inner_nodes, read_graph
 from graph.onnx_file import DOMAIN
 from graph.shapes import Shape
+from graph.tunable import TUNABLE
 from ir.errors import UserError
 from ir.task import Task, task
 

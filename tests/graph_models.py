@@ -50,7 +50,7 @@ def reference(path: Path, feeds: Arrays, wanted: Iterable[str]) -> dict[str, np.
 
 def run_layer(graph: Graph, layer: Layer, tensors: Arrays) -> np.ndarray[Any, Any]:
     """The layer's result in the network's layout, by the interpreter of tensor programs, from its activations in `tensors`."""
-    program, convolution = task(layer.key).program, layer.key.startswith("conv")
+    program, images = task(layer.key).program, "layout=" in layer.key
     inputs = layer_constants(graph, layer)
     assert set(inputs) == {tensor.name for tensor in program.inputs if tensor.constant}
     for tensor in program.inputs:
@@ -59,8 +59,8 @@ def run_layer(graph: Graph, layer: Layer, tensors: Arrays) -> np.ndarray[Any, An
             assert inputs[tensor.name].dtype == np.float32
         else:
             activation = tensors[layer.inputs[tensor.name]]
-            inputs[tensor.name] = (np.moveaxis(activation, 1, -1) if convolution else activation).reshape(tensor.shape)
+            inputs[tensor.name] = (np.moveaxis(activation, 1, -1) if images else activation).reshape(tensor.shape)
     result, shape = interpret(program, inputs), graph.shape(layer.output)
-    if not convolution:
+    if not images:
         return result.reshape(shape)
     return np.moveaxis(result.reshape(shape[0], *shape[2:], shape[1]), -1, 1)

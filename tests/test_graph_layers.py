@@ -1,5 +1,6 @@
 """Extracted layers, run by the interpreter, against onnx's reference evaluator on the nodes that they cover."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -214,6 +215,58 @@ def test_products_with_a_vector(path: Path, a_shape: tuple[int, ...], b_shape: t
     else:
         _, network = check(path, {"a": values(*a_shape)})
         assert epilogue_of(only(network)) == "bias"
+
+
+# --- rows and pools ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("made", "x", "constants", "key"),
+    [
+        (node("Softmax", ["x"], ["y"]), (2, 3, 4), {}, "softmax:shape=2x3x4,axis=2"),
+        (node("LogSoftmax", ["x"], ["y"], axis=1), (2, 3, 4), {}, "log_softmax:shape=2x3x4,axis=1"),
+        (node("LayerNormalization", ["x", "s"], ["y"], epsilon=1e-3), (5, 4), {"s": (4,)}, "layer_norm:shape=5x4,axes=1,epsilon=1e-3"),
+        (node("LayerNormalization", ["x", "s", "b"], ["y"], axis=1), (5, 3, 4), {"s": (3, 4), "b": (3, 4)}, "layer_norm:shape=5x3x4,axes=1x2,epsilon=1e-5"),
+        (node("MaxPool", ["x"], ["y"], kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 1, 1]), (2, 3, 8, 7), {}, "max_pool2d:n=2,c=3,h=8,w=7,r=3,s=2,"),
+        (node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], dilations=[2, 2]), (1, 3, 8, 7), {}, "max_pool2d:n=1,c=3,h=8,w=7,r=2,s=2,"),
+        (node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER"), (1, 3, 8, 7), {}, "max_pool2d:n=1,c=3,h=8,w=7,r=3,s=3,"),
+        (node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1), (1, 3, 8, 6), {}, "max_pool2d:n=1,c=3,h=8,w=6,r=2,s=2,"),
+        (node("AveragePool", ["x"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]), (1, 3, 8, 7), {}, "average_pool2d:n=1,c=3,h=8,w=7,r=3,s=3,"),
+        (node("AveragePool", ["x"], ["y"], kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1), (1, 3, 8, 7), {}, "average_pool2d:n=1,c=3,h=8,w=7,"),
+        (node("GlobalAveragePool", ["x"], ["y"]), (2, 3, 4, 5), {}, "global_average_pool:n=2,c=3,h=4,w=5,layout=nhwc"),
+        (node("GlobalMaxPool", ["x"], ["y"]), (2, 3, 4, 5), {}, "global_max_pool:n=2,c=3,h=4,w=5,layout=nhwc"),
+    ],
+)
+def test_rows_and_pools(path: Path, made: Any, x: tuple[int, ...], constants: dict[str, tuple[int, ...]], key: str) -> None:
+    values = normal(7)
+    save(path, [made], {"x": x}, {"y": len(x)}, {name: values(*shape) for name, shape in constants.items()})
+    _, network = check(path, {"x": values(*x)})
+    assert only(network).key.startswith(key)
+
+
+def test_softmax_was_over_all_that_follows(path: Path) -> None:
+    save(path, [node("Softmax", ["x"], ["y"])], {"x": (2, 3, 4)}, {"y": 3}, {}, opset=11)
+    assert only(find_tasks(read_graph(path, {}))).key == "softmax:shape=2x12,axis=1"
+
+
+@pytest.mark.parametrize(
+    ("made", "x", "reason"),
+    [
+        (
+            node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
+            (1, 3, 7, 7),
+            "ceil_mode=1 adds windows that reach beyond the padding",
+        ),
+        (node("MaxPool", ["x"], ["y", "i"], kernel_shape=[2, 2]), (1, 3, 7, 7), "its further results are not supported"),
+        (node("MaxPool", ["x"], ["y"], kernel_shape=[2]), (1, 3, 7), "pooling over 1 dimensions, only over 2 can be tuned"),
+        (node("LayerNormalization", ["x", "x"], ["y"], axis=0), (3, 7), "'x' is not constant"),
+        (node("LayerNormalization", ["x", "one"], ["y"]), (3, 7), "'one' of shape (1,) is not of the shape (7,) of what is normalized"),
+    ],
+)
+def test_what_rows_and_pools_may_not_have(path: Path, made: Any, x: tuple[int, ...], reason: str) -> None:
+    save(path, [made], {"x": x}, {"y": len(x)}, {"one": np.ones(1, np.float32)})
+    with pytest.raises(ValueError, match=re.escape(f"1 × {made.op_type}: {reason}")):
+        find_tasks(read_graph(path, {}))
 
 
 # --- what is fused, and what is not --------------------------------------------------------------------------------

@@ -1,0 +1,21 @@
+"""The operators worth tuning, as operator texts of `ir.operators`."""
+
+from __future__ import annotations
+
+from onnx import NodeProto, TensorProto, helper
+
+from graph.heavy import HEAVY, Heavy
+from graph.model import Graph
+from graph.rows import ROWS
+from ir.errors import Unsupported
+
+TUNABLE = {**HEAVY, **ROWS}
+
+
+def tunable(graph: Graph, node: NodeProto) -> Heavy:
+    """The node, an operator of `TUNABLE`, as operator text; `Unsupported` says why it cannot be expressed."""
+    for name in filter(None, node.input):
+        if graph.types.get(name) != TensorProto.FLOAT:
+            found = helper.tensor_dtype_to_string(graph.types[name]) if name in graph.types else "an unknown type"
+            raise Unsupported(f"{name!r} is {found.removeprefix('TensorProto.').lower()}, only float (fp32) can be tuned")
+    return TUNABLE[node.op_type](graph, node)
