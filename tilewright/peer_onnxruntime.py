@@ -97,7 +97,7 @@ def _heavy(problem: Problem) -> tuple[str, ...]:
     if problem.operator != "einsum":
         return HEAVY[problem.operator]
     product = problem.product
-    single = max(map(len, (product.rows, product.columns, product.inner))) == 1
+    single = {len(product.rows), len(product.columns), len(product.inner)} == {1}
     return ("Einsum", "MatMul") if single and product.is_matrix_product else ("Einsum",)
 
 
