@@ -59,6 +59,7 @@ class Config:
     shape: int = 2
     trials: int = 64  # a case, for each of the two
     trials_per_round: int = 16
+    build_timeout_seconds: float = 30.0  # MetaSchedule's own; on a machine with much else to do, everything would time out
     threads: int | None = None  # None: as many as the machine has
     seed: int = 0
     rounds: int = 10
@@ -195,6 +196,7 @@ def compare(
         "task": of.key,
         "trials": config.trials,
         "trials_per_round": config.trials_per_round,
+        "build_timeout_seconds": config.build_timeout_seconds,
         "threads": threads,
         "seed": config.seed,
         "cpus": cpus,
@@ -262,7 +264,8 @@ def row(ours: Mapping[str, Any], answer: Mapping[str, Any], series: Sequence[Ser
 def _outcome(found: Mapping[str, Any]) -> str:
     if found["tvm_failure"] is not None:
         return f"TVM failed: {found['tvm_failure']}"
-    return f"{found['ratio']:.2f} × TVM's speed; tuning {found['tuning_seconds']:.0f} s, TVM's {found['tvm_tuning_seconds']:.0f} s"
+    busy = f"; other processes kept {found['other_cpus']:.1f} CPUs busy meanwhile" if found["other_cpus"] > DISTURBING_CPUS else ""
+    return f"{found['ratio']:.2f} × TVM's speed; tuning {found['tuning_seconds']:.0f} s, TVM's {found['tvm_tuning_seconds']:.0f} s{busy}"
 
 
 def _trials(of: Task, records: Path, machine: Machine) -> dict[str, int]:

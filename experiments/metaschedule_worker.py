@@ -264,9 +264,10 @@ def tune(job: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], object]]:
     callbacks = [*meta_schedule.MeasureCallback.create("default"), Outcomes()]
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
+        builder = meta_schedule.builder.LocalBuilder(max_workers=job["threads"], timeout_sec=job["build_timeout_seconds"])
         database = meta_schedule.tir_integration.tune_tir(
             function, target, folder, job["trials"], num_trials_per_iter=job["trials_per_round"], num_tuning_cores=job["threads"],
-            measure_callbacks=callbacks, seed=job["seed"],
+            builder=builder, measure_callbacks=callbacks, seed=job["seed"],
         )  # fmt: skip
         tuning_seconds = time.perf_counter() - start
         schedule = meta_schedule.tir_integration.compile_tir(database, function, target)

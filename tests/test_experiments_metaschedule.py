@@ -173,7 +173,7 @@ def test_the_interpreter_has_to_be_named(capsys):
 
 @pytest.mark.skipif("TVM_PYTHON" not in os.environ, reason="TVM_PYTHON names no interpreter that has TVM")
 def test_tvm_itself(tmp_path, tiny):
-    metaschedule.run(tiny, tmp_path, os.environ["TVM_PYTHON"], tune=tune_little)
+    metaschedule.run(replace(tiny, build_timeout_seconds=300.0), tmp_path, os.environ["TVM_PYTHON"], tune=tune_little)
     read = pd.read_csv(tmp_path / "results.csv")
     assert read["tvm_failure"].isna().all()
     assert (read["tvm_trials"] == 2).all()
