@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ir.parameters import Parameter, quoted
+from ir.parameters import Parameter, float_text, quoted
 from ir.program import Affine, Apply, Axis, Constant, Program, Read, Stage, Tensor, Value
 
 EPILOGUES = "bias, add, relu, sigmoid, clip<low>:<high>"
@@ -56,12 +56,7 @@ def _step(text: str) -> str:
         raise ValueError(f"has a clip with low above high: {quoted(text)}")
     if max(abs(low), abs(high)) > float(np.finfo(np.float32).max):
         raise ValueError(f"has a clip beyond the range of fp32: {quoted(text)}")
-    return f"clip{_float_text(low)}:{_float_text(high)}"
-
-
-def _float_text(number: float) -> str:
-    """The shortest decimal that is this number in fp32."""
-    return np.format_float_positional(np.float32(number) + np.float32(0), trim="-")  # + 0: there is one zero
+    return f"clip{float_text(low)}:{float_text(high)}"
 
 
 def parse_epilogue(text: str) -> tuple[str, ...]:

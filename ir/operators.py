@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ir.contraction import batch_matmul, einsum, matmul, parse_axis_sizes, parse_equation, write_axis_sizes, write_equation
 from ir.convolution import KERNEL, LAYOUTS, SPATIAL, capsule_conv2d, conv1d, conv2d, conv3d, conv_transpose2d
+from ir.elementwise import elementwise, parse_shapes, parse_value, write_shapes, write_value
 from ir.epilogue import EPILOGUE
 from ir.errors import UserError
 from ir.parameters import Parameter, any_sizes, one_of, quoted, size, sizes, write_every_size, write_sizes
@@ -99,6 +100,7 @@ OPERATORS = {
             },
             reduce,
         ),
+        Operator("elementwise", {"shapes": Parameter(parse_shapes, write=write_shapes), "value": Parameter(parse_value, write=write_value)}, elementwise),
     )
 }
 

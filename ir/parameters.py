@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 MAX_EXTENT = 1 << 24
 
 
@@ -28,6 +30,11 @@ def number(text: str, least: int) -> int:
     if len(digits) > len(str(MAX_EXTENT)) or not least <= int(text) <= MAX_EXTENT:
         raise ValueError(f"is not between {least} and {MAX_EXTENT}")
     return int(text)
+
+
+def float_text(number: float) -> str:
+    """The shortest decimal that is this number in fp32."""
+    return np.format_float_positional(np.float32(number) + np.float32(0), trim="-")  # + 0: there is one zero
 
 
 def size(text: str) -> int:

@@ -15,7 +15,7 @@ from ir.task import task
 settled = settings(deadline=None, max_examples=100)
 CONV = "conv2d:c=4,h=9,w=9,k=8,r=3,s=3"
 DECONV = "conv_transpose2d:c=4,h=9,w=9,k=8,r=3,s=3"
-KNOWN = "matmul, batch_matmul, einsum, conv1d, conv2d, conv3d, conv_transpose2d, capsule_conv2d, reduce"
+KNOWN = "matmul, batch_matmul, einsum, conv1d, conv2d, conv3d, conv_transpose2d, capsule_conv2d, reduce, elementwise"
 
 
 def shapes(text: str) -> dict[str, tuple[int, ...]]:
@@ -53,6 +53,11 @@ def test_the_order_of_parameters_is_free(data: st.DataObject) -> None:
 )
 def test_the_same_task_has_the_same_key(text: str, other: str) -> None:
     assert parse_operator(text) == parse_operator(other)
+
+
+def test_the_same_chain_has_the_same_key() -> None:
+    assert parse_operator("elementwise:shapes=02x3.3,value=max(add(a;mul(b;2.0));-0)")[0] == "elementwise:shapes=2x3.3,value=max(add(a;mul(b;2));0)"
+    assert parse_operator("elementwise:value=add(a;0.100000001),shapes=3")[0] == "elementwise:shapes=3,value=add(a;0.1)"
 
 
 def test_keys_are_written_out_in_full() -> None:
@@ -179,6 +184,23 @@ def test_depthwise_channels_are_blocked_as_their_layout() -> None:
         ("reduce:function=median,shape=2x3,axes=1", "reduce: function='median' is none of sum, mean, max, min, prod, l2"),
         ("reduce:function=sum,shape=2x3,axes=2", "reduce: axes=2 are not different axes of a tensor of 2 dimensions"),
         ("reduce:function=sum,shape=2x3,axes=1x1", "reduce: axes=1x1 are not different axes of a tensor of 2 dimensions"),
+        ("elementwise:shapes=2x3.4,value=add(a;b)", "elementwise: shapes 2x3.4 do not broadcast"),
+        ("elementwise:shapes=2x0,value=abs(a)", f"elementwise: shapes='2x0' is not between 1 and {MAX_EXTENT}"),
+        ("elementwise:shapes=2,value=add(a;b)", "elementwise: b has no shape"),
+        ("elementwise:shapes=2.3,value=abs(a)", "elementwise: b has a shape, and the value does not use it"),
+        ("elementwise:shapes=2,value=cos(a)", "elementwise: value='cos(a)' has an unknown function 'cos' (known: add, sub, mul, div, max, min, pow,"),
+        ("elementwise:shapes=2,value=add(a)", "elementwise: value='add(a)' gives add 1 arguments, not 2"),
+        ("elementwise:shapes=2,value=abs(a", "elementwise: value='abs(a' has its end where abs should go on with ; or )"),
+        ("elementwise:shapes=2,value=abs(a))", "elementwise: value='abs(a))' goes on with ')' where it should end"),
+        ("elementwise:shapes=2,value=add(1(a)", "elementwise: value='add(1(a)' has '(' where add should go on with ; or )"),
+        ("elementwise:shapes=2,value=add(a;;)", "elementwise: value='add(a;;)' has ';' where a value should be"),
+        ("elementwise:shapes=2,value=add(a;xy)", "elementwise: value='add(a;xy)' has 'xy', which is no input (they are called a, b, c, ...)"),
+        ("elementwise:shapes=2,value=a+1", "elementwise: value='a+1' is not made of functions, letters, numbers, ( ; and ) alone"),
+        ("elementwise:shapes=2,value=abs(1)", "elementwise: value='abs(1)' applies no function to an input"),
+        ("elementwise:shapes=2,value=a", "elementwise: value='a' applies no function to an input"),
+        ("elementwise:shapes=2,value=add(a;1e39)", "elementwise: value='add(a;1e39)' has a number beyond the range of fp32: '1e39'"),
+        ("elementwise:shapes=2,value=" + "abs(" * 65, "has more than 64 functions"),
+        ("elementwise:shapes=" + "1." * 27 + "1,value=abs(a)", "has 28 shapes, more than there are letters to name inputs"),
         ("conv2d:c=64,h=9,w=9,k=64,groups=32,r=3,s=3,layout=nchwc", "layout nchwc cannot block 64 channels by 16 with these groups; use nhwc or nchw"),
     ],
 )

@@ -16,14 +16,26 @@ from threadpoolctl import ThreadpoolController
 
 from codegen.kernel import aligned_copy, aligned_empty
 from ir.errors import Unsupported
+from ir.program import Apply, Constant, Read, Value
 from tilewright.problem import Array, Problem, Way, clip_limits
 from tilewright.turns import Contender
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    **{"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "max": np.maximum, "min": np.minimum, "pow": np.power},
+    "less": lambda a, b: np.less(a, b).astype(np.float32),
+    "equal": lambda a, b: np.equal(a, b).astype(np.float32),
+    "select": lambda condition, a, b: np.where(condition != 0, a, b),
+    **{"abs": np.abs, "sqrt": np.sqrt, "exp": np.exp, "log": np.log, "tanh": np.tanh},
+    "sigmoid": lambda x: _sigmoid(np.copy(x)),
+}  # of `ir.program`; there is no erf
 
 
 def numpy_ways(problem: Problem) -> list[Way]:
     """With the second operand by rows and, where it is constant, also by columns. `Unsupported` where the task is no matrix product."""
     if problem.operator == "reduce":
         return [_reduction(problem)]
+    if problem.operator == "elementwise":
+        return [_elementwise(problem)]
     if problem.operator == "einsum":
         return _einsums(problem)
     arrays = _as_product(problem) if problem.is_convolution else problem.arrays
@@ -118,6 +130,33 @@ def _norm(x: Array, axis: tuple[int, ...]) -> NDArray[Any]:
     return norms
 
 
+def _elementwise(problem: Problem) -> Way:
+    """One function after the other, each with an array of its own for its results."""
+
+    def call(value: Value) -> Callable[[], Any]:
+        match value:
+            case Constant(number):
+                single = np.float32(number)
+                return lambda: single
+            case Read(tensor):
+                array = problem.arrays[tensor.name]
+                return lambda: array
+            case Apply(name, args):
+                if name not in FUNCTIONS:
+                    raise Unsupported(f"numpy has no {name}")
+                function, given = FUNCTIONS[name], [call(arg) for arg in args]
+                return lambda: function(*(arg() for arg in given))
+        raise TypeError(f"not a value: {value!r}")
+
+    evaluate = call(problem.parameters["value"])
+
+    def run() -> Any:
+        with np.errstate(all="ignore"):
+            return evaluate()
+
+    return Way(Contender("numpy", "elementwise", run, _threads(problem)), lambda: problem.ours(np.asarray(run())))
+
+
 def _step(step: str, out: Array, arrays: Mapping[str, Array]) -> Callable[[], object]:
     """A step of an epilogue in place. Channels are last."""
     match step:
@@ -133,10 +172,10 @@ def _step(step: str, out: Array, arrays: Mapping[str, Array]) -> Callable[[], ob
     return partial(np.clip, out, np.float32(low), np.float32(high), out=out)
 
 
-def _sigmoid(out: Array) -> None:
+def _sigmoid(out: Array) -> Array:
     """1 / (1 + exp(-x)) = (1 + tanh(x / 2)) / 2, which does not overflow."""
     half = np.float32(0.5)
     np.multiply(out, half, out=out)
     np.tanh(out, out=out)
     np.multiply(out, half, out=out)
-    np.add(out, half, out=out)
+    return np.add(out, half, out=out)

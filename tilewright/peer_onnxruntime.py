@@ -11,6 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from ir.program import Apply, Constant, Read, Value
 from tilewright.problem import Problem, Way, clip_limits
 from tilewright.turns import Contender
 
@@ -28,6 +29,12 @@ HEAVY = {
 REDUCE = {"sum": "ReduceSum", "mean": "ReduceMean", "max": "ReduceMax", "min": "ReduceMin", "prod": "ReduceProd", "l2": "ReduceL2"}
 HEAVY_INPUTS = {name: ["x", "weights"] for name in ("Conv", "ConvTranspose")}
 STEPS = {"bias": ("Add", ["bias"]), "add": ("Add", ["residual"]), "relu": ("Relu", []), "sigmoid": ("Sigmoid", [])}  # of an epilogue; others are clips
+
+FUNCTIONS = {
+    **{name: name.capitalize() for name in ("add", "sub", "mul", "div", "max", "min", "pow", "less", "equal")},
+    **{name: name.capitalize() for name in ("abs", "sqrt", "exp", "log", "tanh", "erf", "sigmoid")},
+    "select": "Where",
+}  # of `ir.program`
 
 Call: TypeAlias = Callable[[], object]
 Result: TypeAlias = Callable[[], NDArray[Any]]
@@ -85,6 +92,8 @@ def _passed(session: Any, problem: Problem) -> tuple[Call, Result]:
 def _heavy(problem: Problem) -> tuple[str, ...]:
     if problem.operator == "reduce":
         return (REDUCE[problem.parameters["function"]],)
+    if problem.operator == "elementwise":
+        return ("elementwise",)
     if problem.operator != "einsum":
         return HEAVY[problem.operator]
     product = problem.product
@@ -100,7 +109,11 @@ def make_model(problem: Problem, heavy: str) -> bytes:
         inputs, steps = [*inputs, "bias"], steps[1:]
     elif heavy in ("Conv", "ConvTranspose") and "bias" in constants:
         constants["bias"] = constants["bias"].reshape(-1, *[1] * problem.rank)
-    nodes = [helper.make_node(heavy, inputs, ["value0"], **_attributes(problem, heavy))]
+    if heavy == "elementwise":
+        nodes, found = _elementwise(problem.parameters["value"])
+        constants |= found
+    else:
+        nodes = [helper.make_node(heavy, inputs, ["value0"], **_attributes(problem, heavy))]
     if heavy == "ReduceSum":  # which takes its axes as an input
         constants["axes"] = np.array(problem.parameters["axes"], np.int64)
         nodes[0].input.append("axes")
@@ -121,6 +134,35 @@ def make_model(problem: Problem, heavy: str) -> bytes:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     return bytes(model.SerializeToString())
+
+
+def _elementwise(value: Value) -> tuple[list[Any], dict[str, NDArray[Any]]]:
+    """The nodes of a chain, one a function and casts from and to numbers, and its constants."""
+    nodes: list[Any] = []
+    constants: dict[str, NDArray[Any]] = {}
+
+    def node(kind: str, inputs: list[str], **attributes: Any) -> str:
+        nodes.append(helper.make_node(kind, inputs, [f"result{len(nodes)}"], **attributes))
+        return f"result{len(nodes) - 1}"
+
+    def name_of(value: Value) -> str:
+        match value:
+            case Read(tensor):
+                return tensor.name
+            case Constant(number):
+                name = f"constant{len(constants)}"
+                constants[name] = np.array(number, np.float32)
+                return name
+            case Apply(function, args):
+                names = [name_of(arg) for arg in args]
+                if function == "select":
+                    names[0] = node("Cast", names[:1], to=TensorProto.BOOL)
+                result = node(FUNCTIONS[function], names)
+                return node("Cast", [result], to=TensorProto.FLOAT) if function in ("less", "equal") else result
+        raise TypeError(f"not a value: {value!r}")
+
+    name_of(value)
+    return nodes, constants
 
 
 def _transposed_product(problem: Problem) -> list[Any]:

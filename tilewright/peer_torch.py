@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F  # the name that everybody knows it by
 from numpy.typing import NDArray
 
+from ir.program import Apply, Constant, Read, Value
 from tilewright.problem import Problem, Way, clip_limits
 from tilewright.turns import Contender
 
@@ -159,7 +160,32 @@ def _product(x: Any, axes: Sequence[int]) -> Any:
     return x
 
 
-MAKERS = {"matmul": _products, "batch_matmul": _batched_products, "einsum": _einsums, "reduce": _reductions}
+def _elementwise(problem: Problem, tensors: Tensors) -> dict[str, Call]:
+    """One function after the other."""
+
+    def call(value: Value) -> Call:
+        match value:
+            case Constant(number):
+                single = torch.tensor(number, dtype=torch.float32)
+                return lambda: single
+            case Read(tensor):
+                return lambda: tensors[tensor.name]
+            case Apply(name, args):
+                function, given = FUNCTIONS[name], [call(arg) for arg in args]
+                return lambda: function(*(arg() for arg in given))
+        raise TypeError(f"not a value: {value!r}")
+
+    return {"eager": call(problem.parameters["value"])}
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    **{"add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "max": torch.maximum, "min": torch.minimum, "pow": torch.pow},
+    "less": lambda a, b: torch.lt(a, b).float(),
+    "equal": lambda a, b: torch.eq(a, b).float(),
+    "select": lambda condition, a, b: torch.where(condition != 0, a, b),
+    **{name: getattr(torch, name) for name in ("abs", "sqrt", "exp", "log", "tanh", "erf", "sigmoid")},
+}  # of `ir.program`
+MAKERS = {"matmul": _products, "batch_matmul": _batched_products, "einsum": _einsums, "reduce": _reductions, "elementwise": _elementwise}
 
 
 def _opaque(module: Any, weights: Any, bias: Any, x: Any, steps: Sequence[str], tensors: Tensors) -> Call:
