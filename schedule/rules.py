@@ -24,7 +24,7 @@ from ir.expression import (
     take,
     where,
 )
-from ir.program import FLOAT_BYTES, Axis, Program, Read, Stage, reads
+from ir.program import FLOAT_BYTES, Apply, Axis, Program, Read, Stage, Value, reads
 from ir.simplify import simplify
 from schedule.sketch import (
     PACK_LEVELS,
@@ -41,6 +41,8 @@ from schedule.target import Target
 MAX_REGISTER_TILE = 32  # elements of a register tile along an axis that is not the vector axis
 MAX_VECTORS = 8  # vectors of a register tile along the vector axis
 MAX_UPDATES = 768  # vector updates in the text of one kernel; more only costs compile time
+MAX_FUNCTIONS = 96  # updates that the body of one counts as; not more, so that every program has rows
+TRANSCENDENTAL = 16  # updates that a function counts as that is one of many instructions
 MAX_WORKSPACE_BYTES = 1 << 28
 WHOLE_REDUCE_EXTENT = 12  # reduce axes up to here (the windows of convolutions) are not sliced
 SMALL_OUTPUT = 1024  # elements; below this a long reduction is worth splitting
@@ -199,7 +201,9 @@ class _StageRule:
         room = sub(registers - 1, vectors)
         for number, axis in enumerate(axis for axis in reversed(self.stage.spatial) if axis != self.vector):
             sizes = tuple(range(1, min(axis.extent, MAX_REGISTER_TILE, registers - 2) + 1))
-            tile[axis] = self._column(f"{axis.name}.register", sizes, floor_div(room, vectors), wish=1 if number else min(8, axis.extent))
+            tile[axis] = self._column(
+                f"{axis.name}.register", sizes, floor_div(room, vectors), wish=1 if number or not self.stage.reduce else min(8, axis.extent)
+            )
             vectors = mul(vectors, tile[axis])
         return tile
 
@@ -273,7 +277,7 @@ class _StageRule:
         variants: Expr = 1
         for axis in self.stage.spatial:
             variants = mul(variants, add(minimum(mod(axis.extent, tiled.tilings[axis].sizes[0]), 1), 1))
-        self.limits.append(sub(mul(vectors, tiled.unroll, variants), MAX_UPDATES))
+        self.limits.append(sub(mul(vectors, tiled.unroll, variants, _updates(self.stage.body)), MAX_UPDATES))
         for operand in tiled.operands:
             if not operand.prepared:
                 dims = operand.dimensions(0, self.vector, self.stage.reduce)
@@ -282,6 +286,20 @@ class _StageRule:
         self.limits = [limit for limit in self.limits if not (isinstance(limit, int) and limit <= 0)]
         if any(isinstance(limit, int) for limit in self.limits):
             raise InternalError(f"a limit of {self.stage.output.name} can never hold")
+
+
+def _updates(body: Value) -> int:
+    """How many multiply-adds are as much text as the body."""
+
+    def count(value: Value) -> int:
+        match value:
+            case Apply("exp" | "log" | "tanh" | "erf" | "sigmoid" | "pow", args):
+                return TRANSCENDENTAL + sum(map(count, args))
+            case Apply(_, args):
+                return 1 + sum(map(count, args))
+        return 0
+
+    return max(1, min(count(body), MAX_FUNCTIONS))
 
 
 def _most_joined(count: Expr, others: Expr, wanted: Expr) -> Expr:
