@@ -14,6 +14,7 @@ from ir.reduction import FUNCTIONS
 from schedule.target import Target
 
 EPILOGUES = ["none", "bias", "relu", "bias+relu", "add", "clip-1:0.5", "bias+add+sigmoid", "sigmoid", "clip0:6+add"]
+EPILOGUES += ["bias+gelu", "silu", "tanh+add", "bias+hardswish", "leaky0.1"]
 MACHINES = [(4, 16), (4, 32), (8, 16), (16, 32)]
 
 

@@ -15,6 +15,7 @@ from ir.task import task
 settled = settings(deadline=None, max_examples=100)
 CONV = "conv2d:c=4,h=9,w=9,k=8,r=3,s=3"
 DECONV = "conv_transpose2d:c=4,h=9,w=9,k=8,r=3,s=3"
+STEPS = "bias, add, relu, sigmoid, tanh, gelu, silu, hardswish, leaky<slope>, clip<low>:<high>"
 KNOWN = "matmul, batch_matmul, einsum, conv1d, conv2d, conv3d, conv_transpose2d, capsule_conv2d, reduce, elementwise"
 
 
@@ -48,6 +49,7 @@ def test_the_order_of_parameters_is_free(data: st.DataObject) -> None:
         (CONV + ",stride=2", CONV + ",stride=02x2"),
         ("matmul:m=1,n=2,k=3", " matmul:k=3,n=2,m=001,b=constant,epilogue=\n"),
         ("matmul:m=1,n=2,k=3,epilogue=clip0:6", "matmul:m=1,n=2,k=3,epilogue=clip-0.0:6.00"),
+        ("matmul:m=1,n=2,k=3,epilogue=leaky0.01", "matmul:m=1,n=2,k=3,epilogue=leaky0.010"),
         ("matmul:m=1,n=2,k=3,epilogue=clip0.1:0.5", "matmul:m=1,n=2,k=3,epilogue=clip0.100000001:0.5"),
     ],
 )
@@ -154,11 +156,13 @@ def test_depthwise_channels_are_blocked_as_their_layout() -> None:
         (f"matmul:m={'9' * 9999},n=2,k=3", "9…' is not between 1 and"),
         (f"matmul:m={MAX_EXTENT},n={MAX_EXTENT},k=1", "matmul: tensor c of shape (16777216, 16777216) would take 1048576.0 GiB, more than the 4 GiB"),
         ("matmul:m=1,n=2,k=3,b=maybe", "matmul: b='maybe' is none of constant, variable"),
-        ("matmul:m=1,n=2,k=3,epilogue=tanh", "matmul: epilogue='tanh' has an unknown step 'tanh' (known: bias, add, relu, sigmoid, clip<low>:<high>)"),
+        ("matmul:m=1,n=2,k=3,epilogue=elu", f"matmul: epilogue='elu' has an unknown step 'elu' (known: {STEPS})"),
+        ("matmul:m=1,n=2,k=3,epilogue=leaky", "has an unknown step 'leaky'"),
+        (f"matmul:m=1,n=2,k=3,epilogue=leaky{'9' * 40}", "has a number beyond the range of fp32"),
         ("matmul:m=1,n=2,k=3,epilogue=relu+", "has an unknown step ''"),
         ("matmul:m=1,n=2,k=3,epilogue=bias+relu+bias", "has bias twice"),
         ("matmul:m=1,n=2,k=3,epilogue=clip6:0", "has a clip with low above high: 'clip6:0'"),
-        (f"matmul:m=1,n=2,k=3,epilogue=clip0:{'9' * 40}", "has a clip beyond the range of fp32"),
+        (f"matmul:m=1,n=2,k=3,epilogue=clip0:{'9' * 40}", "has a number beyond the range of fp32"),
         (CONV + ",stride=0", f"conv2d: stride='0' is not between 1 and {MAX_EXTENT}"),
         (CONV + ",stride=1x2x3", "conv2d: stride='1x2x3' has 3 numbers, not 1 or 2"),
         (CONV + ",pad=-1", f"conv2d: pad='-1' is not between 0 and {MAX_EXTENT}"),

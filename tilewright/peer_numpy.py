@@ -17,7 +17,7 @@ from threadpoolctl import ThreadpoolController
 from codegen.kernel import aligned_copy, aligned_empty
 from ir.errors import Unsupported
 from ir.program import Apply, Constant, Read, Value
-from tilewright.problem import Array, Problem, Way, clip_limits
+from tilewright.problem import Array, Problem, Way, clip_limits, leaky_slope
 from tilewright.turns import Contender
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -168,6 +168,19 @@ def _step(step: str, out: Array, arrays: Mapping[str, Array]) -> Callable[[], ob
             return partial(np.maximum, out, np.float32(0), out=out)
         case "sigmoid":
             return partial(_sigmoid, out)
+        case "tanh":
+            return partial(np.tanh, out, out=out)
+        case "gelu":
+            raise Unsupported("numpy has no erf, which gelu is made of")
+    other = aligned_empty(out.shape)
+    match step:
+        case "silu":
+            return partial(_silu, out, other)
+        case "hardswish":
+            return partial(_hardswish, out, other)
+    slope = leaky_slope(step)
+    if slope is not None:
+        return partial(_leaky, out, other, np.float32(slope))
     low, high = clip_limits(step)
     return partial(np.clip, out, np.float32(low), np.float32(high), out=out)
 
@@ -179,3 +192,22 @@ def _sigmoid(out: Array) -> Array:
     np.tanh(out, out=out)
     np.multiply(out, half, out=out)
     return np.add(out, half, out=out)
+
+
+def _silu(out: Array, other: Array) -> None:
+    np.copyto(other, out)
+    np.multiply(out, _sigmoid(other), out=out)
+
+
+def _hardswish(out: Array, other: Array) -> None:
+    np.multiply(out, np.float32(1 / 6), out=other)
+    np.add(other, np.float32(0.5), out=other)
+    np.clip(other, np.float32(0), np.float32(1), out=other)
+    np.multiply(out, other, out=out)
+
+
+def _leaky(out: Array, other: Array, slope: np.float32) -> None:
+    np.minimum(out, np.float32(0), out=other)
+    np.multiply(other, slope, out=other)
+    np.maximum(out, np.float32(0), out=out)
+    np.add(out, other, out=out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from ir.program import Apply, Constant, Read, Value
-from tilewright.problem import Problem, Way, clip_limits
+from tilewright.problem import Problem, Way, clip_limits, leaky_slope
 from tilewright.turns import Contender
 
 # What every ONNX Runtime that the extra allows can read.
@@ -28,7 +29,10 @@ HEAVY = {
 }
 REDUCE = {"sum": "ReduceSum", "mean": "ReduceMean", "max": "ReduceMax", "min": "ReduceMin", "prod": "ReduceProd", "l2": "ReduceL2"}
 HEAVY_INPUTS = {name: ["x", "weights"] for name in ("Conv", "ConvTranspose")}
-STEPS = {"bias": ("Add", ["bias"]), "add": ("Add", ["residual"]), "relu": ("Relu", []), "sigmoid": ("Sigmoid", [])}  # of an epilogue; others are clips
+STEPS = {
+    **{"bias": ("Add", ["bias"]), "add": ("Add", ["residual"])},
+    **{name: (kind, []) for name, kind in (("relu", "Relu"), ("sigmoid", "Sigmoid"), ("tanh", "Tanh"), ("hardswish", "HardSwish"))},
+}  # of an epilogue: those that are one node without attributes
 
 FUNCTIONS = {
     **{name: name.capitalize() for name in ("add", "sub", "mul", "div", "max", "min", "pow", "less", "equal")},
@@ -120,10 +124,9 @@ def make_model(problem: Problem, heavy: str) -> bytes:
     if problem.operator == "einsum" and heavy == "MatMul":
         nodes = _transposed_product(problem)
     for i, step in enumerate(steps):
-        kind, others = STEPS.get(step) or ("Clip", [f"low{i}", f"high{i}"])
-        if kind == "Clip":
-            constants |= {name: np.array(limit, np.float32) for name, limit in zip(others, clip_limits(step), strict=True)}
-        nodes.append(helper.make_node(kind, [f"value{i}", *others], [f"value{i + 1}"]))
+        more, numbers = _step(step, f"value{i}", f"value{i + 1}")
+        nodes += more
+        constants |= {name: np.array(number, np.float32) for name, number in numbers.items()}
     nodes[-1].output[0] = "result"
     graph = helper.make_graph(
         nodes,
@@ -134,6 +137,30 @@ def make_model(problem: Problem, heavy: str) -> bytes:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     return bytes(model.SerializeToString())
+
+
+def _step(step: str, x: str, y: str) -> tuple[list[Any], dict[str, float]]:
+    """Nodes from tensor `x` to tensor `y`, and the constants that they read. ONNX Runtime knows the two chains, and has one kernel for each."""
+    node = helper.make_node
+    if step in STEPS:
+        kind, others = STEPS[step]
+        return [node(kind, [x, *others], [y])], {}
+    if step == "silu":
+        return [node("Sigmoid", [x], [f"{y}_sigmoid"]), node("Mul", [x, f"{y}_sigmoid"], [y])], {}
+    if step == "gelu":
+        nodes = [
+            node("Div", [x, f"{y}_root"], [f"{y}_scaled"]),
+            node("Erf", [f"{y}_scaled"], [f"{y}_erf"]),
+            node("Add", [f"{y}_erf", f"{y}_one"], [f"{y}_sum"]),
+            node("Mul", [x, f"{y}_sum"], [f"{y}_product"]),
+            node("Mul", [f"{y}_product", f"{y}_half"], [y]),
+        ]
+        return nodes, {f"{y}_root": math.sqrt(2), f"{y}_one": 1.0, f"{y}_half": 0.5}
+    slope = leaky_slope(step)
+    if slope is not None:
+        return [node("LeakyRelu", [x], [y], alpha=slope)], {}
+    low, high = clip_limits(step)
+    return [node("Clip", [x, f"{y}_low", f"{y}_high"], [y])], {f"{y}_low": low, f"{y}_high": high}
 
 
 def _elementwise(value: Value) -> tuple[list[Any], dict[str, NDArray[Any]]]:

@@ -17,7 +17,7 @@ import torch.nn.functional as F  # the name that everybody knows it by
 from numpy.typing import NDArray
 
 from ir.program import Apply, Constant, Read, Value
-from tilewright.problem import Problem, Way, clip_limits
+from tilewright.problem import Problem, Way, clip_limits, leaky_slope
 from tilewright.turns import Contender
 
 with warnings.catch_warnings():  # it is written with TorchScript, which PyTorch no longer recommends
@@ -225,5 +225,16 @@ def _step(step: str, tensors: Tensors) -> Callable[[Any], Any]:
             return lambda result: result.relu_()
         case "sigmoid":
             return lambda result: result.sigmoid_()
+        case "tanh":
+            return lambda result: result.tanh_()
+        case "gelu":
+            return F.gelu
+        case "silu":
+            return partial(F.silu, inplace=True)
+        case "hardswish":
+            return partial(F.hardswish, inplace=True)
+    slope = leaky_slope(step)
+    if slope is not None:
+        return lambda result: F.leaky_relu_(result, slope)
     low, high = clip_limits(step)
     return lambda result: result.clamp_(low, high)
