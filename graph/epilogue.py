@@ -106,8 +106,8 @@ def _activation(graph: Graph, node: NodeProto) -> str | None:
         case "Relu":
             return "relu"
         case "Sigmoid" | "Tanh" | "HardSwish":
-            return node.op_type.lower()
-        case "Gelu" if attribute(node, "approximate", b"none") == b"none":
+            return str(node.op_type).lower()
+        case "Gelu" if attribute(node, "approximate", "none") == "none":
             return "gelu"
         case "LeakyRelu":
             slope = attribute(node, "alpha", 0.01)

@@ -83,6 +83,7 @@ def test_short_names() -> None:
         ("capsule_conv2d:c=4,h=5,w=5,k=6,r=3,s=3", "capsule conv2d 3×3, 4→6, 5×5"),
         ("einsum:equation=bik.bkj.bij,sizes=b1.i2.j3.k4,b=constant", "einsum bik bkj bij, b1 i2 j3 k4, constant b"),
         ("reduce:function=l2,shape=2x3x4,axes=1x2", "l2 of 2×3×4, axes 1, 2"),
+        ("elementwise:shapes=64x128.1x128,value=exp(max(a;b))", "exp(max(a;b)) of 64×128, 1×128"),
     ):
         assert short_name(task_of(text).key) == name
     assert len(task_history(trials(1.0, task=LONGEST), [], 0).label) == MAX_LABEL
