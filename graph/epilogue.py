@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Set
 from dataclasses import dataclass
 
@@ -104,8 +105,13 @@ def _activation(graph: Graph, node: NodeProto) -> str | None:
     match node.op_type:
         case "Relu":
             return "relu"
-        case "Sigmoid":
-            return "sigmoid"
+        case "Sigmoid" | "Tanh" | "HardSwish":
+            return str(node.op_type).lower()
+        case "Gelu" if attribute(node, "approximate", "none") == "none":
+            return "gelu"
+        case "LeakyRelu":
+            slope = attribute(node, "alpha", 0.01)
+            return f"leaky{_number(slope)}" if math.isfinite(slope) else None
         case "Clip":
             return _clip(graph, node)
     return None

@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ir.parameters import Parameter, quoted
+from ir.parameters import Parameter, float_text, quoted
 from ir.program import Affine, Apply, Axis, Constant, Program, Read, Stage, Tensor, Value
 
-EPILOGUES = "bias, add, relu, sigmoid, clip<low>:<high>"
 
-_CLIP = re.compile(r"clip(-?\d+(?:\.\d+)?):(-?\d+(?:\.\d+)?)", re.ASCII)
+def _gelu(x: Value) -> Value:
+    """x/2 (1 + erf(x / sqrt(2)))."""
+    return Apply("mul", (_times(x, 0.5), Apply("add", (Apply("erf", (_times(x, math.sqrt(0.5)),)), Constant(1.0)))))
+
+
+def _hardswish(x: Value) -> Value:
+    """x clip(x/6 + 1/2, 0, 1)."""
+    return Apply("mul", (x, _clip(Apply("add", (_times(x, 1 / 6), Constant(0.5))), 0.0, 1.0)))
+
+
+def _clip(x: Value, low: float, high: float) -> Value:
+    return Apply("min", (Apply("max", (x, Constant(low))), Constant(high)))
+
+
+def _leaky(x: Value, slope: float) -> Value:
+    """x, or slope x where that is negative."""
+    return Apply("add", (_times(Apply("min", (x, Constant(0.0))), slope), Apply("max", (x, Constant(0.0)))))
+
+
+def _times(x: Value, factor: float) -> Value:
+    return Apply("mul", (x, Constant(factor)))
+
+
+ACTIVATIONS: dict[str, Callable[[Value], Value]] = {
+    "relu": lambda x: Apply("max", (x, Constant(0.0))),
+    "sigmoid": lambda x: Apply("sigmoid", (x,)),
+    "tanh": lambda x: Apply("tanh", (x,)),
+    "gelu": _gelu,
+    "silu": lambda x: Apply("mul", (x, Apply("sigmoid", (x,)))),
+    "hardswish": _hardswish,
+}
+EPILOGUES = f"bias, add, {', '.join(ACTIVATIONS)}, leaky<slope>, clip<low>:<high>"
+
+_NUMBER = r"(-?\d+(?:\.\d+)?)"
+_CLIP = re.compile(f"clip{_NUMBER}:{_NUMBER}", re.ASCII)
+_LEAKY = re.compile(f"leaky{_NUMBER}", re.ASCII)
 
 
 def with_epilogue(
@@ -34,34 +69,33 @@ def with_epilogue(
         elif step == "add":
             extra.append(Tensor("residual", shape))
             value = Apply("add", (value, Read(extra[-1], indices)))
-        elif step == "relu":
-            value = Apply("max", (value, Constant(0.0)))
-        elif step == "sigmoid":
-            value = Apply("sigmoid", (value,))
+        elif step in ACTIVATIONS:
+            value = ACTIVATIONS[step](value)
         elif match := _CLIP.fullmatch(step):
-            low, high = float(match[1]), float(match[2])
-            value = Apply("min", (Apply("max", (value, Constant(low))), Constant(high)))
+            value = _clip(value, float(match[1]), float(match[2]))
+        elif match := _LEAKY.fullmatch(step):
+            value = _leaky(value, float(match[1]))
     return Program((*inputs, *extra), (heavy, Stage(result, indices, spatial, (), value)))
 
 
 def _step(text: str) -> str:
     """One step of an epilogue in its canonical text."""
-    if text in ("bias", "add", "relu", "sigmoid"):
+    if text in ("bias", "add", *ACTIVATIONS):
         return text
+    if leaky := _LEAKY.fullmatch(text):
+        return f"leaky{_fp32_text(leaky[1], text)}"
     clip = _CLIP.fullmatch(text)
     if clip is None:
         raise ValueError(f"has an unknown step {quoted(text)} (known: {EPILOGUES})")
-    low, high = float(clip[1]), float(clip[2])
-    if low > high:
+    if float(clip[1]) > float(clip[2]):
         raise ValueError(f"has a clip with low above high: {quoted(text)}")
-    if max(abs(low), abs(high)) > float(np.finfo(np.float32).max):
-        raise ValueError(f"has a clip beyond the range of fp32: {quoted(text)}")
-    return f"clip{_float_text(low)}:{_float_text(high)}"
+    return f"clip{_fp32_text(clip[1], text)}:{_fp32_text(clip[2], text)}"
 
 
-def _float_text(number: float) -> str:
-    """The shortest decimal that is this number in fp32."""
-    return np.format_float_positional(np.float32(number) + np.float32(0), trim="-")  # + 0: there is one zero
+def _fp32_text(number: str, step: str) -> str:
+    if abs(float(number)) > float(np.finfo(np.float32).max):
+        raise ValueError(f"has a number beyond the range of fp32: {quoted(step)}")
+    return float_text(float(number))
 
 
 def parse_epilogue(text: str) -> tuple[str, ...]:

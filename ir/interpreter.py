@@ -44,6 +44,7 @@ _FUNCTIONS: dict[str, Callable[..., Doubles]] = {
 _REDUCTIONS: dict[str, Callable[..., Doubles]] = {"sum": np.sum, "max": np.max, "min": np.min, "prod": np.prod}
 
 
+@np.errstate(all="ignore")  # infinities and NaN are results like others
 def interpret(program: Program, inputs: Mapping[str, NDArray[np.float32]]) -> Doubles:
     """The result of `program`; inputs by tensor name, in the tensors' shapes."""
     values: dict[str, Doubles] = {tensor.name: np.asarray(inputs[tensor.name], np.float64).reshape(tensor.shape) for tensor in program.inputs}

@@ -12,6 +12,7 @@ from ir.attention import LAYOUTS as HEAD_LAYOUTS
 from ir.attention import attention
 from ir.contraction import batch_matmul, einsum, matmul, parse_axis_sizes, parse_equation, write_axis_sizes, write_equation
 from ir.convolution import KERNEL, LAYOUTS, SPATIAL, capsule_conv2d, conv1d, conv2d, conv3d, conv_transpose2d
+from ir.elementwise import elementwise, parse_shapes, parse_value, write_shapes, write_value
 from ir.epilogue import EPILOGUE
 from ir.errors import UserError
 from ir.normalization import IMAGE_LAYOUTS, batch_norm, instance_norm, layer_norm, log_softmax, rms_norm, softmax
@@ -132,6 +133,7 @@ OPERATORS = {
             },
             attention,
         ),
+        Operator("elementwise", {"shapes": Parameter(parse_shapes, write=write_shapes), "value": Parameter(parse_value, write=write_value)}, elementwise),
     )
 }
 

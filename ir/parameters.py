@@ -34,6 +34,11 @@ def number(text: str, least: int) -> int:
     return int(text)
 
 
+def float_text(number: float) -> str:
+    """The shortest decimal that is this number in fp32."""
+    return np.format_float_positional(np.float32(number) + np.float32(0), trim="-")  # + 0: there is one zero
+
+
 def size(text: str) -> int:
     return number(text, 1)
 

@@ -25,7 +25,7 @@ from ir.expression import (
     take,
     where,
 )
-from ir.program import FLOAT_BYTES, Apply, Axis, Read, Stage, Value, reads
+from ir.program import FLOAT_BYTES, Apply, Axis, Read, Value, reads
 from schedule.fusion import Group
 from schedule.sketch import (
     PACK_LEVELS,
@@ -40,11 +40,12 @@ from schedule.target import Target
 MAX_REGISTER_TILE = 32  # elements of a register tile along an axis that is not the vector axis
 MAX_VECTORS = 8  # vectors of a register tile along the vector axis
 MAX_UPDATES = 768  # vector updates in the text of one kernel; more only costs compile time
+MAX_FUNCTIONS = 96  # updates that the body of one counts as; not more, so that every program has rows
+TRANSCENDENTAL = 16  # updates that a function counts as that is one of many instructions
 MAX_WORKSPACE_BYTES = 1 << 28
 WHOLE_REDUCE_EXTENT = 12  # reduce axes up to here (the windows of convolutions) are not sliced
 UNROLLS = (1, 2, 3, 4, 5, 7, 8)
 ACROSS_UNROLLS = (1, 2, 4, 8)
-LONG_FUNCTIONS = ("exp", "log", "tanh", "erf", "sigmoid", "pow")
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class StageRule:
             room = sub(registers - 1, vectors)
         for number, axis in enumerate(axis for axis in reversed(self.stage.spatial) if axis != self.vector):
             sizes = tuple(range(1, min(axis.extent, MAX_REGISTER_TILE, registers - 2) + 1))
-            tile[axis] = self._register(axis, sizes, floor_div(room, vectors), 1 if number or self.is_across else min(8, axis.extent))
+            tile[axis] = self._register(axis, sizes, floor_div(room, vectors), 1 if number or not self.stage.reduce or self.is_across else min(8, axis.extent))
             vectors = mul(vectors, tile[axis])
         return tile
 
@@ -257,7 +258,7 @@ class StageRule:
     def _limit(self, tiled: TiledStage) -> None:
         """What every row must keep: code and workspace stay small."""
         target, lanes = self.target, self.target.lanes
-        vectors = mul(_work(self.stage), *(ceil_div(tiled.tilings[a].sizes[0], lanes if a == self.vector else 1) for a in self.stage.spatial))
+        vectors = mul(_updates(self.stage.body), *(ceil_div(tiled.tilings[a].sizes[0], lanes if a == self.vector else 1) for a in self.stage.spatial))
         variants: Expr = 1
         for axis in self.stage.spatial:
             variants = mul(variants, add(minimum(mod(axis.extent, tiled.tilings[axis].sizes[0]), 1), 1))
@@ -269,13 +270,18 @@ class StageRule:
                 self.limit(where(equal(operand.level, 0), 0, sub(size, MAX_WORKSPACE_BYTES)))
 
 
-def _work(stage: Stage) -> int:
-    """How many times as long as a multiply-add the text of one evaluation of the body is, in round numbers."""
+def _updates(body: Value) -> int:
+    """How many multiply-adds are as much text as the body."""
 
-    def of(value: Value) -> int:
-        return (8 if value.function in LONG_FUNCTIONS else 0) + sum(map(of, value.args)) if isinstance(value, Apply) else 0
+    def count(value: Value) -> int:
+        match value:
+            case Apply("exp" | "log" | "tanh" | "erf" | "sigmoid" | "pow", args):
+                return TRANSCENDENTAL + sum(map(count, args))
+            case Apply(_, args):
+                return 1 + sum(map(count, args))
+        return 0
 
-    return 1 + of(stage.body)
+    return max(1, min(count(body), MAX_FUNCTIONS))
 
 
 def most_joined(count: Expr, others: Expr, wanted: Expr) -> Expr:

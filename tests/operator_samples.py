@@ -14,6 +14,7 @@ from ir.reduction import FUNCTIONS
 from schedule.target import Target
 
 EPILOGUES = ["none", "bias", "relu", "bias+relu", "add", "clip-1:0.5", "bias+add+sigmoid", "sigmoid", "clip0:6+add"]
+EPILOGUES += ["bias+gelu", "silu", "tanh+add", "bias+hardswish", "leaky0.1"]
 MACHINES = [(4, 16), (4, 32), (8, 16), (16, 32)]
 
 
@@ -155,6 +156,41 @@ def image_parameters(draw: st.DrawFn, most: int) -> dict[str, str]:
     return {name: str(size) for name, size in sizes.items()} | {"layout": draw(st.sampled_from(["nhwc", "nchw"]))}
 
 
+@st.composite
+def elementwise_texts(draw: st.DrawFn, most: int = 40) -> str:
+    """Values are finite: what is not defined everywhere, or grows too fast, has its arguments cut."""
+    shape = draw(st.lists(st.sampled_from([1, 2, 3, 16, 17, most]), min_size=1, max_size=4))
+    n_inputs = draw(st.integers(1, 3))
+    names = "abc"[:n_inputs]
+    shapes = [shape]
+    for _ in names[1:]:
+        kept = shape[draw(st.integers(0, len(shape) - 1)) :]
+        shapes.append([size if draw(st.booleans()) else 1 for size in kept])
+    leaves = st.one_of(st.sampled_from(names), st.sampled_from(names), st.sampled_from(["0", "1", "2", "-0.5", "1.5"]))
+    value = draw(st.recursive(leaves, _calls, max_leaves=6))
+    for name in names:  # all are used
+        value = f"{draw(st.sampled_from(['add', 'mul', 'max']))}({name};{value})"
+    return written("elementwise", {"shapes": ".".join(map(_by, draw(st.permutations(shapes)))), "value": value})
+
+
+def _calls(values: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    cut = values.map(lambda x: f"max(min({x};3);-3)")
+    positive = values.map(lambda x: f"add(min(abs({x});9);0.5)")
+    two = st.tuples(values, values)
+    return st.one_of(
+        st.builds("{}({};{})".format, st.sampled_from(["add", "sub", "max", "min", "less", "equal"]), values, values),
+        st.builds("{}({})".format, st.sampled_from(["tanh", "erf", "sigmoid", "abs"]), values),
+        st.builds("mul({};{})".format, cut, values),
+        st.builds("div({};{})".format, values, positive),
+        st.builds("select({};{};{})".format, values, values, values),
+        st.builds("exp({})".format, cut),
+        st.builds("{}({})".format, st.sampled_from(["log", "sqrt"]), positive),
+        st.builds("pow({};{})".format, positive, cut),
+        st.builds("pow({};{})".format, cut, st.sampled_from("0123")),
+        two.map(lambda pair: f"add(mul({pair[0]};0.5);{pair[1]})"),  # what becomes a fused multiply-add
+    )
+
+
 def _by(numbers: Iterable[int]) -> str:
     return "x".join(map(str, numbers))
 
@@ -177,7 +213,7 @@ def product_texts(most: int = 40) -> st.SearchStrategy[str]:
 
 
 def operator_texts(most: int = 40) -> st.SearchStrategy[str]:
-    return st.one_of(product_texts(most), product_texts(most), reduce_texts(most), row_texts(most), pool_texts())
+    return st.one_of(product_texts(most), product_texts(most), reduce_texts(most), row_texts(most), pool_texts(), elementwise_texts(most))
 
 
 @st.composite

@@ -76,3 +76,11 @@ def test_guards_notice_any_byte(shapes: list[list[int]], data: st.DataObject) ->
     side = "before" if before else "after"
     with pytest.raises(WrongAnswer, match=re.escape(f"wrote outside: 1 bytes {side} a buffer of shape {list(array.shape)}")):
         guards.check()
+
+
+def test_infinities_and_nan_are_right_where_they_should_be() -> None:
+    expected = Reference(np.array([np.nan, np.inf, -np.inf, 1.0]), np.array([np.nan, np.nan, np.inf, 0.1]))
+    check_output(np.array([np.nan, np.inf, -np.inf, 1.05], np.float32), expected)
+    for wrong, n in (([0, np.inf, -np.inf, 1], 1), ([np.nan, -np.inf, 7, np.nan], 2), ([np.nan, np.nan, -np.inf, np.inf], 2)):
+        with pytest.raises(WrongAnswer, match=f"^{n} of 4 elements are wrong"):
+            check_output(np.array(wrong, np.float32), expected)

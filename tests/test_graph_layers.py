@@ -74,7 +74,10 @@ def followers(channels: tuple[int, ...], full: tuple[int, ...], values: Callable
             {"gamma": values(n), "beta": values(n), "mean": values(n), "variance": np.abs(values(n)) + np.float32(0.5)},
             {"epsilon": 1e-3},
         ),
-        "Tanh": ([""], {}, {}),  # ends the fusion
+        "Tanh": ([""], {}, {}),
+        "HardSwish": ([""], {}, {}),
+        "LeakyRelu": ([""], {}, {"alpha": 0.2}),
+        "Softplus": ([""], {}, {}),  # ends the fusion
     }
 
 
@@ -375,6 +378,18 @@ def test_clip(path: Path, low: float | None, high: float | None, expected: str, 
     else:
         nodes, constants = [node("Clip", ["y", *(name if name in bounds else "" for name in ("min", "max"))], ["z"])], bounds
     assert [epilogue for epilogue, _ in fused(path, [convolution("c", "x", "y"), *nodes], {"z": 4}, constants, opset=opset)] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("activation", "expected"),
+    [
+        (node("Tanh", ["y"], ["z"]), "bias+tanh"), (node("HardSwish", ["y"], ["z"]), "bias+hardswish"), (node("Gelu", ["y"], ["z"]), "bias+gelu"),
+        (node("Gelu", ["y"], ["z"], approximate="tanh"), "bias"), (node("LeakyRelu", ["y"], ["z"]), "bias+leaky0.01"),
+        (node("LeakyRelu", ["y"], ["z"], alpha=-1e-7), "bias+leaky-0.0000001"),
+    ],
+)  # fmt: skip
+def test_activations(path: Path, activation: Any, expected: str) -> None:
+    assert [epilogue for epilogue, _ in fused(path, [convolution("c", "x", "y"), activation], {"z": 4}, {}, opset=20)] == [expected]
 
 
 def test_clip_with_bounds_that_are_computed_is_not_fused(path: Path) -> None:

@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from operator_samples import capsule_texts, convolution_texts, einsum_texts, pool_texts, random_inputs, reduce_texts, row_texts, transposed_texts
+from operator_samples import (
+    capsule_texts,
+    convolution_texts,
+    einsum_texts,
+    elementwise_texts,
+    pool_texts,
+    random_inputs,
+    reduce_texts,
+    row_texts,
+    transposed_texts,
+)
+from scipy import special
 from scipy.special import log_softmax, softmax
 
 from ir.convolution import KERNEL, LAYOUTS, SPATIAL
@@ -243,3 +254,24 @@ def test_reductions_are_numpys(text: str, seed: int) -> None:
     np.testing.assert_allclose(result.ravel(), np.ravel(exact), rtol=1e-10, atol=1e-12)
     single = REFERENCES[given_["function"]](inputs["x"], axis=axes).astype(np.float32)
     assert (np.abs(np.ravel(single) - result.ravel()) <= tolerance(program, inputs).ravel()).all()
+
+
+SCALARS = {
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "max": np.maximum, "min": np.minimum, "pow": np.power,
+    "less": lambda a, b: 1.0 * (a < b), "equal": lambda a, b: 1.0 * (a == b), "select": lambda c, a, b: np.where(c != 0, a, b),
+    "abs": np.abs, "sqrt": np.sqrt, "exp": np.exp, "log": np.log, "tanh": np.tanh, "erf": special.erf, "sigmoid": special.expit,
+}  # fmt: skip
+
+
+@settled
+@given(elementwise_texts(), st.integers(0, 9))
+def test_chains_are_python_with_other_commas(text: str, seed: int) -> None:
+    """And single precision is tolerated."""
+    program = parse_operator(text)[1]
+    inputs = random_inputs(program, seed)
+    code = text.partition("value=")[2].replace(";", ",")
+    exact = eval(code, SCALARS | {name: array.astype(float) for name, array in inputs.items()})
+    result = interpret(program, inputs)
+    np.testing.assert_allclose(result, exact, rtol=1e-12, atol=1e-12)
+    single = eval(code, SCALARS | inputs)
+    assert (np.abs(single.astype(float) - result) <= tolerance(program, inputs)).all()

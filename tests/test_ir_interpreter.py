@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from operator_samples import conv2d_parameters, product_texts, random_inputs, written
+from scipy import special
 
 from ir.interpreter import interpret
 from ir.operators import parse_operator
@@ -46,16 +47,26 @@ def convolved(x: NDArray[np.float32], weights: NDArray[np.float32], parameters: 
     return result
 
 
+ACTIVATIONS = {
+    "relu": lambda x: np.where(x > 0, x, 0),
+    "sigmoid": special.expit,
+    "tanh": np.tanh,
+    "gelu": lambda x: x * special.ndtr(x),
+    "silu": lambda x: x * special.expit(x),
+    "hardswish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+}
+
+
 def finished(total: NDArray[np.float64], epilogue: str, inputs: dict[str, NDArray[np.float32]], layout: str) -> NDArray[np.float64]:
     for step in epilogue.split("+"):
         if step == "bias":
             total = total + inputs["bias"]
         elif step == "add":
             total = total + channels_last(inputs["residual"], layout)
-        elif step == "relu":
-            total = np.where(total > 0, total, 0)
-        elif step == "sigmoid":
-            total = 1 / (1 + np.exp(-total))
+        elif step in ACTIVATIONS:
+            total = ACTIVATIONS[step](total)
+        elif step.startswith("leaky"):
+            total = np.where(total > 0, total, float(step.removeprefix("leaky")) * total)
         elif step != "none":
             low, high = step.removeprefix("clip").split(":")
             total = total.clip(float(low), float(high))

@@ -15,10 +15,11 @@ from ir.task import task
 settled = settings(deadline=None, max_examples=100)
 CONV = "conv2d:c=4,h=9,w=9,k=8,r=3,s=3"
 DECONV = "conv_transpose2d:c=4,h=9,w=9,k=8,r=3,s=3"
+STEPS = "bias, add, relu, sigmoid, tanh, gelu, silu, hardswish, leaky<slope>, clip<low>:<high>"
 KNOWN = (
     "matmul, batch_matmul, einsum, conv1d, conv2d, conv3d, conv_transpose2d, capsule_conv2d, reduce, "
     "softmax, log_softmax, layer_norm, rms_norm, batch_norm, instance_norm, "
-    "max_pool2d, average_pool2d, global_average_pool, global_max_pool, attention"
+    "max_pool2d, average_pool2d, global_average_pool, global_max_pool, attention, elementwise"
 )
 
 
@@ -55,11 +56,17 @@ def test_the_order_of_parameters_is_free(data: st.DataObject) -> None:
         ("layer_norm:shape=2x3,axes=1", "layer_norm:axes=1,shape=2x3,epsilon=0.00001"),
         ("layer_norm:shape=2x3,axes=1,epsilon=0.000009999999747378752", "layer_norm:shape=2x3,axes=1,epsilon=1e-05"),
         ("attention:heads=1,queries=2,keys=3,dim=4,scale=0.25", "attention:heads=1,queries=2,keys=3,dim=4,scale=2.5e-1,layout=bhid,batch=1"),
+        ("matmul:m=1,n=2,k=3,epilogue=leaky0.01", "matmul:m=1,n=2,k=3,epilogue=leaky0.010"),
         ("matmul:m=1,n=2,k=3,epilogue=clip0.1:0.5", "matmul:m=1,n=2,k=3,epilogue=clip0.100000001:0.5"),
     ],
 )
 def test_the_same_task_has_the_same_key(text: str, other: str) -> None:
     assert parse_operator(text) == parse_operator(other)
+
+
+def test_the_same_chain_has_the_same_key() -> None:
+    assert parse_operator("elementwise:shapes=02x3.3,value=max(add(a;mul(b;2.0));-0)")[0] == "elementwise:shapes=2x3.3,value=max(add(a;mul(b;2));0)"
+    assert parse_operator("elementwise:value=add(a;0.100000001),shapes=3")[0] == "elementwise:shapes=3,value=add(a;0.1)"
 
 
 def test_keys_are_written_out_in_full() -> None:
@@ -156,11 +163,13 @@ def test_depthwise_channels_are_blocked_as_their_layout() -> None:
         (f"matmul:m={'9' * 9999},n=2,k=3", "9…' is not between 1 and"),
         (f"matmul:m={MAX_EXTENT},n={MAX_EXTENT},k=1", "matmul: tensor c of shape (16777216, 16777216) would take 1048576.0 GiB, more than the 4 GiB"),
         ("matmul:m=1,n=2,k=3,b=maybe", "matmul: b='maybe' is none of constant, variable"),
-        ("matmul:m=1,n=2,k=3,epilogue=tanh", "matmul: epilogue='tanh' has an unknown step 'tanh' (known: bias, add, relu, sigmoid, clip<low>:<high>)"),
+        ("matmul:m=1,n=2,k=3,epilogue=elu", f"matmul: epilogue='elu' has an unknown step 'elu' (known: {STEPS})"),
+        ("matmul:m=1,n=2,k=3,epilogue=leaky", "has an unknown step 'leaky'"),
+        (f"matmul:m=1,n=2,k=3,epilogue=leaky{'9' * 40}", "has a number beyond the range of fp32"),
         ("matmul:m=1,n=2,k=3,epilogue=relu+", "has an unknown step ''"),
         ("matmul:m=1,n=2,k=3,epilogue=bias+relu+bias", "has bias twice"),
         ("matmul:m=1,n=2,k=3,epilogue=clip6:0", "has a clip with low above high: 'clip6:0'"),
-        (f"matmul:m=1,n=2,k=3,epilogue=clip0:{'9' * 40}", "has a clip beyond the range of fp32"),
+        (f"matmul:m=1,n=2,k=3,epilogue=clip0:{'9' * 40}", "has a number beyond the range of fp32"),
         (CONV + ",stride=0", f"conv2d: stride='0' is not between 1 and {MAX_EXTENT}"),
         (CONV + ",stride=1x2x3", "conv2d: stride='1x2x3' has 3 numbers, not 1 or 2"),
         (CONV + ",pad=-1", f"conv2d: pad='-1' is not between 0 and {MAX_EXTENT}"),
@@ -206,6 +215,23 @@ def test_depthwise_channels_are_blocked_as_their_layout() -> None:
             "attention:heads=16,queries=16384,keys=16384,dim=4",
             "attention: tensor product of shape (1, 16, 16384, 16384) would take 16.0 GiB, more than the 4 GiB",
         ),
+        ("elementwise:shapes=2x3.4,value=add(a;b)", "elementwise: shapes 2x3.4 do not broadcast"),
+        ("elementwise:shapes=2x0,value=abs(a)", f"elementwise: shapes='2x0' is not between 1 and {MAX_EXTENT}"),
+        ("elementwise:shapes=2,value=add(a;b)", "elementwise: b has no shape"),
+        ("elementwise:shapes=2.3,value=abs(a)", "elementwise: b has a shape, and the value does not use it"),
+        ("elementwise:shapes=2,value=cos(a)", "elementwise: value='cos(a)' has an unknown function 'cos' (known: add, sub, mul, div, max, min, pow,"),
+        ("elementwise:shapes=2,value=add(a)", "elementwise: value='add(a)' gives add 1 arguments, not 2"),
+        ("elementwise:shapes=2,value=abs(a", "elementwise: value='abs(a' has its end where abs should go on with ; or )"),
+        ("elementwise:shapes=2,value=abs(a))", "elementwise: value='abs(a))' goes on with ')' where it should end"),
+        ("elementwise:shapes=2,value=add(1(a)", "elementwise: value='add(1(a)' has '(' where add should go on with ; or )"),
+        ("elementwise:shapes=2,value=add(a;;)", "elementwise: value='add(a;;)' has ';' where a value should be"),
+        ("elementwise:shapes=2,value=add(a;xy)", "elementwise: value='add(a;xy)' has 'xy', which is no input (they are called a, b, c, ...)"),
+        ("elementwise:shapes=2,value=a+1", "elementwise: value='a+1' is not made of functions, letters, numbers, ( ; and ) alone"),
+        ("elementwise:shapes=2,value=abs(1)", "elementwise: value='abs(1)' applies no function to an input"),
+        ("elementwise:shapes=2,value=a", "elementwise: value='a' applies no function to an input"),
+        ("elementwise:shapes=2,value=add(a;1e39)", "elementwise: value='add(a;1e39)' has a number beyond the range of fp32: '1e39'"),
+        ("elementwise:shapes=2,value=" + "abs(" * 65, "has more than 64 functions"),
+        ("elementwise:shapes=" + "1." * 27 + "1,value=abs(a)", "has 28 shapes, more than there are letters to name inputs"),
         ("conv2d:c=64,h=9,w=9,k=64,groups=32,r=3,s=3,layout=nchwc", "layout nchwc cannot block 64 channels by 16 with these groups; use nhwc or nchw"),
     ],
 )

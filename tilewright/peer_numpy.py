@@ -16,18 +16,29 @@ from threadpoolctl import ThreadpoolController
 
 from codegen.kernel import aligned_copy, aligned_empty
 from ir.errors import Unsupported
+from ir.program import Apply, Constant, Read, Value
 from tilewright.peer_numpy_pools import POOLS
 from tilewright.peer_numpy_rows import ROWS
-from tilewright.problem import Array, Problem, Way, clip_limits
+from tilewright.problem import Array, Problem, Way, clip_limits, leaky_slope
 from tilewright.turns import Contender
 
 PASSES = {**ROWS, **POOLS}
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    **{"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "max": np.maximum, "min": np.minimum, "pow": np.power},
+    "less": lambda a, b: np.less(a, b).astype(np.float32),
+    "equal": lambda a, b: np.equal(a, b).astype(np.float32),
+    "select": lambda condition, a, b: np.where(condition != 0, a, b),
+    **{"abs": np.abs, "sqrt": np.sqrt, "exp": np.exp, "log": np.log, "tanh": np.tanh},
+    "sigmoid": lambda x: _sigmoid(np.copy(x)),
+}  # of `ir.program`; there is no erf
 
 
 def numpy_ways(problem: Problem) -> list[Way]:
     """With the second operand by rows and, where it is constant, also by columns. `Unsupported` where the task is no matrix product."""
     if problem.operator == "reduce":
         return [_reduction(problem)]
+    if problem.operator == "elementwise":
+        return [_elementwise(problem)]
     if problem.operator == "einsum":
         return _einsums(problem)
     if problem.operator in PASSES:
@@ -125,6 +136,33 @@ def _norm(x: Array, axis: tuple[int, ...]) -> NDArray[Any]:
     return norms
 
 
+def _elementwise(problem: Problem) -> Way:
+    """One function after the other, each with an array of its own for its results."""
+
+    def call(value: Value) -> Callable[[], Any]:
+        match value:
+            case Constant(number):
+                single = np.float32(number)
+                return lambda: single
+            case Read(tensor):
+                array = problem.arrays[tensor.name]
+                return lambda: array
+            case Apply(name, args):
+                if name not in FUNCTIONS:
+                    raise Unsupported(f"numpy has no {name}")
+                function, given = FUNCTIONS[name], [call(arg) for arg in args]
+                return lambda: function(*(arg() for arg in given))
+        raise TypeError(f"not a value: {value!r}")
+
+    evaluate = call(problem.parameters["value"])
+
+    def run() -> Any:
+        with np.errstate(all="ignore"):
+            return evaluate()
+
+    return Way(Contender("numpy", "elementwise", run, _threads(problem)), lambda: problem.ours(np.asarray(run())))
+
+
 def _step(step: str, out: Array, arrays: Mapping[str, Array]) -> Callable[[], object]:
     """A step of an epilogue in place. Channels are last."""
     match step:
@@ -136,14 +174,46 @@ def _step(step: str, out: Array, arrays: Mapping[str, Array]) -> Callable[[], ob
             return partial(np.maximum, out, np.float32(0), out=out)
         case "sigmoid":
             return partial(_sigmoid, out)
+        case "tanh":
+            return partial(np.tanh, out, out=out)
+        case "gelu":
+            raise Unsupported("numpy has no erf, which gelu is made of")
+    other = aligned_empty(out.shape)
+    match step:
+        case "silu":
+            return partial(_silu, out, other)
+        case "hardswish":
+            return partial(_hardswish, out, other)
+    slope = leaky_slope(step)
+    if slope is not None:
+        return partial(_leaky, out, other, np.float32(slope))
     low, high = clip_limits(step)
     return partial(np.clip, out, np.float32(low), np.float32(high), out=out)
 
 
-def _sigmoid(out: Array) -> None:
+def _sigmoid(out: Array) -> Array:
     """1 / (1 + exp(-x)) = (1 + tanh(x / 2)) / 2, which does not overflow."""
     half = np.float32(0.5)
     np.multiply(out, half, out=out)
     np.tanh(out, out=out)
     np.multiply(out, half, out=out)
-    np.add(out, half, out=out)
+    return np.add(out, half, out=out)
+
+
+def _silu(out: Array, other: Array) -> None:
+    np.copyto(other, out)
+    np.multiply(out, _sigmoid(other), out=out)
+
+
+def _hardswish(out: Array, other: Array) -> None:
+    np.multiply(out, np.float32(1 / 6), out=other)
+    np.add(other, np.float32(0.5), out=other)
+    np.clip(other, np.float32(0), np.float32(1), out=other)
+    np.multiply(out, other, out=out)
+
+
+def _leaky(out: Array, other: Array, slope: np.float32) -> None:
+    np.minimum(out, np.float32(0), out=other)
+    np.multiply(other, slope, out=other)
+    np.maximum(out, np.float32(0), out=out)
+    np.add(out, other, out=out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
@@ -11,8 +12,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from ir.program import Apply, Constant, Read, Value
 from tilewright.peer_onnxruntime_nodes import MICROSOFT, NEWER, NODES
-from tilewright.problem import Problem, Way, clip_limits
+from tilewright.problem import Problem, Way, clip_limits, leaky_slope
 from tilewright.turns import Contender
 
 # What every ONNX Runtime that the extra allows can read, and from when on it computes what is newer.
@@ -28,7 +30,16 @@ HEAVY = {
 }
 REDUCE = {"sum": "ReduceSum", "mean": "ReduceMean", "max": "ReduceMax", "min": "ReduceMin", "prod": "ReduceProd", "l2": "ReduceL2"}
 HEAVY_INPUTS = {name: ["x", "weights"] for name in ("Conv", "ConvTranspose")}
-STEPS = {"bias": ("Add", ["bias"]), "add": ("Add", ["residual"]), "relu": ("Relu", []), "sigmoid": ("Sigmoid", [])}  # of an epilogue; others are clips
+STEPS = {
+    **{"bias": ("Add", ["bias"]), "add": ("Add", ["residual"])},
+    **{name: (kind, []) for name, kind in (("relu", "Relu"), ("sigmoid", "Sigmoid"), ("tanh", "Tanh"), ("hardswish", "HardSwish"))},
+}  # of an epilogue: those that are one node without attributes
+
+FUNCTIONS = {
+    **{name: name.capitalize() for name in ("add", "sub", "mul", "div", "max", "min", "pow", "less", "equal")},
+    **{name: name.capitalize() for name in ("abs", "sqrt", "exp", "log", "tanh", "erf", "sigmoid")},
+    "select": "Where",
+}  # of `ir.program`
 
 Call: TypeAlias = Callable[[], object]
 Result: TypeAlias = Callable[[], NDArray[Any]]
@@ -94,6 +105,8 @@ def _heavy(problem: Problem) -> tuple[str, ...]:
     if problem.operator in NODES:
         knows = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= NEWER_FROM
         return tuple(name for name in NODES[problem.operator] if knows or name not in NEWER)
+    if problem.operator == "elementwise":
+        return ("elementwise",)
     if problem.operator != "einsum":
         return HEAVY[problem.operator]
     product = problem.product
@@ -126,18 +139,74 @@ def _with_epilogue(problem: Problem, heavy: str, constants: Mapping[str, NDArray
         inputs, steps = [*inputs, "bias"], steps[1:]
     elif heavy in ("Conv", "ConvTranspose") and "bias" in constants:
         more["bias"] = constants["bias"].reshape(-1, *[1] * problem.rank)
-    nodes = [helper.make_node(heavy, inputs, ["value0"], **_attributes(problem, heavy))]
+    if heavy == "elementwise":
+        nodes, found = _elementwise(problem.parameters["value"])
+        more |= found
+    else:
+        nodes = [helper.make_node(heavy, inputs, ["value0"], **_attributes(problem, heavy))]
     if heavy == "ReduceSum":  # which takes its axes as an input
         more["axes"] = np.array(problem.parameters["axes"], np.int64)
         nodes[0].input.append("axes")
     if problem.operator == "einsum" and heavy == "MatMul":
         nodes = _transposed_product(problem)
     for i, step in enumerate(steps):
-        kind, others = STEPS.get(step) or ("Clip", [f"low{i}", f"high{i}"])
-        if kind == "Clip":
-            more |= {name: np.array(limit, np.float32) for name, limit in zip(others, clip_limits(step), strict=True)}
-        nodes.append(helper.make_node(kind, [f"value{i}", *others], [f"value{i + 1}"]))
+        made, numbers = _step(step, f"value{i}", f"value{i + 1}")
+        nodes += made
+        more |= {name: np.array(number, np.float32) for name, number in numbers.items()}
     return nodes, more
+
+
+def _step(step: str, x: str, y: str) -> tuple[list[Any], dict[str, float]]:
+    """Nodes from tensor `x` to tensor `y`, and the constants that they read. ONNX Runtime knows the two chains, and has one kernel for each."""
+    node = helper.make_node
+    if step in STEPS:
+        kind, others = STEPS[step]
+        return [node(kind, [x, *others], [y])], {}
+    if step == "silu":
+        return [node("Sigmoid", [x], [f"{y}_sigmoid"]), node("Mul", [x, f"{y}_sigmoid"], [y])], {}
+    if step == "gelu":
+        nodes = [
+            node("Div", [x, f"{y}_root"], [f"{y}_scaled"]),
+            node("Erf", [f"{y}_scaled"], [f"{y}_erf"]),
+            node("Add", [f"{y}_erf", f"{y}_one"], [f"{y}_sum"]),
+            node("Mul", [x, f"{y}_sum"], [f"{y}_product"]),
+            node("Mul", [f"{y}_product", f"{y}_half"], [y]),
+        ]
+        return nodes, {f"{y}_root": math.sqrt(2), f"{y}_one": 1.0, f"{y}_half": 0.5}
+    slope = leaky_slope(step)
+    if slope is not None:
+        return [node("LeakyRelu", [x], [y], alpha=slope)], {}
+    low, high = clip_limits(step)
+    return [node("Clip", [x, f"{y}_low", f"{y}_high"], [y])], {f"{y}_low": low, f"{y}_high": high}
+
+
+def _elementwise(value: Value) -> tuple[list[Any], dict[str, NDArray[Any]]]:
+    """The nodes of a chain, one a function and casts from and to numbers, and its constants."""
+    nodes: list[Any] = []
+    constants: dict[str, NDArray[Any]] = {}
+
+    def node(kind: str, inputs: list[str], **attributes: Any) -> str:
+        nodes.append(helper.make_node(kind, inputs, [f"result{len(nodes)}"], **attributes))
+        return f"result{len(nodes) - 1}"
+
+    def name_of(value: Value) -> str:
+        match value:
+            case Read(tensor):
+                return tensor.name
+            case Constant(number):
+                name = f"constant{len(constants)}"
+                constants[name] = np.array(number, np.float32)
+                return name
+            case Apply(function, args):
+                names = [name_of(arg) for arg in args]
+                if function == "select":
+                    names[0] = node("Cast", names[:1], to=TensorProto.BOOL)
+                result = node(FUNCTIONS[function], names)
+                return node("Cast", [result], to=TensorProto.FLOAT) if function in ("less", "equal") else result
+        raise TypeError(f"not a value: {value!r}")
+
+    name_of(value)
+    return nodes, constants
 
 
 def _transposed_product(problem: Problem) -> list[Any]:

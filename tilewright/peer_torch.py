@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F  # the name that everybody knows it by
 from numpy.typing import NDArray
 
+from ir.program import Apply, Constant, Read, Value
 from tilewright.peer_torch_pools import POOLS
 from tilewright.peer_torch_rows import ROWS, Call, Tensors
-from tilewright.problem import Problem, Way, clip_limits
+from tilewright.problem import Problem, Way, clip_limits, leaky_slope
 from tilewright.turns import Contender
 
 with warnings.catch_warnings():  # it is written with TorchScript, which PyTorch no longer recommends
@@ -158,7 +159,34 @@ def _product(x: Any, axes: Sequence[int]) -> Any:
     return x
 
 
-MAKERS = {"matmul": _products, "batch_matmul": _batched_products, "einsum": _einsums, "reduce": _reductions, **ROWS, **POOLS}
+def _elementwise(problem: Problem, tensors: Tensors) -> dict[str, Call]:
+    """One function after the other."""
+
+    def call(value: Value) -> Call:
+        match value:
+            case Constant(number):
+                single = torch.tensor(number, dtype=torch.float32)
+                return lambda: single
+            case Read(tensor):
+                return lambda: tensors[tensor.name]
+            case Apply(name, args):
+                function, given = FUNCTIONS[name], [call(arg) for arg in args]
+                return lambda: function(*(arg() for arg in given))
+        raise TypeError(f"not a value: {value!r}")
+
+    return {"eager": call(problem.parameters["value"])}
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    **{"add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "max": torch.maximum, "min": torch.minimum, "pow": torch.pow},
+    "less": lambda a, b: torch.lt(a, b).float(),
+    "equal": lambda a, b: torch.eq(a, b).float(),
+    "select": lambda condition, a, b: torch.where(condition != 0, a, b),
+    **{name: getattr(torch, name) for name in ("abs", "sqrt", "exp", "log", "tanh", "erf", "sigmoid")},
+}  # of `ir.program`
+MAKERS = {
+    "matmul": _products, "batch_matmul": _batched_products, "einsum": _einsums, "reduce": _reductions, "elementwise": _elementwise, **ROWS, **POOLS,
+}  # fmt: skip
 
 
 def _opaque(module: Any, weights: Any, bias: Any, x: Any, steps: Sequence[str], tensors: Tensors) -> Call:
@@ -198,5 +226,16 @@ def _step(step: str, tensors: Tensors) -> Callable[[Any], Any]:
             return lambda result: result.relu_()
         case "sigmoid":
             return lambda result: result.sigmoid_()
+        case "tanh":
+            return lambda result: result.tanh_()
+        case "gelu":
+            return F.gelu
+        case "silu":
+            return partial(F.silu, inplace=True)
+        case "hardswish":
+            return partial(F.hardswish, inplace=True)
+    slope = leaky_slope(step)
+    if slope is not None:
+        return lambda result: F.leaky_relu_(result, slope)
     low, high = clip_limits(step)
     return lambda result: result.clamp_(low, high)

@@ -234,3 +234,8 @@ def clip_limits(step: str) -> tuple[float, float]:
     """Of a step such as clip0:6."""
     low, high = step.removeprefix("clip").split(":")
     return float(low), float(high)
+
+
+def leaky_slope(step: str) -> float | None:
+    """Of a step such as leaky0.01; None of another one."""
+    return float(step.removeprefix("leaky")) if step.startswith("leaky") else None

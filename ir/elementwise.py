@@ -1,0 +1,120 @@
+"""Elementwise chains with numpy's broadcasting, and how they are written: `value=max(add(a;mul(b;2));0)` of inputs a, b, c, ... in order of their shapes."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Sequence
+
+import numpy as np
+
+from ir.errors import UserError
+from ir.parameters import any_sizes, float_text, quoted, write_every_size
+from ir.program import FUNCTIONS, Affine, Apply, Axis, Constant, Program, Read, Stage, Tensor, Value, affine, reads
+
+Shape = tuple[int, ...]
+
+MAX_DIMENSIONS = 8
+MAX_FUNCTIONS = 64  # in a value
+_TOKEN = re.compile(r"[a-z]\w*|-?\d+(?:\.\d+)?(?:e-?\d+)?|[();]", re.ASCII)
+
+
+def elementwise(shapes: Sequence[Shape], value: Value) -> Program:
+    """`value` at every point of the broadcast inputs; its reads are of tensors without dimensions, named as the inputs."""
+    names = string.ascii_lowercase[: len(shapes)]
+    used = {read.tensor.name for read in reads(value)}
+    for name in sorted(used ^ set(names)):
+        raise UserError(f"elementwise: {name} has no shape" if name in used else f"elementwise: {name} has a shape, and the value does not use it")
+    try:
+        shape = np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise UserError(f"elementwise: shapes {write_shapes(shapes)} do not broadcast") from None
+    axes = tuple(Axis(f"d{i}", size) for i, size in enumerate(shape))
+    inputs = {name: Tensor(name, tuple(sizes)) for name, sizes in zip(names, shapes, strict=True)}
+    output = tuple(affine(axis) for axis in axes)
+    body = _with_inputs(value, {name: Read(tensor, _broadcast(tensor.shape, axes)) for name, tensor in inputs.items()})
+    return Program(tuple(inputs.values()), (Stage(Tensor("y", shape), output, axes, (), body),))
+
+
+def _broadcast(shape: Shape, axes: Sequence[Axis]) -> tuple[Affine, ...]:
+    """The shape's dimensions are the last of the axes; one of size 1 is read at 0 throughout."""
+    return tuple(affine(axis) if size == axis.extent else affine() for size, axis in zip(shape, axes[len(axes) - len(shape) :], strict=True))
+
+
+def _with_inputs(value: Value, inputs: dict[str, Read]) -> Value:
+    match value:
+        case Read(tensor):
+            return inputs[tensor.name]
+        case Apply(function, args):
+            return Apply(function, tuple(_with_inputs(arg, inputs) for arg in args))
+    return value
+
+
+def parse_shapes(text: str) -> tuple[Shape, ...]:
+    """Of each input, with dots between them."""
+    parse = any_sizes(1, most=MAX_DIMENSIONS)
+    shapes = tuple(parse(part) for part in text.split("."))
+    if len(shapes) > len(string.ascii_lowercase):
+        raise ValueError(f"has {len(shapes)} shapes, more than there are letters to name inputs")
+    return shapes  # type: ignore[return-value]  # sizes by construction
+
+
+def write_shapes(value: object) -> str:
+    return ".".join(map(write_every_size, value))  # type: ignore[call-overload]  # a tuple of shapes by construction
+
+
+def parse_value(text: str) -> Value:
+    if text.count("(") > MAX_FUNCTIONS:
+        raise ValueError(f"has more than {MAX_FUNCTIONS} functions")
+    tokens = _TOKEN.findall(text)
+    if "".join(tokens) != text:
+        raise ValueError("is not made of functions, letters, numbers, ( ; and ) alone")
+    value, left = _parse(tokens)
+    if left:
+        raise ValueError(f"goes on with {quoted(left[0])} where it should end")
+    if not isinstance(value, Apply) or not any(True for _ in reads(value)):
+        raise ValueError("applies no function to an input")
+    return value
+
+
+def _parse(tokens: Sequence[str]) -> tuple[Value, Sequence[str]]:
+    """The value that the tokens begin with, and the tokens left."""
+    if not tokens or tokens[0] in "();":
+        raise ValueError(f"has {quoted(tokens[0]) if tokens else 'its end'} where a value should be")
+    first, rest = tokens[0], tokens[1:]
+    if not first[0].isalpha():
+        return _number(first), rest
+    if rest[:1] != ["("]:
+        if len(first) > 1:
+            raise ValueError(f"has {quoted(first)}, which is no input (they are called a, b, c, ...)")
+        return Read(Tensor(first, ()), ()), rest
+    if first not in FUNCTIONS:
+        raise ValueError(f"has an unknown function {quoted(first)} (known: {', '.join(FUNCTIONS)})")
+    arg, rest = _parse(rest[1:])
+    args = [arg]
+    while rest[:1] == [";"]:
+        arg, rest = _parse(rest[1:])
+        args.append(arg)
+    if rest[:1] != [")"]:
+        raise ValueError(f"has {quoted(rest[0]) if rest else 'its end'} where {first} should go on with ; or )")
+    if len(args) != FUNCTIONS[first]:
+        raise ValueError(f"gives {first} {len(args)} arguments, not {FUNCTIONS[first]}")
+    return Apply(first, tuple(args)), rest[1:]
+
+
+def _number(text: str) -> Constant:
+    number = float(text)
+    if abs(number) > float(np.finfo(np.float32).max):
+        raise ValueError(f"has a number beyond the range of fp32: {quoted(text)}")
+    return Constant(float(float_text(number)))
+
+
+def write_value(value: object) -> str:
+    match value:
+        case Constant(number):
+            return float_text(number)
+        case Read(tensor):
+            return tensor.name
+        case Apply(function, args):
+            return f"{function}({';'.join(map(write_value, args))})"
+    raise TypeError(f"not a value: {value!r}")
