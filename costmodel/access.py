@@ -109,11 +109,11 @@ class Access:
 
     def elements(self, box: Box) -> Expr:
         """Distinct elements, as if all were inside the tensor; of a packed copy, those that it has at a time."""
-        return self._where_packed(self._elements(box), [self._elements(self._in_copy(box)) for _ in self._packed_layouts[:1]])
+        return self._where_packed(self._elements(self._in_memory(box)), [self._elements(self._in_copy(box)) for _ in self._packed_layouts[:1]])
 
     def lines(self, box: Box) -> Expr:
         """Distinct cache lines, as if all were inside the tensor. The box is one register tile or more."""
-        return self._where_packed(self._tensor_lines(box), [self._packed_lines(rows, self._in_copy(box)) for rows in self._packed_layouts])
+        return self._where_packed(self._tensor_lines(self._in_memory(box)), [self._packed_lines(rows, self._in_copy(box)) for rows in self._packed_layouts])
 
     def loads(self, tile: Box) -> Expr:
         """Load instructions of one step of a register tile of these extents; those of equal addresses are one."""
@@ -174,6 +174,12 @@ class Access:
             rows.append(PackedRow(tuple(group), size, stride))
             stride = mul(stride, size)
         return tuple(rows)
+
+    def _in_memory(self, box: Box) -> Box:
+        """The part of the box that memory has at a time: of what fused stages hand on, a chunk."""
+        if self.read.tensor.name not in self.tiled.between:
+            return box
+        return {axis: minimum(extent, self.tiled.tilings[axis].sizes[2]) if axis in self.tiled.fused else extent for axis, extent in box.items()}
 
     def _in_copy(self, box: Box) -> Box:
         """The part of the box that the packed copy has at a time; what lies beyond takes its place in turn."""

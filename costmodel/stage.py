@@ -58,7 +58,7 @@ class StageQuantities:
         self.operands = operands_by_role(tiled)
         self.structure: LoopStructure = loop_structure(tiled)
         self.accesses = {role: Access(tiled, operand.read, operand, target.lanes) for role, operand in self.operands.items()}
-        self.accesses["output"] = Access(tiled, self.stage.write, None, target.lanes)
+        self.accesses["output"] = Access(tiled, tiled.write, None, target.lanes)
         self.tile = RegisterTile(tiled, {role: self.accesses[role] for role in self.operands}, target.lanes)
         self.footprints = Footprints(self.structure, self.accesses)
 

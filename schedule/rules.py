@@ -65,7 +65,7 @@ def _fused_sketches(program: Program, target: Target) -> Iterator[Sketch]:
     shared = shared_axes(program)
     if not shared:
         return
-    between = frozenset(stage.output.name for stage in program.stages[:-1])
+    between = frozenset((epilogue or stage).output.name for stage, epilogue in groups(program)[:-1])
     for vector in _first_vector_axes(program.stages[0], target, between):
         turned = with_innermost(program, vector)
         stages = groups(turned)

@@ -165,11 +165,18 @@ class TiledStage:
     operands: tuple[Operand, ...]
     epilogue_level: Expr  # indexes EPILOGUE_LEVELS
     lanes: int  # elements of a vector
+    fused: tuple[Axis, ...] = ()  # axes whose chunks it shares with other stages
+    between: frozenset[str] = frozenset()  # tensors that such stages hand on, of which memory holds a chunk
 
     @property
     def result(self) -> Tensor:
         """What is stored: the epilogue's output where there is one."""
         return (self.epilogue or self.stage).output
+
+    @property
+    def write(self) -> Read:
+        """The access to what is stored, in the form of a read."""
+        return Read(self.result, self.stage.indices)
 
     @property
     def is_across(self) -> bool:
@@ -306,4 +313,6 @@ def _substitute(stage: TiledStage, values: Mapping[Symbol, Expr]) -> TiledStage:
         tuple(Operand(o.read, o.prepared, substitute(o.level, values), substitute(o.layout, values)) for o in stage.operands),
         substitute(stage.epilogue_level, values),
         stage.lanes,
+        stage.fused,
+        stage.between,
     )

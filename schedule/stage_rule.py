@@ -103,7 +103,7 @@ class StageRule:
         level: Expr = 0
         if self.epilogue is not None and stage.reduce and not self.chunks and not self.is_across:
             level = self._switch("epilogue", (0, 1))
-        result = TiledStage(stage, self.epilogue, self.vector, tilings, orders, copies, operands, level, self.target.lanes)
+        result = TiledStage(stage, self.epilogue, self.vector, tilings, orders, copies, operands, level, self.target.lanes, tuple(self.chunks), self.between)
         if not self.is_across:
             result = replace(result, unroll=self._unroll(result))
         self._limit(result)

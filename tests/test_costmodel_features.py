@@ -221,7 +221,7 @@ def loops_are_exact(candidate: Candidate) -> None:
 def innermost_loops_move_what_they_move(candidate: Candidate) -> None:
     quantities = candidate.quantities
     for slot, found in stage_traces(candidate):
-        reads = {role: operand.read.axes for role, operand in operands_by_role(found.tiled).items()}
+        reads = {role: operands_by_role(found.tiled)[role].read.axes for role in described_roles(found)}
         moved = {**reads, "output": found.stage.write.axes, "vector": (found.tiled.vector,)}
         for band in found.bands[1:]:
             axes = found.longer_loops(band)
