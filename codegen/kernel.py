@@ -90,7 +90,7 @@ def build(of: Task, sketch: Sketch, row: NDArray[np.int64], target: Target) -> C
     lowered = lower(sketch, row, target)
     sources = {nest.buffers[1].name: name for name, nest in lowered.prepare.items()}
     arguments = tuple(Argument(b.name, b.shape, b.scope, sources.get(b.name, "")) for b in argument_buffers(lowered.kernel))
-    workspace = workspace_layout(lowered.kernel).total_bytes(target.threads)
+    workspace = max(workspace_layout(nest).total_bytes(target.threads) for nest in nests(lowered))
     return Code(of.key, arguments, workspace, target, compile_object(llvm_text(lowered, target), target))
 
 
@@ -146,8 +146,9 @@ class Kernel:
     def prepare(self, name: str, shape: Sequence[int], constant: Array) -> Array:
         """The packed form, of this shape, of a constant operand."""
         packed = self._empty(shape)
-        pointers = (ctypes.c_void_p * 2)(constant.ctypes.data, packed.ctypes.data)
-        self._loaded.function(f"prepare_{name}", ctypes.c_void_p)(pointers)
+        pointers = (ctypes.c_void_p * 3)(constant.ctypes.data, packed.ctypes.data, self._workspace.ctypes.data)
+        with self._lock:
+            self._loaded.function(f"prepare_{name}", ctypes.c_void_p)(pointers)
         return packed
 
     def checked(self, name: str, array: NDArray[Any]) -> Array:

@@ -6,14 +6,17 @@ spatial axis and slice along a reduce axis (see `schedule.sketch`).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codegen.transform import apply_tables
 from ir.errors import IllegalCandidate, InternalError
 from ir.expression import Expr, Op, Symbol, add, both, ceil_div, equal, floor_div, interval, less, minimum, mod, mul, sub, substitute, symbol, symbols_of
 from ir.nest import Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store
@@ -43,7 +46,7 @@ def lower(sketch: Sketch, row: NDArray[np.int64], target: Target) -> Lowered:
     if not sketch.space.valid(row[None, :])[0]:
         raise IllegalCandidate(f"row {[int(v) for v in row]} breaks a limit of sketch {sketch.name}")
     stages = sketch.instantiate(sketch.space.canonical(row[None, :])[0])
-    scopes = {stage.stage.output.name: "shared" for stage in stages[:-1]}
+    scopes = {stage.stage.output.name: "shared" for stage in (*stages[:-1], *sketch.beforehand)}
     body: list[Statement] = []
     buffers: dict[str, Buffer] = {}
     prepare: dict[str, Nest] = {}
@@ -52,9 +55,20 @@ def lower(sketch: Sketch, row: NDArray[np.int64], target: Target) -> Lowered:
         body += lowering.statements()
         buffers |= lowering.buffers
         prepare |= lowering.prepare
+    for made in sketch.beforehand:
+        name, nest = _with_stage_before(prepare.pop(made.stage.output.name), _StageLowering(made, target, scopes, ""))
+        prepare[name] = nest
     order = ("input", "output", "prepared", "shared", "private")
     ordered = sorted(buffers.values(), key=lambda b: order.index(b.scope))
     return Lowered(Nest("kernel", tuple(ordered), tuple(body)), prepare)
+
+
+def _with_stage_before(packing: Nest, stage: _StageLowering) -> tuple[str, Nest]:
+    """The nest that makes the operand that another one packs and then packs it, and the tensor that it makes it of."""
+    body = stage.statements()
+    made, packed = packing.buffers
+    (source,) = (buffer for buffer in stage.buffers.values() if buffer != made)
+    return source.name, Nest(f"prepare_{source.name}", (source, packed, made), (*body, *packing.body))
 
 
 @dataclass(frozen=True)
@@ -134,10 +148,8 @@ class _StageLowering:
                 continue
             if operand.prepared:
                 tensor = operand.read.tensor
-                source = Buffer(tensor.name, tensor.shape, "input")
-                buffers = (source, Buffer(self.packed[operand.read].name, self.packed[operand.read].shape, "output"))
+                buffers = (self.buffers.pop(tensor.name), Buffer(self.packed[operand.read].name, self.packed[operand.read].shape, "output"))
                 self.prepare[tensor.name] = Nest(f"prepare_{tensor.name}", buffers, tuple(_renamed(packing, buffers[1])))
-                self.buffers.pop(tensor.name, None)
             else:
                 before += packing
         return [*before, self._chunks()]
@@ -220,6 +232,8 @@ class _StageLowering:
         return EPILOGUE_LEVELS[self._number(self.tiled.epilogue_level)] == "register"
 
     def _register_tile(self, place: _Place, sizes: Mapping[Axis, int], first: Expr, last: Expr) -> list[Statement]:
+        if self.stage.tables:
+            return [self._transform(place, sizes)]
         lanes, vector = self.target.lanes, self.tiled.vector
         axes = [*(axis for axis in self.stage.spatial if axis != vector), vector]
         shape = tuple(_round_up(sizes[axis], lanes) if axis == vector else sizes[axis] for axis in axes)
@@ -256,6 +270,25 @@ class _StageLowering:
         else:
             finish = plain
         return [*start, *loops, *finish]
+
+    def _transform(self, place: _Place, sizes: Mapping[Axis, int]) -> Statement:
+        """A transform of one vector of tiles, written out."""
+        vector, stage = self.tiled.vector, self.stage
+        lane = self._variable(f"{vector.name}3", sizes[vector])
+        self.vector_variables.add(lane)
+        place = place.moved(vector, lane)
+        position = {axis: place.absolute.get(axis, 0) for axis in stage.looped}
+        (read,) = self.operands
+        statements, value = apply_tables(
+            stage.tables, lambda at: self._load_inside(read, {**position, **at}), lane, _round_up(sizes[vector], self.target.lanes)
+        )  # fmt: skip
+        rows = [table.row for table in stage.tables]
+        for numbers in itertools.product(*(range(axis.extent) for axis in rows)):
+            at = dict(zip(rows, numbers, strict=True))
+            out = tuple(index.at({**position, **at}) for index in stage.indices)
+            guard = self._inside(stage.write, out)
+            statements.append(Store(self.output, out, self._with_epilogue(value(at), {**position, **at}), guard=guard))
+        return For(lane, sizes[vector], tuple(statements), "vector")
 
     def _inner(self, axes: list[Axis], place: _Place, body: Callable[[Position], list[Statement]], here: Position | None = None) -> list[Statement]:
         """Loops over the reduce axes within a slice; `here` maps each axis to its position in the slice."""
@@ -329,6 +362,15 @@ class _StageLowering:
                 indices.append(add(*(mul(relative[a], index.factor(a)) for a in dimension.axes)))
         return Load(self.packed[read], tuple(indices))
 
+    def _load_inside(self, read: Read, position: Position) -> Load:
+        """The element of the tensor itself, or what is outside of it."""
+        indices = tuple(index.at(position) for index in read.indices)
+        return Load(self._memory(read.tensor, self.scopes.get(read.tensor.name, "input")), indices, self._inside(read, indices), read.outside)
+
+    def _inside(self, access: Read, indices: Sequence[Expr]) -> Expr:
+        """Whether the indices lie inside the tensor."""
+        return reduce(both, self._guards(indices, access.tensor.shape), 1) if access.padded else 1
+
     def _with_epilogue(self, total: NestValue, absolute: Position) -> NestValue:
         """The epilogue's value for a finished element of the reduction."""
         epilogue = self.tiled.epilogue
@@ -337,10 +379,10 @@ class _StageLowering:
 
         def value(node: Value) -> NestValue:
             match node:
-                case Read(tensor, indices):
+                case Read(tensor):
                     if tensor == self.stage.output:
                         return total
-                    return Load(self._memory(tensor, self.scopes.get(tensor.name, "input")), tuple(index.at(absolute) for index in indices))
+                    return self._load_inside(node, absolute)
                 case Apply(function, args):
                     return Call(function, tuple(value(arg) for arg in args))
                 case Constant():
@@ -531,6 +573,6 @@ def _renamed(statements: Sequence[Statement], output: Buffer) -> list[Statement]
                 result.append(For(variable, extent, tuple(_renamed(body, output)), kind))
             case If(condition, then, otherwise):
                 result.append(If(condition, tuple(_renamed(then, output)), tuple(_renamed(otherwise, output))))
-            case Store(_, indices, value, reduction):
-                result.append(Store(output, indices, value, reduction))
+            case Store():
+                result.append(replace(statement, buffer=output))
     return result

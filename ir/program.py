@@ -223,6 +223,11 @@ class Stage:
         return tuple(axis for table in self.tables for axis in table.axes)
 
     @property
+    def looped(self) -> tuple[Axis, ...]:
+        """The other spatial axes."""
+        return tuple(axis for axis in self.spatial if axis not in self.written_out)
+
+    @property
     def n_operations(self) -> dict[str, int]:
         """Operations of a transform at one position of the axes that are looped over, by kind as in `Table.n_operations`."""
         result = {"add": 0, "multiply": 0, "fma": 0}
@@ -237,7 +242,7 @@ class Stage:
         """Floating-point operations, a multiply-add counted as two."""
         if self.tables:
             count = self.n_operations
-            return (count["add"] + count["multiply"] + 2 * count["fma"]) * math.prod(a.extent for a in self.spatial if a not in self.written_out)
+            return (count["add"] + count["multiply"] + 2 * count["fma"]) * math.prod(axis.extent for axis in self.looped)
         points = math.prod(axis.extent for axis in (*self.spatial, *self.reduce))
         return points * (n_applies(self.body) + (self.reduction is not None))
 

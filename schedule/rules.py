@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from ir.errors import InternalError
 from ir.expression import (
@@ -26,6 +27,7 @@ from ir.expression import (
 )
 from ir.program import FLOAT_BYTES, Axis, Program, Read, Stage, reads
 from ir.simplify import simplify
+from schedule.algorithms import SPLIT, WINOGRAD
 from schedule.sketch import (
     PACK_LEVELS,
     Operand,
@@ -37,6 +39,7 @@ from schedule.sketch import (
 from schedule.space import Column, Space, sizes_up_to
 from schedule.split_reduction import split_reduction
 from schedule.target import Target
+from schedule.winograd import PRODUCTS, winograd
 
 MAX_REGISTER_TILE = 32  # elements of a register tile along an axis that is not the vector axis
 MAX_VECTORS = 8  # vectors of a register tile along the vector axis
@@ -53,22 +56,42 @@ def sketches(program: Program, target: Target) -> tuple[Sketch, ...]:
     program = simplify(program)
     found = [_sketch(f"tile_{vector.name}", program, target, vector) for vector in _vector_axes(program.stages[0], target)]
     for name, split, vector in _split_programs(program, target):
-        found.append(_sketch(name, split, target, vector))
-    return tuple(found)
+        found.append(replace(_sketch(name, split, target, vector), algorithm=SPLIT))
+    return tuple(replace(sketch, flops=program.flops) for sketch in (*found, *_winograd_sketches(program, target)))
 
 
-def _sketch(name: str, program: Program, target: Target, vector: Axis) -> Sketch:
+def _winograd_sketches(program: Program, target: Target) -> Iterator[Sketch]:
+    """Where there are input and output channels enough to fill vectors."""
+    for algorithm, m in WINOGRAD.items():
+        transformed = winograd(program, m)
+        if transformed is None:
+            continue
+        make_u, *stages = transformed.stages
+        n_inputs = math.prod(axis.extent for axis in stages[PRODUCTS].reduce)
+        n_outputs = math.prod(axis.extent for axis in make_u.looped) // n_inputs
+        if min(n_inputs, n_outputs) < target.lanes:
+            continue
+        alone = _sketch(algorithm, Program(program.inputs, (make_u,)), target, _transform_vector(make_u))
+        beforehand = alone.instantiate(alone.default_row())
+        for vector in (axis for axis in _vector_axes(stages[PRODUCTS], target) if axis != stages[PRODUCTS].spatial[0]):
+            sketch = _sketch(f"{algorithm}_tile_{vector.name}", Program(program.inputs, tuple(stages)), target, vector, PRODUCTS)
+            yield replace(sketch, algorithm=algorithm, beforehand=beforehand)
+
+
+def _sketch(name: str, program: Program, target: Target, vector: Axis, main: int = 0) -> Sketch:
+    """`vector`: of the stage number `main`; the others choose for themselves."""
     columns: list[Column] = []
     limits: list[Expr] = []
     stages: list[TiledStage] = []
     default: dict[str, int] = {}
     for number, (stage, epilogue) in enumerate(_groups(program)):
-        builder = _StageRule(stage, epilogue, vector if number == 0 else _vector_axes(stage, target)[0], target, f"s{number}." if number else "")
+        own = vector if number == main else _transform_vector(stage) if stage.tables else _vector_axes(stage, target)[0]
+        builder = _StageRule(stage, epilogue, own, target, f"s{number}." if number else "")
         stages.append(builder.tiled())
         columns += builder.columns
         limits += builder.limits
         default |= builder.default
-    return Sketch(name, tuple(stages), Space(tuple(columns), tuple(limits)), default)
+    return Sketch(name, tuple(stages), Space(tuple(columns), tuple(limits)), default, program.flops)
 
 
 def _groups(program: Program) -> Iterator[tuple[Stage, Stage | None]]:
@@ -104,6 +127,12 @@ def _vector_axes(stage: Stage, target: Target) -> list[Axis]:
     if any(axis in read.axes for axis in contiguous for read in constants):
         packed = []
     return list(dict.fromkeys([*contiguous, *packed])) or list(stage.spatial[-1:])
+
+
+def _transform_vector(stage: Stage) -> Axis:
+    """The axis along which the neighbours of what a transform reads and writes are nearest in memory."""
+    (source,) = reads(stage.body)
+    return min(stage.looped, key=lambda axis: abs(source.stride(axis)) + stage.write.stride(axis))
 
 
 def _split_programs(program: Program, target: Target) -> Iterator[tuple[str, Program, Axis]]:
@@ -143,17 +172,17 @@ class _StageRule:
     def tiled(self) -> TiledStage:
         stage = self.stage
         tilings = self._spatial() | {axis: self._reduce(axis) for axis in stage.reduce}
-        sizes = [tilings[axis].sizes for axis in stage.spatial]
+        sizes = [tilings[axis].sizes for axis in stage.looped]
         orders: dict[str, Expr] = {
-            "parallel": self._order("parallel", [tilings[axis].count(2) for axis in stage.spatial]),
+            "parallel": self._order("parallel", [tilings[axis].count(2) for axis in stage.looped]),
             "outer": self._order("outer", [floor_div(chunk, block) for _, block, chunk, _ in sizes]),
             "slice": 0,
             "block": self._order("block", [floor_div(block, register) for register, block, _, _ in sizes]),
-            "inner": self._order("inner", [tilings[axis].sizes[0] for axis in stage.reduce]),
+            "inner": self._order("inner", [tilings[axis].sizes[0] for axis in stage.reduce if axis not in stage.written_out]),
         }
         operands = tuple(self._operand(read, tilings) for read in reads(stage.body))
         level: Expr = 0
-        if self.epilogue is not None and stage.reduce:
+        if self.epilogue is not None and stage.reduce and not stage.tables:
             level = self._switch("epilogue", (0, 1))
         result = TiledStage(stage, self.epilogue, self.vector, tilings, orders, 1, operands, level)
         unroll = self._unroll(result)
@@ -163,6 +192,8 @@ class _StageRule:
 
     def _order(self, band: str, counts: list[Expr]) -> Symbol | int:
         """Which permutation of its axes a band of loops has; those that only move loops with a single iteration are alike."""
+        if all(count == 1 for count in counts):
+            return 0
         n = math.factorial(len(counts))
         moving = add(0, *(mul(less(1, count), 1 << i) for i, count in enumerate(counts)))
         return self._switch(f"order.{band}", tuple(range(n)), lambda order: take(add(mul(moving, n), order), alike_permutations(len(counts))))
@@ -188,9 +219,12 @@ class _StageRule:
         """Extents of the register tile.
 
         Each axis takes at most what the ones before it leave, so that all accumulators, one row of vectors and one broadcast fit the
-        registers: with one vector more LLVM spills an accumulator in every step (7×64 ran at a third of the speed of 6×64).
+        registers: with one vector more LLVM spills an accumulator in every step (7×64 ran at a third of the speed of 6×64). A transform has one vector for
+        each element of a tile.
         """
         lanes, registers = self.target.lanes, self.target.vector_registers
+        if self.stage.tables:
+            return {axis: lanes if axis == self.vector else axis.extent if axis in self.stage.written_out else 1 for axis in self.stage.spatial}
         most = min(MAX_VECTORS, (registers - 1) // 2, -(-self.vector.extent // lanes))
         tile: dict[Axis, Expr] = {
             self.vector: self._column(f"{self.vector.name}.register", tuple(lanes * n for n in range(1, most + 1)), wish=lanes * min(2, most))
@@ -208,7 +242,7 @@ class _StageRule:
 
         Each axis joins at most so many tiles that every thread still gets a chunk, as long as there are tiles enough.
         """
-        axes, lanes, threads = self.stage.spatial, self.target.lanes, self.target.threads
+        axes, lanes, threads = self.stage.looped, self.target.lanes, self.target.threads
         first = next((axis for axis in axes if axis.extent >= 2 * threads), axes[0])  # what the default schedule spreads over the threads
         sizes: dict[Axis, tuple[Expr, ...]] = {axis: (register,) for axis, register in self._registers().items()}
         tiles = {axis: ceil_div(axis.extent, sizes[axis][0]) for axis in axes}
@@ -218,11 +252,14 @@ class _StageRule:
                 most_tiles = -(-axis.extent // (lanes if axis == self.vector else 1))
                 wish = (4 if axis == self.vector else 1) if level == "block" else 1 if axis == first else most_tiles
                 choices = sizes_up_to(most_tiles, [-(-axis.extent // size) for size in range(1, 33)])
+                if level == "block" and self.stage.tables:  # nothing in a transform is used twice
+                    choices = (1,)
                 most = _most_joined(tiles[axis], mul(*(tiles[other] for other in axes if other != axis)), wanted)
                 size = mul(sizes[axis][-1], self._column(f"{axis.name}.{level}", choices, most, wish=wish))
                 sizes[axis] = (*sizes[axis], size)
                 tiles[axis] = ceil_div(axis.extent, size)
-        return {axis: Tiling(axis, (*sizes[axis], axis.extent)) for axis in axes}
+        whole = {axis: Tiling(axis, (axis.extent,) * 4) for axis in self.stage.spatial if axis not in axes}
+        return whole | {axis: Tiling(axis, (*sizes[axis], axis.extent)) for axis in axes}
 
     def _reduce(self, axis: Axis) -> Tiling:
         if axis.extent <= WHOLE_REDUCE_EXTENT:
@@ -234,6 +271,8 @@ class _StageRule:
     def _operand(self, read: Read, tilings: dict[Axis, Tiling]) -> Operand:
         name = read.tensor.name
         probe = Operand(read, read.tensor.constant, 0, 0)
+        if self.stage.tables:
+            return Operand(read, False, PACK_LEVELS.index("none"), 0)
         if read.tensor.constant:
             return Operand(read, True, PACK_LEVELS.index("root"), 0)
         boxes = {axis for _, axes in probe.parts if len(axes) > 1 for axis in axes}
@@ -258,7 +297,7 @@ class _StageRule:
         return Operand(read, False, level, layout)
 
     def _unroll(self, tiled: TiledStage) -> Expr:
-        reduce = self.stage.reduce
+        reduce = tiled.axes("inner")
         if not reduce:
             return 1
         innermost: Expr = tiled.tilings[reduce[-1]].sizes[0]

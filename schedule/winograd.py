@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from ir.program import Affine, Apply, Axis, Program, Read, Stage, Table, Tensor, Value, affine, factors, map_reads
 
 WINDOW = 3
+PRODUCTS = 1  # number of the stage of products, without the one that makes u
 Matrix = tuple[tuple[float, ...], ...]
 
 
