@@ -70,21 +70,23 @@ class FeatureExtractor:
 
 def _slots(sketch: Sketch, target: Target) -> dict[str, Quantities]:
     """Quantities of the sketch by slot."""
-    if len(sketch.stages) > 2:
-        raise InternalError(f"sketch {sketch.name} has {len(sketch.stages)} tiled stages, features describe 2")
     stages = [StageQuantities(tiled, target) for tiled in sketch.stages]
-    slots = {slot: stage.all() for slot, stage in zip(("compute", "final"), stages, strict=False)}
+    main = max(stages, key=lambda stage: stage.stage.flops)
+    slots = {"compute": main.all()}
+    if len(stages) > 1:
+        others = [stage.all() for stage in stages if stage is not main]
+        slots["final"] = {name: add(*(quantities[name] for quantities in others)) for name in others[0]}
     packs = [_packs(stage) for stage in stages]
-    slots |= {f"pack_{role}": quantities for role, quantities in packs[0].items()}
+    slots |= {f"pack_{role}": quantities for role, quantities in packs[stages.index(main)].items()}
     last = stages[-1]
     if last.tiled.epilogue is not None:
         slots["epilogue"] = epilogue_quantities(last.tiled, last.tiled.epilogue, last.output_vectors)
-    slots["program"] = _program(target, stages, packs, slots)
+    slots["program"] = _program(sketch, target, stages, packs, slots)
     slots["machine"] = {
         "lanes": target.lanes, "vector_registers": target.vector_registers, "threads": target.threads,
         "l1_bytes": target.l1_bytes, "l2_bytes": target.l2_bytes, "l3_bytes": target.l3_bytes,
     }  # fmt: skip
-    slots["task"] = _task(sketch, stages)
+    slots["task"] = _task(sketch, stages, main)
     return slots
 
 
@@ -94,7 +96,9 @@ def _packs(stage: StageQuantities) -> dict[str, Quantities]:
     return {role: Packing(stage.tiled, operand, stage.target.lanes, stage.target.threads).quantities() for role, operand in variable.items()}
 
 
-def _program(target: Target, stages: list[StageQuantities], packs: list[dict[str, Quantities]], slots: dict[str, Quantities]) -> Quantities:
+def _program(
+    sketch: Sketch, target: Target, stages: list[StageQuantities], packs: list[dict[str, Quantities]], slots: dict[str, Quantities]
+) -> Quantities:  # fmt: skip
     """Memory, text and time of all slots together; times are those of the busiest thread."""
     described = [slots[slot] for slot in ("compute", "final") if slot in slots]
     all_packs = [pack for of_stage in packs for pack in of_stage.values()]
@@ -103,7 +107,6 @@ def _program(target: Target, stages: list[StageQuantities], packs: list[dict[str
     epilogue = stages[-1].on_busiest_thread(slots["epilogue"]["half_cycles"]) if "epilogue" in slots else 0
     others = add(private, shared, epilogue)
     intermediate = sum(stage.stage.output.n_bytes for stage in stages[:-1])
-    flops = sum(stage.stage.flops for stage in stages)
     prepared = [(stage.tiled, operand) for stage in stages for operand in stage.operands.values() if operand.prepared]
     return {
         "n_stages": len(stages),
@@ -115,21 +118,21 @@ def _program(target: Target, stages: list[StageQuantities], packs: list[dict[str
         "half_cycles.epilogue": epilogue,
         "half_cycles.longest": add(others, *(stage["half_cycles.longest"] for stage in described)),
         "half_cycles.sum": add(others, *(stage["half_cycles.sum"] for stage in described)),
-        "half_cycles.ideal": -(-flops // (2 * target.lanes * target.threads)),
+        "half_cycles.ideal": -(-sketch.flops // (2 * target.lanes * target.threads)),
     }
 
 
-def _task(sketch: Sketch, stages: list[StageQuantities]) -> Quantities:
-    """What the sketch works on, the same for all its candidates."""
-    stage, vector = stages[0].stage, sketch.stages[0].vector
-    tensors = dict.fromkeys(operand.read.tensor for operand in stages[0].operands.values())
+def _task(sketch: Sketch, stages: list[StageQuantities], main: StageQuantities) -> Quantities:
+    """What the sketch works on, the same for all its candidates. `main`: the stage that does most of the work."""
+    stage, vector = main.stage, main.tiled.vector
+    tensors = dict.fromkeys(operand.read.tensor for operand in main.operands.values())
     variable = sum(tensor.n_bytes for tensor in tensors if not tensor.constant)
     constant = sum(tensor.n_bytes for tensor in tensors if tensor.constant)
     output = stages[-1].stage.output.n_bytes
     spatial = [axis.extent for axis in stage.spatial]
     reduce = [axis.extent for axis in stage.reduce]
     return {
-        "flops": sum(quantities.stage.flops for quantities in stages),
+        "flops": sketch.flops,
         "bytes": variable + constant + output,
         "output_elements": math.prod(spatial),
         "vector_extent": vector.extent,

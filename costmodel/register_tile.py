@@ -66,12 +66,20 @@ class RegisterTile:
         return self.operands[role].loads({**sizes, **self._reduce_box(steps)})
 
     def _reduce_box(self, steps: Expr) -> dict[Axis, Expr]:
-        return {axis: where(is_at(self.tiled, "inner", axis, -1), steps, 1) for axis in self.tiled.stage.reduce}
+        looped = self.tiled.axes("inner")
+        return {axis: where(is_at(self.tiled, "inner", axis, -1), steps, 1) if axis in looped else axis.extent for axis in self.tiled.stage.reduce}
+
+    def updates(self, sizes: Mapping[Axis, Expr]) -> Expr:
+        """Vector operations: an update of each accumulator, or all that a transform is made of."""
+        stage = self.tiled.stage
+        if not stage.tables:
+            return self.vectors(sizes)
+        return mul(sum(stage.n_operations.values()), self.vectors({**sizes, **dict.fromkeys(stage.written_out, 1)}))
 
     def _step_half_cycles(self, sizes: Mapping[Axis, Expr]) -> Expr:
         """As long as its updates, its loads, or the latency of one accumulator."""
         loads = add(*(self.loads(role, sizes) for role in self.operands))
-        return maximum(maximum(self.vectors(sizes), loads), UPDATE_LATENCY)
+        return maximum(maximum(self.updates(sizes), loads), UPDATE_LATENCY)
 
     @property
     def half_cycles(self) -> Expr:
@@ -84,7 +92,7 @@ class RegisterTile:
     def innermost_extent(self) -> Expr:
         """Iterations of the innermost loop in a whole slice."""
         result: Expr = 1
-        for axis in self.tiled.stage.reduce:
+        for axis in self.tiled.axes("inner"):
             result = where(is_at(self.tiled, "inner", axis, -1), self.tiled.tilings[axis].sizes[0], result)
         return result
 
@@ -97,7 +105,7 @@ class RegisterTile:
     def has_leftover(self) -> Expr:
         """Whether a loop over the iterations that unrolling leaves follows the innermost one."""
         result: Expr = 0
-        for axis in self.tiled.stage.reduce:
+        for axis in self.tiled.axes("inner"):
             slice_size = self.tiled.tilings[axis].sizes[0]
             left = add(mod(slice_size, self.copies), mod(mod(axis.extent, slice_size), self.copies))
             for window in (window for window in self.tiled.windows if window.reduce == axis):
@@ -109,5 +117,5 @@ class RegisterTile:
     @property
     def code_updates(self) -> Expr:
         """Vector updates in the text of the stage, all variants and copies counted."""
-        present = add(*(mul(minimum(variant.count, 1), self.vectors(variant.sizes)) for variant in self.variants))
+        present = add(*(mul(minimum(variant.count, 1), self.updates(variant.sizes)) for variant in self.variants))
         return mul(present, add(self.copies, self.has_leftover))

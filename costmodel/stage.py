@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from costmodel.access import Access
-from costmodel.arithmetic import FUNCTION_KINDS, count_functions
+from costmodel.arithmetic import FUNCTION_KINDS, KINDS, count_functions
 from costmodel.cache import Footprints, Traffic
 from costmodel.loops import Loop, LoopStructure, Place, confined, is_at, loop_structure
 from costmodel.register_tile import RegisterTile
@@ -68,8 +68,9 @@ class StageQuantities:
         return math.prod(axis.extent for axis in self.stage.spatial)
 
     @cached_property
-    def reduce_length(self) -> int:
-        return math.prod(axis.extent for axis in self.stage.reduce)
+    def steps(self) -> int:
+        """Of a register tile: positions of the reduce axes that have loops."""
+        return math.prod(axis.extent for axis in self.tiled.axes("inner"))
 
     @cached_property
     def output_vectors(self) -> int:
@@ -109,19 +110,33 @@ class StageQuantities:
 
     def arithmetic(self) -> dict[str, Expr]:
         """Scalar operations by kind, and the vector updates that execute them."""
-        points = self._visited(self.n_outputs * self.reduce_length)
+        if self.stage.tables:
+            return self._transform_arithmetic()
+        points = self._visited(self.n_outputs * self.steps)
         fused = self.stage.reduction == "sum" and isinstance(self.stage.body, Apply) and self.stage.body.function == "mul"
         counts = count_functions(self.stage.body)
         if fused:
             counts["multiply"] -= 1
         elif self.stage.reduction is not None:
             counts[FUNCTION_KINDS[REDUCTIONS[self.stage.reduction][0]]] += 1
-        vector_updates = self._visited(self.output_vectors * self.reduce_length)
+        vector_updates = self._visited(self.output_vectors * self.steps)
         return {
             "points": points,
             "fma": mul(points, int(fused)),
             **{kind: mul(points, count) for kind, count in counts.items()},
             "flops": self._visited(self.stage.flops),
+            "vector_updates": vector_updates,
+            "lane_updates": mul(vector_updates, self.target.lanes),
+        }
+
+    def _transform_arithmetic(self) -> dict[str, Expr]:
+        counts = self.stage.n_operations
+        n_positions = math.prod(axis.extent for axis in self.stage.looped)
+        vector_updates = self.tile.total([self.tile.updates(variant.sizes) for variant in self.tile.variants])
+        return {
+            "points": n_positions * sum(counts.values()),
+            **{kind: n_positions * counts.get(kind, 0) for kind in ("fma", *KINDS)},
+            "flops": self.stage.flops,
             "vector_updates": vector_updates,
             "lane_updates": mul(vector_updates, self.target.lanes),
         }
@@ -217,7 +232,7 @@ class StageQuantities:
 
     def _innermost_reduce_stride(self, access: Access) -> Expr:
         result: Expr = 0
-        for axis in self.stage.reduce:
+        for axis in self.tiled.axes("inner"):
             result = where(is_at(self.tiled, "inner", axis, -1), access.stride(axis), result)
         return result
 
@@ -228,7 +243,7 @@ class StageQuantities:
             stores = mul(self.n_slices, self.output_vectors)
             return {"loads": 0, "load_instructions": again, "loaded_bytes": mul(again, self._vector_bytes), "store_instructions": stores}
         loads = [self.tile.loads(role, variant.sizes) for variant in self.tile.variants]
-        total = self._visited(mul(self.tile.total(loads), self.reduce_length))
+        total = self._visited(mul(self.tile.total(loads), self.steps))
         width = self._vector_bytes if self.tiled.vector in self.operands[role].read.axes else FLOAT_BYTES
         return {"loads": loads[0], "load_instructions": total, "loaded_bytes": mul(total, width), "store_instructions": 0}
 
@@ -281,7 +296,7 @@ class StageQuantities:
     def cost(self) -> dict[str, Expr]:
         """Half cycles that each part would take on its own: all threads together, then the longest and the sum on the busiest thread."""
         accumulators = mul(self.output_vectors, sub(mul(self.n_slices, 3), 1))  # two a store, one a load of those that come again
-        parts = {"updates": add(self._visited(mul(self.tile.half_cycles, self.reduce_length)), accumulators)}
+        parts = {"updates": add(self._visited(mul(self.tile.half_cycles, self.steps)), accumulators)}
         for cache, rate in BYTES_PER_HALF_CYCLE.items():
             parts[cache] = ceil_div(self._traffic[cache].total, rate)
         resident = less(self.footprints.working_set[0], self.target.l3_bytes + 1)
@@ -294,10 +309,11 @@ class StageQuantities:
 
     def places(self) -> dict[str, Expr]:
         """Operations and working set of one execution of all that is inside of each of `PLACES`."""
-        per_point = self.stage.flops // (self.n_outputs * self.reduce_length)
+        looped = (*self.stage.looped, *self.tiled.axes("inner"))
+        per_point = self.stage.flops // math.prod(axis.extent for axis in looped)
         result: dict[str, Expr] = {}
         for name in PLACES:
-            result[f"{name}.flops"] = mul(*self._place(name).extents.values(), per_point)
+            result[f"{name}.flops"] = mul(*(extent for axis, extent in self._place(name).extents.items() if axis in looped), per_point)
             result[f"{name}.working_set"] = self.footprints.working_set[self._number(name)]
         return result
 
