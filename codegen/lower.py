@@ -10,7 +10,6 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from typing import TypeVar
 
 import numpy as np
@@ -369,7 +368,10 @@ class _StageLowering:
 
     def _inside(self, access: Read, indices: Sequence[Expr]) -> Expr:
         """Whether the indices lie inside the tensor."""
-        return reduce(both, self._guards(indices, access.tensor.shape), 1) if access.padded else 1
+        inside: Expr = 1
+        for guard in self._guards(indices, access.tensor.shape) if access.padded else ():
+            inside = both(inside, guard)
+        return inside
 
     def _with_epilogue(self, total: NestValue, absolute: Position) -> NestValue:
         """The epilogue's value for a finished element of the reduction."""

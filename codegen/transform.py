@@ -39,10 +39,8 @@ def _row(table: Table, source: Source) -> Source:
             total = Call("mul", (Constant(number), total))
         for column, number in others:
             term = source({**at, table.column: column})
-            if abs(number) == 1:
-                total = Call("add" if number == 1 else "sub", (total, term))
-            else:
-                total = Call("add", (Call("mul", (Constant(number), term)), total))
+            signed = Call("add" if number > 0 else "sub", (total, term))
+            total = signed if abs(number) == 1 else Call("add", (Call("mul", (Constant(number), term)), total))
         return total
 
     return value

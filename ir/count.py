@@ -117,7 +117,9 @@ def memory_loads(execution: Executions) -> Iterator[tuple[Load, Ints]]:
 def stored_addresses(execution: Executions) -> Ints:
     """The addresses that a store writes, those whose guard fails left out."""
     store = execution.store
-    return execution.addresses(store.buffer, store.indices)[execution.evaluate(store.guard) != 0]
+    addresses = execution.addresses(store.buffer, store.indices)
+    written: Ints = addresses[execution.evaluate(store.guard) != 0]
+    return written
 
 
 def n_calls(value: NestValue) -> int:

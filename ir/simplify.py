@@ -37,7 +37,9 @@ def _map_accesses(program: Program, change: Callable[[Read], Read], axes: Callab
     for stage in program.stages:
         write = change(stage.write)
         stages.append(
-            replace(stage, output=write.tensor, indices=write.indices, spatial=axes(stage.spatial), reduce=axes(stage.reduce), body=map_reads(stage.body, change))
+            replace(
+                stage, output=write.tensor, indices=write.indices, spatial=axes(stage.spatial), reduce=axes(stage.reduce), body=map_reads(stage.body, change)
+            )
         )
     shapes = {read.tensor.name: read.tensor for stage in stages for read in (*reads(stage.body), stage.write)}
     return Program(tuple(shapes[tensor.name] for tensor in program.inputs), tuple(stages))

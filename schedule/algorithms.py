@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
 
 from ir.program import Program
 from ir.simplify import simplify
@@ -12,11 +12,20 @@ DIRECT, SPLIT = "direct", "split"
 WINOGRAD = {f"winograd{m}": m for m in TRANSFORMS}
 ALGORITHMS = (DIRECT, SPLIT, *WINOGRAD)
 
+_SPLIT_NAMES = re.compile(r"split\d+_|lanes_")
 
-def allowed_algorithms(*, winograd: bool = True, deterministic: bool = False) -> tuple[str, ...]:
-    """Without Winograd's, or (`deterministic`) those alone that add the terms of each sum one after the other, as the direct program does."""
-    excluded: Collection[str] = ALGORITHMS[1:] if deterministic else () if winograd else WINOGRAD
-    return tuple(algorithm for algorithm in ALGORITHMS if algorithm not in excluded)
+
+def allowed_algorithms(*, no_winograd: bool = False, deterministic: bool = False) -> tuple[str, ...]:
+    """Without Winograd's; or (`deterministic`) the direct one alone, which adds the terms of every sum one after the other, whatever the machine."""
+    if deterministic:
+        return (DIRECT,)
+    return tuple(algorithm for algorithm in ALGORITHMS if not (no_winograd and algorithm in WINOGRAD))
+
+
+def algorithm_of(sketch: str) -> str:
+    """What a sketch of this name computes a task by; also of one that another version recorded."""
+    first = sketch.split("_")[0]
+    return first if first in WINOGRAD else SPLIT if _SPLIT_NAMES.match(sketch) else DIRECT
 
 
 def rounded_program(program: Program, algorithm: str) -> Program:

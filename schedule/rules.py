@@ -27,7 +27,7 @@ from ir.expression import (
 )
 from ir.program import FLOAT_BYTES, Axis, Program, Read, Stage, reads
 from ir.simplify import simplify
-from schedule.algorithms import SPLIT, WINOGRAD
+from schedule.algorithms import WINOGRAD
 from schedule.sketch import (
     PACK_LEVELS,
     Operand,
@@ -56,7 +56,7 @@ def sketches(program: Program, target: Target) -> tuple[Sketch, ...]:
     program = simplify(program)
     found = [_sketch(f"tile_{vector.name}", program, target, vector) for vector in _vector_axes(program.stages[0], target)]
     for name, split, vector in _split_programs(program, target):
-        found.append(replace(_sketch(name, split, target, vector), algorithm=SPLIT))
+        found.append(_sketch(name, split, target, vector))
     return tuple(replace(sketch, flops=program.flops) for sketch in (*found, *_winograd_sketches(program, target)))
 
 
@@ -75,7 +75,7 @@ def _winograd_sketches(program: Program, target: Target) -> Iterator[Sketch]:
         beforehand = alone.instantiate(alone.default_row())
         for vector in (axis for axis in _vector_axes(stages[PRODUCTS], target) if axis != stages[PRODUCTS].spatial[0]):
             sketch = _sketch(f"{algorithm}_tile_{vector.name}", Program(program.inputs, tuple(stages)), target, vector, PRODUCTS)
-            yield replace(sketch, algorithm=algorithm, beforehand=beforehand)
+            yield replace(sketch, beforehand=beforehand)
 
 
 def _sketch(name: str, program: Program, target: Target, vector: Axis, main: int = 0) -> Sketch:

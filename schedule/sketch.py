@@ -234,8 +234,8 @@ class TiledStage:
 class Sketch:
     """A way to run a task: its stages in order, all at the root, and the space of its open choices.
 
-    `name` is the word by which records and messages refer to it; it is unique among the sketches of a task. `algorithm` is one of
-    `schedule.algorithms.ALGORITHMS`. `beforehand`: stages of constants alone, with all sizes chosen; they run when a constant operand is prepared.
+    `name` is the word by which records and messages refer to it; it is unique among the sketches of a task, and tells the algorithm
+    (`schedule.algorithms`). `beforehand`: stages of constants alone, with all sizes chosen; they run when a constant operand is prepared.
     """
 
     name: str
@@ -243,7 +243,6 @@ class Sketch:
     space: Space
     default: Mapping[str, int]  # wished values of the default schedule
     flops: int  # of the task, however many the stages have
-    algorithm: str = "direct"
     beforehand: tuple[TiledStage, ...] = ()
 
     @cached_property

@@ -170,7 +170,8 @@ def _transformed(program: Program, found: _Convolution, m: int) -> Program:
 
 
 def _transform(
-    output: Tensor, indices: tuple[Affine, ...], spatial: tuple[Axis, ...], matrix: Matrix, rows: Mapping[Axis, Axis], columns: Mapping[Axis, Axis], source: Read
+    output: Tensor, indices: tuple[Affine, ...], spatial: tuple[Axis, ...], matrix: Matrix, rows: Mapping[Axis, Axis], columns: Mapping[Axis, Axis],
+    source: Read,
 ) -> Stage:  # fmt: skip
     """The matrix applied to a tile from both sides."""
     tables = (Table(row, column, matrix) for row, column in zip(rows.values(), columns.values(), strict=True))
