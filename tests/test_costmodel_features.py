@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,10 +18,12 @@ from codegen.lower import lower
 from costmodel.access import LINE_BYTES, LINE_ELEMENTS
 from costmodel.feature_table import FEATURE_VERSION, FEATURES, SCALES
 from costmodel.features import FeatureExtractor
-from ir.count import Executions, Trace, memory_loads, trace
+from costmodel.stage import StageQuantities
+from ir.count import Executions, Trace, memory_loads, n_calls, trace
 from ir.errors import InternalError
+from ir.expression import Evaluator
 from ir.nest import For, Load, Nest, Statement, Store
-from ir.program import FLOAT_BYTES, Constant
+from ir.program import FLOAT_BYTES, Constant, n_applies, reads
 from ir.task import Task, task
 from schedule.rules import sketches
 from schedule.sketch import BANDS, PACK_LEVELS, Sketch, TiledStage
@@ -61,6 +64,15 @@ def _split() -> st.SearchStrategy[str]:
     return st.builds(lambda m, n, k: f"matmul:m={m},n={n},k={16 * k}", st.integers(1, 5), st.integers(1, 20), st.integers(4, 12))
 
 
+def _winograd() -> st.SearchStrategy[str]:
+    """3x3 windows that move by one, with channels enough."""
+    return st.builds(
+        lambda h, w, c, k, pad, layout, epilogue: f"conv2d:c={c},h={h},w={w},k={k},r=3,s=3,pad={pad},layout={layout},epilogue={epilogue}",
+        st.integers(4, 7), st.integers(4, 7), st.integers(4, 9), st.integers(4, 9), st.integers(0, 1), st.sampled_from(["nhwc", "nchw"]),
+        st.sampled_from(["none", "bias+add+relu"]),
+    )  # fmt: skip
+
+
 class Candidate:
     def __init__(self, task: Task, sketch: Sketch, row: np.ndarray, target: Target) -> None:
         self.task, self.sketch, self.row, self.target = task, sketch, row, target
@@ -74,8 +86,14 @@ class Candidate:
 
     @cached_property
     def quantities(self) -> dict[str, int]:
+        """By slot, and of each stage by its number."""
         raw = FeatureExtractor(self.sketch, self.target).raw(self.row[None, :])
-        return {name: int(values[0]) for name, values in raw.items()}
+        found = {name: int(values[0]) for name, values in raw.items()}
+        for number, tiled in enumerate(self.sketch.stages):
+            of_stage = StageQuantities(tiled, self.target).all()
+            values = Evaluator(list(of_stage.values()), self.sketch.space.symbols)(self.row[None, :])[0]
+            found |= {f"s{number}.{name}": int(value) for name, value in zip(of_stage, values, strict=True)}
+        return found
 
     @cached_property
     def kernel(self) -> Nest:
@@ -88,7 +106,7 @@ class Candidate:
 
 @st.composite
 def candidates(draw: st.DrawFn) -> Candidate:
-    found = task(draw(st.one_of(_matmul(), _conv2d(), _conv2d(), _split(), product_texts(16), reduce_texts(16))))
+    found = task(draw(st.one_of(_matmul(), _conv2d(), _conv2d(), _winograd(), _split(), product_texts(16), reduce_texts(16))))
     target = draw(st.sampled_from([TARGET, SMALL_TARGET]))
     sketch = draw(st.sampled_from(sketches(found.program, target)))
     row = sketch.space.sample(1, np.random.default_rng(draw(st.integers(0, 1 << 30))))[0]
@@ -138,7 +156,7 @@ class StageTrace:
         found = []
         for number, execution in enumerate(self.updates if "inner" in bands and self.updates else self.finishes):
             rows = np.unique(execution.points[:, self.columns(execution, bands)], axis=0)
-            if "inner" in bands:
+            if "inner" in bands and self.updates:
                 width = len(self.stage.reduce) + 1 - len(self.columns(execution, ("inner",)))
                 rows = np.column_stack([rows, np.zeros((len(rows), width), dtype=int), np.full(len(rows), number)])
             found.append(rows)
@@ -158,7 +176,9 @@ class StageTrace:
 
     @property
     def is_confined(self) -> bool:
-        """Whether some loop leaves out padding: then less is touched than by a whole box, which is what footprints describe."""
+        """Whether some loop leaves out padding, or a transform's guards do: then less is touched than by a whole box, which is what footprints describe."""
+        if self.stage.tables:
+            return any(access.padded for access in (self.stage.write, *reads(self.stage.body)))
         return any(self.tiled.is_confined(window) for window in self.tiled.windows)
 
     def agrees(self, counted: int, described: int) -> bool:
@@ -170,9 +190,19 @@ class StageTrace:
 
 
 def stage_traces(candidate: Candidate) -> Iterator[tuple[str, StageTrace]]:
+    """Each stage with the name that its quantities begin with."""
     stages = candidate.stages
-    for number, (slot, tiled) in enumerate(zip(("compute", "final"), stages, strict=False)):
-        yield slot, StageTrace(tiled, f"s{number}_" if len(stages) > 1 else "", candidate.trace, candidate.target.lanes)
+    for number, tiled in enumerate(stages):
+        yield f"s{number}", StageTrace(tiled, f"s{number}_" if len(stages) > 1 else "", candidate.trace, candidate.target.lanes)
+
+
+def slots_are_the_stage_with_most_work_and_the_sum_of_the_others(candidate: Candidate) -> None:
+    quantities, flops = candidate.quantities, [tiled.stage.flops for tiled in candidate.stages]
+    main = flops.index(max(flops))
+    for name in (name.removeprefix("s0.") for name in quantities if name.startswith("s0.")):
+        by_stage = [quantities[f"s{number}.{name}"] for number in range(len(flops))]
+        assert quantities[f"compute.{name}"] == by_stage[main]
+        assert quantities.get(f"final.{name}", 0) == sum(by_stage) - by_stage[main]
 
 
 # --- counts ---------------------------------------------------------------------------------------------------------
@@ -182,7 +212,7 @@ def counts_of_work_are_exact(candidate: Candidate) -> None:
     quantities = candidate.quantities
     for slot, found in stage_traces(candidate):
         q = {name.removeprefix(f"{slot}."): value for name, value in quantities.items() if name.startswith(f"{slot}.")}
-        if found.stage.reduce:
+        if found.tiled.axes("inner"):
             assert sum(map(len, found.updates)) == q["points"]
             assert found.first_lanes(found.updates) == q["vector_updates"]
             assert found.first_lanes(found.starts) == q["output_vectors"]
@@ -190,6 +220,9 @@ def counts_of_work_are_exact(candidate: Candidate) -> None:
         assert found.first_lanes(found.finishes) == q["output.store_instructions"]
         assert q["flops"] <= found.stage.flops
         assert found.is_confined or q["flops"] == found.stage.flops
+        if found.stage.tables:
+            after = n_applies(found.tiled.epilogue.body) if found.tiled.epilogue else 0
+            assert sum(len(e) * n_calls(e.store.value) for e in found.stores) - after * sum(map(len, found.finishes)) == q["flops"]
         counted = q["fma"] * 2 + q["add"] + q["multiply"] + q["compare"] + q["special"]
         assert counted == q["flops"]
 
@@ -224,13 +257,31 @@ AROUND = {"whole": (), "chunk": BANDS[:1], "block": BANDS[:2], "slice": BANDS[:3
 
 
 def operand_loads(found: StageTrace, role: str) -> list[tuple[Executions, Load, np.ndarray]]:
-    """The updates (or, without a reduction, the stores) with their load of an operand and its addresses."""
+    """The updates (or, without a reduction, the stores) with their load of an operand and its addresses; of a transform all statements with all loads,
+    executions whose guard fails left out."""
     operand = found.tiled.operands["ab".index(role)]
     names = {operand.read.tensor.name, f"{found.prefix}{operand.read.tensor.name}_packed"}
     result = []
-    for execution in found.updates or found.finishes:
+    for execution in found.stores if found.stage.tables else found.updates or found.finishes:
         loads = [(load, addresses) for load, addresses in memory_loads(execution) if load.buffer.name in names]
-        result.append((execution, *loads[0]))
+        for load, addresses in loads if found.stage.tables else loads[:1]:
+            result.append((replace(execution, points=execution.points[execution.evaluate(load.guard) != 0]), load, addresses))
+    return result
+
+
+def steps(found: StageTrace, accesses: list[tuple[Executions, np.ndarray]], rolled: bool = False) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(groups, addresses) of first lanes by what is executed together: one statement in one step, but all statements of a transform.
+
+    `rolled`: the copies of an unrolled body are one step."""
+    if found.stage.tables:
+        groups, addresses = merged(found, accesses, BANDS)
+        first = np.concatenate([execution.first_lanes(found.lanes) for execution, _ in accesses])
+        return [(groups[first], addresses[first])]
+    result = []
+    for execution, addresses in accesses:
+        columns = [i for i in found.columns(execution, BANDS) if not rolled or execution.loops[i].kind != "unrolled"]
+        first = execution.first_lanes(found.lanes)
+        result.append((group(execution, columns)[first], addresses[first]))
     return result
 
 
@@ -263,7 +314,7 @@ def footprints_are_the_distinct_elements(candidate: Candidate) -> None:
         for role, accesses in all_accesses(found).items():
             for place, bands in AROUND.items():
                 q = f"{slot}.{role}.{place}"
-                if place != "step":
+                if place != "step" or (found.stage.tables and role != "output"):
                     elements = most_distinct(*merged(found, accesses, bands))
                     assert found.agrees(FLOAT_BYTES * elements, quantities[f"{q}.bytes"]), (role, place)
                 elif role != "output":
@@ -288,31 +339,30 @@ def loads_of_a_step_are_exact(candidate: Candidate) -> None:
     """A load is one vector, one broadcast or, where neighbouring lanes lie apart, one element."""
     quantities = candidate.quantities
     for slot, found in stage_traces(candidate):
-        for role, _ in zip("ab", found.tiled.operands, strict=False):
+        for role, accesses in all_accesses(found).items():
+            if role == "output":
+                continue
             total = step = 0
-            for execution, _, addresses in operand_loads(found, role):
-                first = execution.first_lanes(found.lanes)
-                columns = found.columns(execution, BANDS)
-                pairs = np.unique(np.column_stack([group(execution, columns), addresses])[first], axis=0)
-                total += len(pairs)
-                step = max(step, int(np.bincount(pairs[:, 0], minlength=1).max()))
+            for groups, addresses in steps(found, accesses):
+                total += len(np.unique(np.column_stack([groups, addresses]), axis=0))
+                step = max(step, most_distinct(groups, addresses))
             by_element = candidate.target.lanes if quantities[f"{slot}.{role}.vector_stride"] > 1 else 1
-            assert quantities[f"{slot}.{role}.loads"] == step * by_element
-            assert quantities[f"{slot}.{role}.load_instructions"] == total * by_element
+            if found.stage.tables and found.is_confined:
+                assert step * by_element <= quantities[f"{slot}.{role}.loads"]
+                assert total * by_element <= quantities[f"{slot}.{role}.load_instructions"]
+            else:
+                assert quantities[f"{slot}.{role}.loads"] == step * by_element
+                assert quantities[f"{slot}.{role}.load_instructions"] == total * by_element
 
 
 def loads_of_an_unrolled_body_are_exact(candidate: Candidate) -> None:
     quantities = candidate.quantities
     for slot, found in stage_traces(candidate):
         loads = 0
-        for role, _ in zip("ab", found.tiled.operands, strict=False):
-            by_element = candidate.target.lanes if quantities[f"{slot}.{role}.vector_stride"] > 1 else 1
-            bodies = []
-            for execution, _, addresses in operand_loads(found, role):
-                rolled = [i for i in found.columns(execution, BANDS) if execution.loops[i].kind != "unrolled"]
-                first = execution.first_lanes(found.lanes)
-                bodies.append(most_distinct(group(execution, rolled)[first], addresses[first]))
-            loads += max(bodies) * by_element
+        for role, accesses in all_accesses(found).items():
+            if role != "output":
+                by_element = candidate.target.lanes if quantities[f"{slot}.{role}.vector_stride"] > 1 else 1
+                loads += max(most_distinct(*pairs) for pairs in steps(found, accesses, rolled=True)) * by_element
         assert found.agrees(loads, quantities[f"{slot}.loads_unrolled"])
 
 
@@ -324,7 +374,7 @@ def strides_are_those_of_the_addresses(candidate: Candidate) -> None:
                 loops = [loop.kind for loop in execution.loops]
                 steps = {"vector_stride": loops.index("vector")}
                 inner = found.columns(execution, ("inner",))
-                if found.stage.reduce and quantities[f"{slot}.unroll"] == 1:
+                if found.tiled.axes("inner") and quantities[f"{slot}.unroll"] == 1:
                     steps["reduce_stride"] = inner[-1]
                 for name, column in steps.items():
                     others = group(execution, [i for i in range(len(loops)) if i != column])
@@ -357,7 +407,7 @@ def text_updates(body: tuple[Statement, ...], lanes: int) -> int:
 
 def size_of_code_and_memory_are_exact(candidate: Candidate) -> None:
     quantities, nest = candidate.quantities, candidate.kernel
-    if all(tiled.stage.reduce for tiled in candidate.stages):
+    if all(tiled.axes("inner") for tiled in candidate.stages):
         assert text_updates(nest.body, candidate.target.lanes) == quantities["program.code_updates"]
     sizes = {scope: sum(buffer.n_bytes for buffer in nest.in_scope(scope)) for scope in ("prepared", "shared", "private")}
     assert sizes["prepared"] == quantities["program.prepared_bytes"]
@@ -368,8 +418,9 @@ def size_of_code_and_memory_are_exact(candidate: Candidate) -> None:
 def packing_is_exact(candidate: Candidate) -> None:
     quantities, nest = candidate.quantities, candidate.kernel
     found = candidate.trace
-    tiled = candidate.stages[0]
-    prefix = "s0_" if len(candidate.stages) > 1 else ""
+    main = max(range(len(candidate.stages)), key=lambda number: candidate.stages[number].stage.flops)
+    tiled = candidate.stages[main]
+    prefix = f"s{main}_" if len(candidate.stages) > 1 else ""
     for role, operand in zip("ab", tiled.operands, strict=False):
         if operand.prepared:
             assert f"pack_{role}.stores" not in quantities
@@ -398,7 +449,7 @@ def epilogue_runs_once_an_element(candidate: Candidate) -> None:
         assert candidate.task.program.stages[-1].reduction is not None
         return
     *_, (_, found) = stage_traces(candidate)
-    executions = sum(map(len, found.block_epilogue)) if quantities["epilogue.at_block"] else found.stage.output.n_bytes // FLOAT_BYTES
+    executions = sum(map(len, found.block_epilogue)) if quantities["epilogue.at_block"] else math.prod(axis.extent for axis in found.stage.spatial)
     assert executions == quantities["epilogue.elements"]
     assert bool(found.block_epilogue) == bool(quantities["epilogue.at_block"])
 
@@ -416,6 +467,7 @@ def extracted(text: str, n: int = 50, target: Target = TARGET) -> Iterator[tuple
 @settings(max_examples=40, deadline=None)
 @given(candidates())
 def test_quantities_agree_with_the_lowered_nest(candidate: Candidate) -> None:
+    slots_are_the_stage_with_most_work_and_the_sum_of_the_others(candidate)
     counts_of_work_are_exact(candidate)
     loops_are_exact(candidate)
     innermost_loops_move_what_they_move(candidate)
