@@ -285,8 +285,8 @@ class _StageLowering:
         for numbers in itertools.product(*(range(axis.extent) for axis in rows)):
             at = dict(zip(rows, numbers, strict=True))
             out = tuple(index.at({**position, **at}) for index in stage.indices)
-            guard = self._inside(stage.write, out)
-            statements.append(Store(self.output, out, self._with_epilogue(value(at), {**position, **at}), guard=guard))
+            if (guard := self._inside(stage.write, out)) != 0:
+                statements.append(Store(self.output, out, self._with_epilogue(value(at), {**position, **at}), guard=guard))
         return For(lane, sizes[vector], tuple(statements), "vector")
 
     def _inner(self, axes: list[Axis], place: _Place, body: Callable[[Position], list[Statement]], here: Position | None = None) -> list[Statement]:
@@ -361,10 +361,12 @@ class _StageLowering:
                 indices.append(add(*(mul(relative[a], index.factor(a)) for a in dimension.axes)))
         return Load(self.packed[read], tuple(indices))
 
-    def _load_inside(self, read: Read, position: Position) -> Load:
+    def _load_inside(self, read: Read, position: Position) -> NestValue:
         """The element of the tensor itself, or what is outside of it."""
         indices = tuple(index.at(position) for index in read.indices)
-        return Load(self._memory(read.tensor, self.scopes.get(read.tensor.name, "input")), indices, self._inside(read, indices), read.outside)
+        if (guard := self._inside(read, indices)) == 0:
+            return Constant(read.outside)
+        return Load(self._memory(read.tensor, self.scopes.get(read.tensor.name, "input")), indices, guard, read.outside)
 
     def _inside(self, access: Read, indices: Sequence[Expr]) -> Expr:
         """Whether the indices lie inside the tensor."""
