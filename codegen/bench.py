@@ -26,4 +26,4 @@ class Bench:
         """`WrongAnswer` if what the runs so far have left is not right. To be called once before timing and once after: threads that
         get in each other's way, or results that depend on what an earlier run left behind, may show only then."""
         self._guards.check()
-        check_output(self._output, reference(self._kernel.code.task, self._seed))
+        check_output(self._output, reference(self._kernel.code.task, self._seed, self._kernel.code.algorithm))

@@ -20,6 +20,7 @@ from ir.interpreter import interpret
 from ir.program import FLOAT_BYTES
 from ir.rounding import tolerance
 from ir.task import task
+from schedule.algorithms import ALGORITHMS, DIRECT, rounded_program
 
 GUARD_BYTES = 4096  # before and after each buffer
 GUARD_VALUE = 0xA5
@@ -46,11 +47,12 @@ def random_inputs(key: str, seed: int) -> Mapping[str, Array]:
     return {tensor.name: aligned_copy(np.abs(array) if tensor.positive else array) for tensor, array in drawn.items()}
 
 
-@lru_cache(N_TASKS_KEPT)
-def reference(key: str, seed: int) -> Reference:
-    """The result of the task for `random_inputs`."""
+@lru_cache(N_TASKS_KEPT * len(ALGORITHMS))
+def reference(key: str, seed: int, algorithm: str = DIRECT) -> Reference:
+    """The result of the task for `random_inputs`; the tolerance is that of an algorithm."""
     program, inputs = task(key).program, random_inputs(key, seed)
-    return Reference(interpret(program, inputs), tolerance(program, inputs))
+    bound = tolerance(rounded_program(program, algorithm), inputs).reshape(program.output.shape)
+    return Reference(interpret(program, inputs) if algorithm == DIRECT else reference(key, seed).values, bound)
 
 
 @np.errstate(invalid="ignore")  # differences of infinities

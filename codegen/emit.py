@@ -132,7 +132,7 @@ class _Body:
         self.values: dict[Symbol, int | ir.Value] = {}
         self.known: dict[object, ir.Value] = {}
         self.loaded: dict[object, ir.Value] = {}
-        self.registers: dict[int, ir.Value] = {}
+        self.registers: dict[tuple[str, int], ir.Value] = {}
         self.linears: dict[object, Linear] = {}
         self.vector: tuple[Symbol, int] | None = None  # variable of the vector loop and how many of its lanes are used
         self.kind = ir.VectorType(F32, lanes)
@@ -236,7 +236,13 @@ class _Body:
         value = self.value(statement.value)
         stride, active = self.shape_of(statement.buffer, statement.indices)
         pointer = self.address(statement.buffer, statement.indices)
-        if self.vector is None or (stride == 1 and (active == self.lanes or statement.buffer.whole_vectors)):
+        if statement.guard != 1:
+            mask = self.builder.and_(self.guard_mask(statement.guard), self.lane_mask(active))
+            if stride == 1:
+                self.masked_store(value, pointer, mask)
+            else:
+                self.scatter(value, pointer, stride, mask)
+        elif self.vector is None or (stride == 1 and (active == self.lanes or statement.buffer.whole_vectors)):
             self.builder.store(value, pointer, align=FLOAT_BYTES)
         elif stride == 1:
             self.masked_store(value, pointer, self.lane_mask(active))
@@ -286,10 +292,11 @@ class _Body:
             if not isinstance(index, int):
                 raise InternalError(f"{access.buffer.name}: a register tile is indexed by {atom}, which is not unrolled")
             at += factor * index
-        found = self.registers.get(at)
+        key = (access.buffer.name, at)
+        found = self.registers.get(key)
         if found is None:
             with self.builder.goto_block(self.entry):
-                found = self.registers[at] = self.builder.alloca(self.kind)
+                found = self.registers[key] = self.builder.alloca(self.kind)
         return found
 
     # -- values
@@ -355,12 +362,10 @@ class _Body:
             return builder.load(self.address(load.buffer, load.indices), align=FLOAT_BYTES, typ=F32)
         pointer = self.address(load.buffer, load.indices)
         if load.guard != 1:
-            if stride != 1:
-                raise InternalError(f"{load.buffer.name}: a masked load of stride {stride}")
             mask = self.guard_mask(load.guard)
             if active < self.lanes:
                 mask = builder.and_(mask, self.lane_mask(active))
-            return self.masked_load(pointer, mask, load.outside)
+            return self.masked_load(pointer, mask, load.outside) if stride == 1 else self.gather(pointer, stride, mask, load.outside)
         if stride == 0:
             return self.broadcast(builder.load(pointer, align=FLOAT_BYTES, typ=F32))
         if stride == 1 and (active == self.lanes or load.buffer.whole_vectors):
@@ -417,6 +422,24 @@ class _Body:
             self.module, f"llvm.masked.store.v{self.lanes}f32.p0", ir.VoidType(), [self.kind, POINTER, I32, ir.VectorType(ir.IntType(1), self.lanes)]
         )
         self.builder.call(function, [value, pointer, I32(FLOAT_BYTES), mask])
+
+    def gather(self, pointer: ir.Value, stride: int, mask: ir.Value, otherwise: float) -> ir.Value:
+        lanes, pointers = self.lanes, self.lane_pointers(pointer, stride)
+        function = _declare(self.module, f"llvm.masked.gather.v{lanes}f32.v{lanes}p0", self.kind, [pointers.type, I32, mask.type, self.kind])
+        return self.builder.call(function, [pointers, I32(FLOAT_BYTES), mask, splat(self.kind, otherwise)])
+
+    def scatter(self, value: ir.Value, pointer: ir.Value, stride: int, mask: ir.Value) -> None:
+        lanes, pointers = self.lanes, self.lane_pointers(pointer, stride)
+        function = _declare(self.module, f"llvm.masked.scatter.v{lanes}f32.v{lanes}p0", ir.VoidType(), [self.kind, pointers.type, I32, mask.type])
+        self.builder.call(function, [value, pointers, I32(FLOAT_BYTES), mask])
+
+    def lane_pointers(self, pointer: ir.Value, stride: int) -> ir.Value:
+        """The address of every lane."""
+        kind, undefined = ir.VectorType(I64, self.lanes), ir.Constant(ir.VectorType(I64, self.lanes), ir.Undefined)
+        first = self.builder.insert_element(undefined, self.builder.ptrtoint(pointer, I64), I32(0))
+        start = self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
+        steps = ir.Constant(kind, [lane * stride * FLOAT_BYTES for lane in range(self.lanes)])
+        return self.builder.inttoptr(self.builder.add(start, steps), ir.VectorType(POINTER, self.lanes))
 
     # -- addresses and integers
 

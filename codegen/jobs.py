@@ -50,21 +50,22 @@ def code_of(answer: Answer) -> Code:
 
 @dataclass(frozen=True)
 class Refer:
-    """Compute the reference of a task, unless the worker has it: a job of its own, so that this time is not taken for a candidate's."""
+    """Compute the reference of a task for an algorithm, unless the worker has it: a job of its own, so that this time is not taken for a candidate's."""
 
     task: str
     seed: int
+    algorithm: str
     name: ClassVar[str] = "refer"
 
     def to_message(self) -> Message:
-        return Message({"job": self.name, "task": self.task, "seed": self.seed})
+        return Message({"job": self.name, "task": self.task, "seed": self.seed, "algorithm": self.algorithm})
 
     @classmethod
     def from_message(cls, message: Message) -> Self:
-        return cls(message.header["task"], message.header["seed"])
+        return cls(message.header["task"], message.header["seed"], message.header["algorithm"])
 
     def run(self) -> Answer:
-        reference(self.task, self.seed)
+        reference(self.task, self.seed, self.algorithm)
         return Answer({})
 
 

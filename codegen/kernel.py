@@ -20,6 +20,7 @@ from codegen.openmp import register_openmp
 from ir.errors import IllegalCandidate, UserError
 from ir.program import FLOAT_BYTES
 from ir.task import Task, task
+from schedule.algorithms import DIRECT, algorithm_of
 from schedule.rules import sketches
 from schedule.sketch import Sketch
 from schedule.target import Target
@@ -46,6 +47,7 @@ class Code:
     workspace_bytes: int
     target: Target
     object_code: bytes
+    algorithm: str = DIRECT
 
     def header(self) -> dict[str, Any]:
         """Everything but the object code, for JSON."""
@@ -54,12 +56,13 @@ class Code:
             "arguments": [asdict(argument) for argument in self.arguments],
             "workspace_bytes": self.workspace_bytes,
             "target": self.target.to_json(),
+            "algorithm": self.algorithm,
         }
 
     @staticmethod
     def from_header(header: Mapping[str, Any], object_code: bytes) -> Code:
         arguments = tuple(Argument(a["name"], tuple(a["shape"]), a["scope"], a["source"]) for a in header["arguments"])
-        return Code(header["task"], arguments, header["workspace_bytes"], Target.from_json(header["target"]), object_code)
+        return Code(header["task"], arguments, header["workspace_bytes"], Target.from_json(header["target"]), object_code, header["algorithm"])
 
 
 def find_sketch(of: Task, name: str, target: Target) -> Sketch:
@@ -90,8 +93,8 @@ def build(of: Task, sketch: Sketch, row: NDArray[np.int64], target: Target) -> C
     lowered = lower(sketch, row, target)
     sources = {nest.buffers[1].name: name for name, nest in lowered.prepare.items()}
     arguments = tuple(Argument(b.name, b.shape, b.scope, sources.get(b.name, "")) for b in argument_buffers(lowered.kernel))
-    workspace = workspace_layout(lowered.kernel).total_bytes(target.threads)
-    return Code(of.key, arguments, workspace, target, compile_object(llvm_text(lowered, target), target))
+    workspace = max(workspace_layout(nest).total_bytes(target.threads) for nest in nests(lowered))
+    return Code(of.key, arguments, workspace, target, compile_object(llvm_text(lowered, target), target), algorithm_of(sketch.name))
 
 
 def aligned_empty(shape: Sequence[int]) -> Array:
@@ -146,8 +149,9 @@ class Kernel:
     def prepare(self, name: str, shape: Sequence[int], constant: Array) -> Array:
         """The packed form, of this shape, of a constant operand."""
         packed = self._empty(shape)
-        pointers = (ctypes.c_void_p * 2)(constant.ctypes.data, packed.ctypes.data)
-        self._loaded.function(f"prepare_{name}", ctypes.c_void_p)(pointers)
+        pointers = (ctypes.c_void_p * 3)(constant.ctypes.data, packed.ctypes.data, self._workspace.ctypes.data)
+        with self._lock:
+            self._loaded.function(f"prepare_{name}", ctypes.c_void_p)(pointers)
         return packed
 
     def checked(self, name: str, array: NDArray[Any]) -> Array:

@@ -6,6 +6,7 @@ spatial axis and slice along a reduce axis (see `schedule.sketch`).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from codegen.transform import apply_tables
 from ir.errors import IllegalCandidate, InternalError
 from ir.expression import Expr, Op, Symbol, add, both, ceil_div, equal, floor_div, interval, less, minimum, mod, mul, sub, substitute, symbol, symbols_of
 from ir.nest import Across, Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store
@@ -44,6 +46,7 @@ def lower(sketch: Sketch, row: NDArray[np.int64], target: Target) -> Lowered:
         raise IllegalCandidate(f"row {[int(v) for v in row]} breaks a limit of sketch {sketch.name}")
     stages = sketch.instantiate(sketch.space.canonical(row[None, :])[0])
     between = {stage.result.name: _intermediate(stage, sketch.fused) for stage in stages[:-1]}
+    between |= {made.result.name: _intermediate(made, ()) for made in sketch.beforehand}
     lowerings = [_StageLowering(stage, target, between, sketch.fused, f"s{number}_" if len(stages) > 1 else "") for number, stage in enumerate(stages)]
     body: list[Statement] = []
     for lowering in lowerings:
@@ -57,6 +60,9 @@ def lower(sketch: Sketch, row: NDArray[np.int64], target: Target) -> Lowered:
     for lowering in lowerings:
         buffers |= lowering.buffers
         prepare |= lowering.prepare
+    for made in sketch.beforehand:
+        name, nest = _with_stage_before(prepare.pop(made.stage.output.name), _StageLowering(made, target, between, (), ""))
+        prepare[name] = nest
     order = ("input", "output", "prepared", "shared", "private")
     ordered = sorted(buffers.values(), key=lambda b: order.index(b.scope))
     return Lowered(Nest("kernel", tuple(ordered), tuple(body)), prepare)
@@ -82,6 +88,14 @@ def _parallel(lowerings: Sequence[_StageLowering]) -> For:
         raise InternalError(f"fused stages have chunks of their own: {chunks}")
     variable, total = chunks[0]
     return For(variable, total, tuple(statement for lowering in lowerings for statement in lowering.in_chunk()), "parallel")
+
+
+def _with_stage_before(packing: Nest, stage: _StageLowering) -> tuple[str, Nest]:
+    """The nest that makes the operand that another one packs and then packs it, and the tensor that it makes it of."""
+    body = [*stage.before(), _parallel([stage])]
+    made, packed = packing.buffers
+    (source,) = (buffer for buffer in stage.buffers.values() if buffer != made)
+    return source.name, Nest(f"prepare_{source.name}", (source, packed, made), (*body, *packing.body))
 
 
 @dataclass(frozen=True)
@@ -167,10 +181,8 @@ class _StageLowering:
                 continue
             if operand.prepared:
                 tensor = operand.read.tensor
-                source = Buffer(tensor.name, tensor.shape, "input")
-                buffers = (source, Buffer(self.packed[operand.read].name, self.packed[operand.read].shape, "output"))
+                buffers = (self.buffers.pop(tensor.name), Buffer(self.packed[operand.read].name, self.packed[operand.read].shape, "output"))
                 self.prepare[tensor.name] = Nest(f"prepare_{tensor.name}", buffers, tuple(_renamed(packing, buffers[1])))
-                self.buffers.pop(tensor.name, None)
             else:
                 before += packing
         return before
@@ -263,6 +275,8 @@ class _StageLowering:
     def _register_tile(self, place: _Place, sizes: Mapping[Axis, int], first: Expr, last: Expr) -> list[Statement]:
         if self.tiled.is_across:
             return self._across_tile(place, sizes)
+        if self.stage.tables:
+            return [self._transform(place, sizes)]
         lanes, vector = self.target.lanes, self.tiled.vector
         axes = [*(axis for axis in self.stage.spatial if axis != vector), vector]
         shape = tuple(_round_up(sizes[axis], lanes) if axis == vector else sizes[axis] for axis in axes)
@@ -341,6 +355,25 @@ class _StageLowering:
         out = self._at(self.tiled.result, self.stage.indices, place.absolute, place.in_chunk)
         return [start, *loops, over(Store(self.output, out, self._with_epilogue(total, place)))]
 
+    def _transform(self, place: _Place, sizes: Mapping[Axis, int]) -> Statement:
+        """A transform of one vector of tiles, written out."""
+        vector, stage = self.tiled.vector, self.stage
+        lane = self._variable(f"{vector.name}3", sizes[vector])
+        self.vector_variables.add(lane)
+        place = place.moved(vector, lane)
+        position = {axis: place.absolute.get(axis, 0) for axis in stage.looped}
+        (read,) = self.operands
+        statements, value = apply_tables(
+            stage.tables, lambda at: self._load_inside(read, _Place({**position, **at})), lane, _round_up(sizes[vector], self.target.lanes)
+        )  # fmt: skip
+        rows = [table.row for table in stage.tables]
+        for numbers in itertools.product(*(range(axis.extent) for axis in rows)):
+            at = dict(zip(rows, numbers, strict=True))
+            out = tuple(index.at({**position, **at}) for index in stage.indices)
+            if (guard := self._inside(stage.write, out)) != 0:
+                statements.append(Store(self.output, out, self._with_epilogue(value(at), _Place({**position, **at})), guard=guard))
+        return For(lane, sizes[vector], tuple(statements), "vector")
+
     def _inner(self, axes: list[Axis], place: _Place, body: Callable[[Position], list[Statement]], here: Position | None = None) -> list[Statement]:
         """Loops over the reduce axes within a slice; `here` maps each axis to its position in the slice."""
         here = here or {}
@@ -412,6 +445,20 @@ class _StageLowering:
                 indices.append(add(*(mul(relative[a], index.factor(a)) for a in dimension.axes)))
         return Load(self.packed[read], tuple(indices))
 
+    def _load_inside(self, read: Read, place: _Place) -> NestValue:
+        """The element of the tensor itself, or what is outside of it."""
+        indices = tuple(index.at(place.absolute) for index in read.indices)
+        if (guard := self._inside(read, indices)) == 0:
+            return Constant(read.outside)
+        return Load(self._memory(read.tensor), self._at(read.tensor, read.indices, place.absolute, place.in_chunk), guard, read.outside)
+
+    def _inside(self, access: Read, indices: Sequence[Expr]) -> Expr:
+        """Whether the indices lie inside the tensor."""
+        inside: Expr = 1
+        for guard in self._guards(indices, access.tensor.shape) if access.padded else ():
+            inside = both(inside, guard)
+        return inside
+
     def _with_epilogue(self, total: NestValue, place: _Place) -> NestValue:
         """The epilogue's value for a finished element of the reduction."""
         epilogue = self.tiled.epilogue
@@ -420,10 +467,10 @@ class _StageLowering:
 
         def value(node: Value) -> NestValue:
             match node:
-                case Read(tensor, indices):
+                case Read(tensor):
                     if tensor == self.stage.output:
                         return total
-                    return Load(self._memory(tensor), self._at(tensor, indices, place.absolute, place.in_chunk))
+                    return self._load_inside(node, place)
                 case Apply(function, args):
                     return Call(function, tuple(value(arg) for arg in args))
                 case Constant():
@@ -614,6 +661,6 @@ def _renamed(statements: Sequence[Statement], output: Buffer) -> list[Statement]
                 result.append(For(variable, extent, tuple(_renamed(body, output)), kind))
             case If(condition, then, otherwise):
                 result.append(If(condition, tuple(_renamed(then, output)), tuple(_renamed(otherwise, output))))
-            case Store(_, indices, value, reduction):
-                result.append(Store(output, indices, value, reduction))
+            case Store():
+                result.append(replace(statement, buffer=output))
     return result

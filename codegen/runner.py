@@ -126,18 +126,19 @@ class LiveRunner:
     def _measure(self, task: Task, built: Answer, give_up_seconds: float | None) -> Measurement:
         if built.failure:
             return Measurement((), built.failure, built.message)
+        code = code_of(built)
         with self._measuring():
             if self._check:
-                self._refer(task)
+                self._refer(task, code.algorithm)
             timing = replace(self._timing, give_up_seconds=give_up_seconds)
-            answer = self._measurer.ask(Measure(code_of(built), timing, self._check, self._seed), self._timeout)
+            answer = self._measurer.ask(Measure(code, timing, self._check, self._seed), self._timeout)
             if answer.failure == "wrong":
                 self._measurer.kill()  # it may have written anywhere: the next candidate is not to suffer for that
         return Measurement((), answer.failure, answer.message) if answer.failure else Measurement(tuple(answer.result["seconds"]))
 
-    def _refer(self, task: Task) -> None:
+    def _refer(self, task: Task, algorithm: str) -> None:
         """Have the reference computed, which takes no time if it has been."""
-        answer = self._measurer.ask(Refer(task.key, self._seed), REFERENCE_SECONDS)
+        answer = self._measurer.ask(Refer(task.key, self._seed, algorithm), REFERENCE_SECONDS)
         if answer.failure:
             raise UserError(f"the right result of {task.key} cannot be computed ({answer.failure}: {answer.message}); it can be measured unchecked")
 

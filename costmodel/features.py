@@ -110,7 +110,6 @@ def _program(
     others = add(private, shared, epilogue)
     between = add(*(_bytes_between(tiled, sketch.fused) for tiled in sketch.stages[:-1]))
     own, common = (mul(target.threads, between), 0) if sketch.fused else (0, between)
-    flops = sum(stage.stage.flops for stage in stages)
     prepared = [(stage.tiled, operand) for stage in stages for operand in stage.operands.values() if operand.prepared]
     return {
         "n_stages": len(stages),
@@ -122,7 +121,7 @@ def _program(
         "half_cycles.epilogue": epilogue,
         "half_cycles.longest": add(others, *(stage["half_cycles.longest"] for stage in of_each)),
         "half_cycles.sum": add(others, *(stage["half_cycles.sum"] for stage in of_each)),
-        "half_cycles.ideal": -(-flops // (2 * target.lanes * target.threads)),
+        "half_cycles.ideal": -(-sketch.flops // (2 * target.lanes * target.threads)),
     }
 
 
@@ -146,7 +145,7 @@ def _task(sketch: Sketch, stages: list[StageQuantities]) -> Quantities:
     spatial = [axis.extent for axis in stage.spatial]
     reduce = [axis.extent for axis in stage.reduce]
     return {
-        "flops": sum(quantities.stage.flops for quantities in stages),
+        "flops": sketch.flops,
         "bytes": variable + constant + output,
         "output_elements": math.prod(spatial),
         "vector_extent": vector.extent,

@@ -69,13 +69,23 @@ class RegisterTile:
 
     def _reduce_box(self, steps: Expr) -> dict[Axis, Expr]:
         """Elements of each reduce axis."""
-        return {axis: mul(where(is_at(self.tiled, "inner", axis, -1), steps, 1), self.tiled.step(axis)) for axis in self.tiled.stage.reduce}
+        looped = self.tiled.axes("inner")
+        innermost = {axis: where(is_at(self.tiled, "inner", axis, -1), steps, 1) for axis in looped}
+        return {axis: mul(innermost[axis], self.tiled.step(axis)) if axis in looped else axis.extent for axis in self.tiled.stage.reduce}
+
+    def updates(self, sizes: Mapping[Axis, Expr]) -> Expr:
+        """Vector operations: an update of each accumulator, or all that a transform is made of."""
+        stage = self.tiled.stage
+        if not stage.tables:
+            return self.vectors(sizes)
+        return mul(sum(stage.n_operations.values()), self.vectors({**sizes, **dict.fromkeys(stage.written_out, 1)}))
 
     def _step_half_cycles(self, sizes: Mapping[Axis, Expr]) -> Expr:
         """As long as its updates, its loads, or the latency of one accumulator; across a reduce axis copies of the step have their own."""
         loads = add(*(self.loads(role, sizes) for role in self.operands))
         latency = ceil_div(UPDATE_LATENCY, self.copies) if self.tiled.is_across else UPDATE_LATENCY
-        return maximum(maximum(mul(self.vectors(sizes), update_half_cycles(self.tiled.stage)), loads), latency)
+        operations = 1 if self.tiled.stage.tables else update_half_cycles(self.tiled.stage)
+        return maximum(maximum(mul(self.updates(sizes), operations), loads), latency)
 
     @property
     def half_cycles(self) -> Expr:
@@ -88,7 +98,7 @@ class RegisterTile:
     def innermost_extent(self) -> Expr:
         """Iterations of the innermost loop in a whole slice."""
         result: Expr = 1
-        for axis in self.tiled.stage.reduce:
+        for axis in self.tiled.axes("inner"):
             result = where(is_at(self.tiled, "inner", axis, -1), ceil_div(self.tiled.tilings[axis].sizes[0], self.tiled.step(axis)), result)
         return result
 
@@ -101,7 +111,7 @@ class RegisterTile:
     def has_leftover(self) -> Expr:
         """Whether a loop over the iterations that unrolling leaves follows the innermost one."""
         result: Expr = 0
-        for axis in self.tiled.stage.reduce:
+        for axis in self.tiled.axes("inner"):
             slice_size = self.tiled.tilings[axis].sizes[0]
             left = add(mod(slice_size, self.copies), mod(mod(axis.extent, slice_size), self.copies))
             for window in (window for window in self.tiled.windows if window.reduce == axis):
@@ -113,7 +123,7 @@ class RegisterTile:
     @property
     def code_updates(self) -> Expr:
         """Vector updates in the text of the stage, all variants and copies counted."""
-        present = add(*(mul(minimum(variant.count, 1), self.vectors(variant.sizes)) for variant in self.variants))
+        present = add(*(mul(minimum(variant.count, 1), self.updates(variant.sizes)) for variant in self.variants))
         if self.tiled.is_across:
             width = mul(self.copies, self.tiled.lanes)
             left = ceil_div(mod(self.tiled.vector.extent, width), self.tiled.lanes)

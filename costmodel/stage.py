@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from costmodel.access import Access
-from costmodel.arithmetic import FUNCTION_KINDS, count_functions, is_fused_product
+from costmodel.arithmetic import FUNCTION_KINDS, KINDS, count_functions, is_fused_product
 from costmodel.cache import Footprints, Traffic
 from costmodel.loops import Loop, LoopStructure, Place, confined, is_at, loop_structure
 from costmodel.register_tile import RegisterTile
@@ -75,7 +75,8 @@ class StageQuantities:
 
     @cached_property
     def reduce_length(self) -> int:
-        return math.prod(axis.extent for axis in self.stage.reduce)
+        """Positions of the reduce axes that have loops."""
+        return math.prod(axis.extent for axis in self.tiled.axes("inner"))
 
     @cached_property
     def output_vectors(self) -> int:
@@ -88,7 +89,7 @@ class StageQuantities:
     @cached_property
     def n_steps(self) -> int:
         """Of the reduction, for each register tile."""
-        return math.prod(-(-axis.extent // self.tiled.step(axis)) for axis in self.stage.reduce)
+        return math.prod(-(-axis.extent // self.tiled.step(axis)) for axis in self.tiled.axes("inner"))
 
     @cached_property
     def n_slices(self) -> Expr:
@@ -122,6 +123,8 @@ class StageQuantities:
 
     def arithmetic(self) -> dict[str, Expr]:
         """Scalar operations by kind, and the vector updates that execute them."""
+        if self.stage.tables:
+            return self._transform_arithmetic()
         points = self._visited(self.n_outputs * self.reduce_length)
         fused = is_fused_product(self.stage)
         counts = count_functions(self.stage.body)
@@ -135,6 +138,18 @@ class StageQuantities:
             "fma": mul(points, int(fused)),
             **{kind: mul(points, count) for kind, count in counts.items()},
             "flops": self._visited(self.stage.flops),
+            "vector_updates": vector_updates,
+            "lane_updates": mul(vector_updates, self.target.lanes),
+        }
+
+    def _transform_arithmetic(self) -> dict[str, Expr]:
+        counts = self.stage.n_operations
+        n_positions = math.prod(axis.extent for axis in self.stage.looped)
+        vector_updates = self.tile.total([self.tile.updates(variant.sizes) for variant in self.tile.variants])
+        return {
+            "points": n_positions * sum(counts.values()),
+            **{kind: n_positions * counts.get(kind, 0) for kind in ("fma", *KINDS)},
+            "flops": self.stage.flops,
             "vector_updates": vector_updates,
             "lane_updates": mul(vector_updates, self.target.lanes),
         }
@@ -231,7 +246,7 @@ class StageQuantities:
 
     def _innermost_reduce_stride(self, access: Access) -> Expr:
         result: Expr = 0
-        for axis in self.stage.reduce:
+        for axis in self.tiled.axes("inner"):
             result = where(is_at(self.tiled, "inner", axis, -1), access.stride(axis), result)
         return result
 
@@ -310,10 +325,11 @@ class StageQuantities:
 
     def places(self) -> dict[str, Expr]:
         """Operations and working set of one execution of all that is inside of each of `PLACES`."""
-        per_point = self.stage.flops // (self.n_outputs * self.reduce_length)
+        looped = (*self.stage.looped, *self.tiled.axes("inner"))
+        per_point = self.stage.flops // math.prod(axis.extent for axis in looped)
         result: dict[str, Expr] = {}
         for name in PLACES:
-            result[f"{name}.flops"] = mul(*self._place(name).extents.values(), per_point)
+            result[f"{name}.flops"] = mul(*(extent for axis, extent in self._place(name).extents.items() if axis in looped), per_point)
             result[f"{name}.working_set"] = self.footprints.working_set[self._number(name)]
         return result
 

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 
 from data.record import SCHEMA_VERSION, Entry, Record, Round, Setting, best_of, canonical_json
 from ir.errors import UserError
+from schedule.algorithms import ALGORITHMS, algorithm_of
 
 APPLICATION_ID = 0x54575254  # "TWRT", in the header of every records file
 BUSY_SECONDS = 30  # how long to wait for another process that writes; one write takes milliseconds
@@ -105,11 +106,14 @@ class Store:
         """The rounds in the order in which they were appended."""
         return self._select(Round, task, machine, threads)
 
-    def best(self, task: str | None = None, machine: str | None = None, threads: int | None = None) -> dict[Setting, Record]:
-        """The schedule to use (`best_of`) for each setting that has one."""
+    def best(
+        self, task: str | None = None, machine: str | None = None, threads: int | None = None, algorithms: Collection[str] = ALGORITHMS
+    ) -> dict[Setting, Record]:
+        """The schedule to use (`best_of`) for each setting that has one, among those by these algorithms."""
         groups: dict[Setting, list[Record]] = defaultdict(list)
         for record in self.records(task, machine, threads):
-            groups[record.setting].append(record)
+            if algorithm_of(record.sketch) in algorithms:
+                groups[record.setting].append(record)
         found = ((setting, best_of(group)) for setting, group in groups.items())
         return {setting: best for setting, best in found if best is not None}
 

@@ -97,8 +97,9 @@ def count(nest: Nest, lanes: int) -> Counts:
         if store.buffer.scope == "register":
             counts.vector_updates += int(execution.first_lanes(lanes).sum()) if store.reduction else 0
         else:
-            _add(counts.stored_bytes, store.buffer.name, FLOAT_BYTES * len(execution))
-            touched.setdefault(store.buffer.name, []).append(execution.addresses(store.buffer, store.indices))
+            addresses = stored_addresses(execution)
+            _add(counts.stored_bytes, store.buffer.name, FLOAT_BYTES * len(addresses))
+            touched.setdefault(store.buffer.name, []).append(addresses)
         for load, addresses in memory_loads(execution):
             _add(counts.loaded_bytes, load.buffer.name, FLOAT_BYTES * len(addresses))
             touched.setdefault(load.buffer.name, []).append(addresses)
@@ -111,6 +112,14 @@ def memory_loads(execution: Executions) -> Iterator[tuple[Load, Ints]]:
     for load in loads(execution.store.value):
         if load.buffer.scope != "register":
             yield load, execution.addresses(load.buffer, load.indices)[execution.evaluate(load.guard) != 0]
+
+
+def stored_addresses(execution: Executions) -> Ints:
+    """The addresses that a store writes, those whose guard fails left out."""
+    store = execution.store
+    addresses = execution.addresses(store.buffer, store.indices)
+    written: Ints = addresses[execution.evaluate(store.guard) != 0]
+    return written
 
 
 def n_calls(value: NestValue) -> int:
@@ -143,4 +152,4 @@ def _add(totals: dict[str, int], name: str, amount: int) -> None:
     totals[name] = totals.get(name, 0) + amount
 
 
-__all__ = ["Counts", "Executions", "LoopRuns", "Trace", "count", "memory_loads", "n_calls", "trace"]
+__all__ = ["Counts", "Executions", "LoopRuns", "Trace", "count", "memory_loads", "n_calls", "stored_addresses", "trace"]

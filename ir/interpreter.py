@@ -6,13 +6,14 @@ A sum of products is batched matrix products of strided windows of the padded in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import string
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf
 
-from ir.program import Apply, Axis, Constant, Program, Read, Stage, Value
+from ir.program import Apply, Axis, Constant, Program, Read, Stage, Table, Value, factors
 
 Doubles = NDArray[np.float64]
 MAX_WINDOW_ELEMENTS = 1 << 27  # copied at a time: 1 GiB
@@ -57,14 +58,21 @@ def interpret_stage(stage: Stage, values: Mapping[str, Doubles]) -> Doubles:
     """The stage's output from the tensors that it reads, by name."""
     axes = (*stage.spatial, *stage.reduce)
     n_spatial = len(stage.spatial)
-    match stage:
-        case Stage(reduction="sum", body=Apply("mul", (Read() as a, Read() as b))) if {*a.axes, *b.axes} == set(axes):
-            result = _product(stage, _window(a, values), _window(b, values))
-        case _:
-            result = np.broadcast_to(evaluate(stage.body, values, axes), tuple(axis.extent for axis in axes))
-            if stage.reduction is not None:
-                result = _REDUCTIONS[stage.reduction](result, axis=tuple(range(n_spatial, len(axes))))
+    if products := multiplied(stage):
+        windows = [_window(factor, values) if isinstance(factor, Read) else (np.array(factor.numbers), factor.axes) for factor in products]
+        result = _product(stage, *windows) if len(windows) == 2 else _transform(stage, windows)
+    else:
+        result = np.broadcast_to(evaluate(stage.body, values, axes), tuple(axis.extent for axis in axes))
+        if stage.reduction is not None:
+            result = _REDUCTIONS[stage.reduction](result, axis=tuple(range(n_spatial, len(axes))))
     return reduced(stage, result)
+
+
+def multiplied(stage: Stage) -> tuple[Read | Table, ...]:
+    """The factors of a sum of products: reads and tables that have all axes together. None of any other stage."""
+    found = tuple(factor for factor in factors(stage.body) if isinstance(factor, Read | Table))
+    fits = stage.reduction == "sum" and len(found) == len(factors(stage.body)) > 1
+    return found if fits and {axis for factor in found for axis in factor.axes} == {*stage.spatial, *stage.reduce} else ()
 
 
 def _product(stage: Stage, a: tuple[Doubles, tuple[Axis, ...]], b: tuple[Doubles, tuple[Axis, ...]]) -> Doubles:
@@ -93,6 +101,14 @@ def _matrix(window: Doubles, of: tuple[Axis, ...], reduce: tuple[Axis, ...], axe
     return window.transpose([of.index(axis) for some in axes for axis in some]).reshape(shape)
 
 
+def _transform(stage: Stage, windows: Sequence[tuple[Doubles, tuple[Axis, ...]]]) -> Doubles:
+    """The sum of the product of more than two windows, as tables from both sides of a tile are."""
+    letter = dict(zip((*stage.spatial, *stage.reduce), string.ascii_letters, strict=False))
+    terms = ["".join(letter[axis] for axis in some) for some in (*(of for _, of in windows), stage.spatial)]
+    result: Doubles = np.einsum(f"{','.join(terms[:-1])}->{terms[-1]}", *(window for window, _ in windows), optimize=True)
+    return result
+
+
 def _parts(stage: Stage, n_elements: int) -> list[slice]:
     """Of the first spatial axis, so small that windows that overlap, which are copied, need little memory for each."""
     extent = stage.spatial[0].extent
@@ -102,11 +118,12 @@ def _parts(stage: Stage, n_elements: int) -> list[slice]:
 
 def reduced(stage: Stage, result: Doubles) -> Doubles:
     """The stage's output from an array with a dimension a spatial axis."""
-    output = np.full(stage.output.shape, np.nan)
+    shape = stage.output.shape
+    output = np.full([max(size, index.range[1] + 1) for size, index in zip(shape, stage.indices, strict=True)], np.nan)
     window, window_axes = _window(stage.write, {stage.output.name: output})
     order = [stage.spatial.index(axis) for axis in window_axes]
     window[...] = np.transpose(result, order)
-    return output
+    return output[tuple(slice(size) for size in shape)]
 
 
 def evaluate(value: Value, values: Mapping[str, Doubles], axes: tuple[Axis, ...]) -> Doubles:
@@ -116,6 +133,9 @@ def evaluate(value: Value, values: Mapping[str, Doubles], axes: tuple[Axis, ...]
             return np.array(number)
         case Apply(function, args):
             return np.asarray(_FUNCTIONS[function](*(evaluate(arg, values, axes) for arg in args)))
+        case Table(row, column, numbers):
+            array = np.array(numbers) if axes.index(row) < axes.index(column) else np.array(numbers).T
+            return array.reshape(tuple(axis.extent if axis in value.axes else 1 for axis in axes))
         case Read():
             window, window_axes = _window(value, values)
             present = [axis for axis in axes if axis in window_axes]

@@ -7,7 +7,7 @@ evaluates) a body over its reduce axes. Indices are affine in the axes; reading 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, Union
 
@@ -83,6 +83,36 @@ class Constant:
 
 
 @dataclass(frozen=True)
+class Table:
+    """`numbers[row][column]`: the matrix of a linear transform. Its axes are small and always written out, never looped over."""
+
+    row: Axis
+    column: Axis
+    numbers: tuple[tuple[float, ...], ...]
+
+    @property
+    def axes(self) -> tuple[Axis, Axis]:
+        return self.row, self.column
+
+    @property
+    def n_operations(self) -> dict[str, int]:
+        """Additions, multiplications, and multiplications fused with an addition ("fma") in one application to a column of values."""
+        result = {"add": 0, "multiply": 0, "fma": 0}
+        for terms in self.sums():
+            for place, (_, number) in enumerate(terms):
+                if place and abs(number) == 1:
+                    result["add"] += 1
+                elif number != 1:
+                    result["fma" if place else "multiply"] += 1
+        return result
+
+    def sums(self) -> Iterator[tuple[tuple[int, float], ...]]:
+        """For each row its (column, number) other than zero; one that need not be multiplied first."""
+        for row in self.numbers:
+            yield tuple(sorted(((column, number) for column, number in enumerate(row) if number), key=lambda term: term[1] != 1))
+
+
+@dataclass(frozen=True)
 class Read:
     """The element of `tensor` at `indices`; `outside` where they leave it."""
 
@@ -122,7 +152,7 @@ class Apply:
     args: tuple[Value, ...]
 
 
-Value: TypeAlias = Union[Constant, Read, Apply]
+Value: TypeAlias = Union[Constant, Table, Read, Apply]
 
 
 def reads(value: Value) -> Iterator[Read]:
@@ -141,6 +171,21 @@ def reads(value: Value) -> Iterator[Read]:
     yield from walk(value)
 
 
+def map_reads(value: Value, change: Callable[[Read], Value]) -> Value:
+    """`value` with every read replaced."""
+    match value:
+        case Read():
+            return change(value)
+        case Apply(function, args):
+            return Apply(function, tuple(map_reads(arg, change) for arg in args))
+    return value
+
+
+def factors(value: Value) -> tuple[Value, ...]:
+    """What is multiplied."""
+    return tuple(factor for arg in value.args for factor in factors(arg)) if isinstance(value, Apply) and value.function == "mul" else (value,)
+
+
 def n_applies(value: Value) -> int:
     """Arithmetic operations in one evaluation of `value`."""
     return 1 + sum(n_applies(arg) for arg in value.args) if isinstance(value, Apply) else 0
@@ -150,7 +195,10 @@ def n_applies(value: Value) -> int:
 class Stage:
     """`output[indices] = reduction of body over reduce axes`, for every point of the spatial axes.
 
-    `reduction` is one of `REDUCTIONS`, or None where there are no reduce axes. The indices reach each output element exactly once.
+    `reduction` is one of `REDUCTIONS`, or None where there are no reduce axes. The indices reach each output element exactly once; what they
+    reach outside of it is dropped.
+
+    A transform is a sum over the columns of tables alone, its body the product of the tables and one read; it is computed table by table.
     """
 
     output: Tensor
@@ -166,8 +214,36 @@ class Stage:
         return Read(self.output, self.indices)
 
     @property
+    def tables(self) -> tuple[Table, ...]:
+        """Those of a transform, in the order in which they are applied; no other stage has any."""
+        return tuple(factor for factor in factors(self.body) if isinstance(factor, Table))
+
+    @property
+    def written_out(self) -> tuple[Axis, ...]:
+        """The axes that are never looped over."""
+        return tuple(axis for table in self.tables for axis in table.axes)
+
+    @property
+    def looped(self) -> tuple[Axis, ...]:
+        """The other spatial axes."""
+        return tuple(axis for axis in self.spatial if axis not in self.written_out)
+
+    @property
+    def n_operations(self) -> dict[str, int]:
+        """Operations of a transform at one position of the axes that are looped over, by kind as in `Table.n_operations`."""
+        result = {"add": 0, "multiply": 0, "fma": 0}
+        for place, table in enumerate(self.tables):
+            others = [other.row for other in self.tables[:place]] + [other.column for other in self.tables[place + 1 :]]
+            for kind, count in table.n_operations.items():
+                result[kind] += count * math.prod(axis.extent for axis in others)
+        return result
+
+    @property
     def flops(self) -> int:
         """Floating-point operations, a multiply-add counted as two."""
+        if self.tables:
+            count = self.n_operations
+            return (count["add"] + count["multiply"] + 2 * count["fma"]) * math.prod(axis.extent for axis in self.looped)
         points = math.prod(axis.extent for axis in (*self.spatial, *self.reduce))
         return points * (n_applies(self.body) + (self.reduction is not None))
 
@@ -203,6 +279,8 @@ def value_text(value: Value) -> str:
     match value:
         case Constant(number):
             return f"{number:g}"
+        case Table(row, column):
+            return f"table[{row.name}, {column.name}]"
         case Read(tensor, indices):
             return f"{tensor.name}[{', '.join(affine_text(index) for index in indices)}]"
         case Apply("add" | "sub" | "mul" | "div" as name, (a, b)):

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import reduce as reduce_with
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ir.interpreter import Doubles, evaluate, interpret_stage, reduced
-from ir.program import Apply, Axis, Constant, Program, Read, Stage, Value
+from ir.interpreter import Doubles, evaluate, interpret_stage, multiplied, reduced
+from ir.program import Apply, Axis, Constant, Program, Read, Stage, Table, Value
 
 UNIT = 2.0**-24
 FEW = 16  # units in the last place that a function of ours may be off, and what a fused or split evaluation may add
@@ -40,14 +41,16 @@ def _stage_error(stage: Stage, values: Mapping[str, Doubles], errors: Mapping[st
     """In the shape of the stage's output."""
     axes = (*stage.spatial, *stage.reduce)
     length = math.prod(axis.extent for axis in stage.reduce) + 1
-    match stage:
-        case Stage(reduction="sum", body=Apply("mul", (Read() as a, Read() as b))):
-            # The sum of magnitudes with errors included, less that without: one sum of products each.
-            sizes = {read.tensor.name: np.abs(values[read.tensor.name]) for read in (a, b)}
-            total = interpret_stage(stage, sizes)
-            if not any(name in errors for name in sizes):
-                return UNIT * length * total
-            return UNIT * length * total + interpret_stage(stage, {name: size + errors.get(name, 0.0) for name, size in sizes.items()}) - total
+    if stage.tables:  # applied one by one; their numbers are rounded too
+        length = sum(max(len(terms) for terms in table.sums()) + 1 for table in stage.tables)
+    if products := multiplied(stage):
+        # The sum of magnitudes with errors included, less that without: one sum of products each.
+        stage = replace(stage, body=reduce_with(_product, [_magnitude(factor) for factor in products]))
+        sizes = {factor.tensor.name: np.abs(values[factor.tensor.name]) for factor in products if isinstance(factor, Read)}
+        total = interpret_stage(stage, sizes)
+        if not any(name in errors for name in sizes):
+            return UNIT * length * total
+        return UNIT * length * total + interpret_stage(stage, {name: size + errors.get(name, 0.0) for name, size in sizes.items()}) - total
     value, error = _bounded(stage.body, values, errors, axes)
     shape = tuple(axis.extent for axis in axes)
     value, error = np.broadcast_to(value, shape), np.broadcast_to(error, shape)
@@ -61,6 +64,15 @@ def _stage_error(stage: Stage, values: Mapping[str, Doubles], errors: Mapping[st
             product = np.abs(value).prod(axis=reduce)
             error = (np.abs(value) + error).prod(axis=reduce) - product + UNIT * length * product
     return reduced(stage, error)
+
+
+def _product(a: Value, b: Value) -> Value:
+    return Apply("mul", (a, b))
+
+
+def _magnitude(factor: Read | Table) -> Value:
+    """Tables made positive; a read is one of magnitudes."""
+    return replace(factor, numbers=tuple(tuple(map(abs, row)) for row in factor.numbers)) if isinstance(factor, Table) else factor
 
 
 def _bounded(value: Value, values: Mapping[str, Doubles], errors: Mapping[str, Doubles], axes: tuple[Axis, ...]) -> Bounded:

@@ -13,12 +13,11 @@ from itertools import pairwise
 
 from ir.program import (
     Affine,
-    Apply,
     Axis,
     Program,
     Read,
-    Value,
     affine,
+    map_reads,
     reads,
 )
 
@@ -34,19 +33,13 @@ def simplify(program: Program) -> Program:
 
 
 def _map_accesses(program: Program, change: Callable[[Read], Read], axes: Callable[[tuple[Axis, ...]], tuple[Axis, ...]]) -> Program:
-    def value(node: Value) -> Value:
-        match node:
-            case Read():
-                return change(node)
-            case Apply(function, args):
-                return Apply(function, tuple(value(arg) for arg in args))
-        return node
-
     stages = []
     for stage in program.stages:
         write = change(stage.write)
         stages.append(
-            replace(stage, output=write.tensor, indices=write.indices, spatial=axes(stage.spatial), reduce=axes(stage.reduce), body=value(stage.body))
+            replace(
+                stage, output=write.tensor, indices=write.indices, spatial=axes(stage.spatial), reduce=axes(stage.reduce), body=map_reads(stage.body, change)
+            )
         )
     shapes = {read.tensor.name: read.tensor for stage in stages for read in (*reads(stage.body), stage.write)}
     return Program(tuple(shapes[tensor.name] for tensor in program.inputs), tuple(stages))

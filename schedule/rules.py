@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ir.expression import Expr, ceil_div, minimum, mul, sub, symbol, take
 from ir.program import FLOAT_BYTES, Axis, Program, Read, Stage, reads
 from ir.simplify import simplify
+from schedule.algorithms import WINOGRAD
 from schedule.fusion import groups, shared_axes, with_innermost
 from schedule.sketch import Operand, Sketch, TiledStage
 from schedule.space import Column, Space
 from schedule.split_reduction import split_reduction
 from schedule.stage_rule import MAX_WORKSPACE_BYTES, Chunk, StageRule, most_joined
 from schedule.target import Target
+from schedule.winograd import PRODUCTS, winograd
 
 SMALL_OUTPUT = 1024  # elements; below this a long reduction is worth splitting
 LONG_REDUCE = 64
@@ -27,34 +30,57 @@ def sketches(program: Program, target: Target) -> tuple[Sketch, ...]:
     """All sketches of the program for this machine; the first one holds the default schedule."""
     program = simplify(program)
     if len(groups(program)) > 1:
-        found = list(_fused_sketches(program, target))
+        found = tuple(_fused_sketches(program, target))
         if found:
-            return tuple(found)
+            return found
     named = ((_name(program.stages[0], vector), program, vector) for vector in _vector_axes(program.stages[0], target))
-    return tuple(_sketch(name, version, target, vector) for name, version, vector in (*named, *_split_programs(program, target)))
+    plain = (_sketch(name, version, target, vector) for name, version, vector in (*named, *_split_programs(program, target)))
+    return tuple(replace(sketch, flops=program.flops) for sketch in (*plain, *_winograd_sketches(program, target)))
 
 
 def _name(stage: Stage, vector: Axis) -> str:
     return f"{'across' if vector in stage.reduce else 'tile'}_{vector.name}"
 
 
-def _sketch(name: str, program: Program, target: Target, vector: Axis) -> Sketch:
-    """Stages one after the other, each with a parallel loop of its own."""
+def _sketch(name: str, program: Program, target: Target, vector: Axis, main: int = 0) -> Sketch:
+    """Stages one after the other, each with a parallel loop of its own. `vector`: of the stage number `main`; the others choose for themselves."""
     rules: list[StageRule] = []
     stages: list[TiledStage] = []
     for number, group in enumerate(groups(program)):
-        rules.append(StageRule(group, vector if number == 0 else _vector_axes(group[0], target)[0], target, f"s{number}." if number else ""))
+        stage = group[0]
+        own = vector if number == main else _transform_vector(stage) if stage.tables else _vector_axes(stage, target)[0]
+        rules.append(StageRule(group, own, target, f"s{number}." if number else ""))
         stages.append(rules[-1].tiled())
-    return _joined(name, stages, rules, (), ())
+    return _joined(name, program, stages, rules, (), ())
 
 
-def _joined(name: str, stages: list[TiledStage], rules: list[StageRule], columns: tuple[Column, ...], fused: tuple[Axis, ...]) -> Sketch:
+def _winograd_sketches(program: Program, target: Target) -> Iterator[Sketch]:
+    """Where there are input and output channels enough to fill vectors."""
+    for algorithm, m in WINOGRAD.items():
+        transformed = winograd(program, m)
+        if transformed is None:
+            continue
+        make_u, *stages = transformed.stages
+        n_inputs = math.prod(axis.extent for axis in stages[PRODUCTS].reduce)
+        n_outputs = math.prod(axis.extent for axis in make_u.looped) // n_inputs
+        if min(n_inputs, n_outputs) < target.lanes:
+            continue
+        alone = _sketch(algorithm, Program(program.inputs, (make_u,)), target, _transform_vector(make_u))
+        beforehand = alone.instantiate(alone.default_row())
+        for vector in (axis for axis in _vector_axes(stages[PRODUCTS], target) if axis != stages[PRODUCTS].spatial[0]):
+            sketch = _sketch(f"{algorithm}_tile_{vector.name}", Program(program.inputs, tuple(stages)), target, vector, PRODUCTS)
+            yield replace(sketch, beforehand=beforehand)
+
+
+def _joined(
+    name: str, program: Program, stages: list[TiledStage], rules: list[StageRule], columns: tuple[Column, ...], fused: tuple[Axis, ...]
+) -> Sketch:  # fmt: skip
     """`columns`: those that stages share."""
     default = {column.symbol.name: min(DEFAULT_CHUNK, column.choices[-1]) for column in columns}
     for rule in rules:
         default |= rule.default
     space = Space((*columns, *(column for rule in rules for column in rule.columns)), tuple(limit for rule in rules for limit in rule.limits))
-    return Sketch(name, tuple(stages), space, default, fused)
+    return Sketch(name, tuple(stages), space, default, program.flops, fused=fused)
 
 
 # --- fused stages ---------------------------------------------------------------------------------------------------
@@ -95,7 +121,7 @@ def _fused(name: str, program: Program, vectors: list[Axis], shared: tuple[Axis,
     stages = [rule.tiled() for rule in rules]
     sizes = (math.prod(stage.result.shape) // math.prod(axis.extent for axis in shared) for stage in stages[:-1])
     rules[0].limit(sub(mul(FLOAT_BYTES * target.threads, sum(sizes), *(chunk.size for chunk in chunks.values())), MAX_WORKSPACE_BYTES))
-    return _joined(name, stages, rules, columns, shared)
+    return _joined(name, program, stages, rules, columns, shared)
 
 
 def _chunks(shared: tuple[Axis, ...], vectors: list[Axis], target: Target) -> tuple[dict[Axis, Chunk], tuple[Column, ...]]:
@@ -168,6 +194,12 @@ def _axes_across(stage: Stage, target: Target, widest: int) -> list[Axis]:
 
 
 # --- split reductions -----------------------------------------------------------------------------------------------
+
+
+def _transform_vector(stage: Stage) -> Axis:
+    """The axis along which the neighbours of what a transform reads and writes are nearest in memory."""
+    (source,) = reads(stage.body)
+    return min(stage.looped, key=lambda axis: abs(source.stride(axis)) + stage.write.stride(axis))
 
 
 def _split_programs(program: Program, target: Target) -> Iterator[tuple[str, Program, Axis]]:

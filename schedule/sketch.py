@@ -190,7 +190,7 @@ class TiledStage:
     @cached_property
     def windows(self) -> tuple[Window, ...]:
         """The windows that a sum of products may be confined to, at most one a reduce axis and one a spatial axis."""
-        if self.stage.reduction != "sum" or not (isinstance(self.stage.body, Apply) and self.stage.body.function == "mul"):
+        if self.stage.tables or self.stage.reduction != "sum" or not (isinstance(self.stage.body, Apply) and self.stage.body.function == "mul"):
             return ()
         found: list[Window] = []
         for read in (arg for arg in self.stage.body.args if isinstance(arg, Read)):
@@ -211,8 +211,8 @@ class TiledStage:
     def axes(self, band: str) -> tuple[Axis, ...]:
         """The axes that have a loop in this band, in program order."""
         if band in ("slice", "inner"):
-            return self.stage.reduce
-        return self.stage.spatial
+            return tuple(axis for axis in self.stage.reduce if axis not in self.stage.written_out)
+        return self.stage.looped
 
     def position(self, band: str, axis: Axis) -> Expr:
         """Place of the axis' loop in its band, 0 the outermost."""
@@ -256,13 +256,16 @@ class Sketch:
     """A way to run a task: its stages in order and the space of its open choices. Each stage has a parallel loop of its own, or all share one over
     chunks of the axes `fused`, which all of them have.
 
-    `name` is the word by which records and messages refer to it; it is unique among the sketches of a task.
+    `name` is the word by which records and messages refer to it; it is unique among the sketches of a task, and tells the algorithm
+    (`schedule.algorithms`). `beforehand`: stages of constants alone, with all sizes chosen; they run when a constant operand is prepared.
     """
 
     name: str
     stages: tuple[TiledStage, ...]
     space: Space
     default: Mapping[str, int]  # wished values of the default schedule
+    flops: int  # of the task, however many the stages have
+    beforehand: tuple[TiledStage, ...] = ()
     fused: tuple[Axis, ...] = ()
 
     @cached_property

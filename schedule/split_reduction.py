@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ir.program import Affine, Apply, Axis, Program, Read, Stage, Tensor, Value, affine
+from ir.program import Affine, Axis, Program, Read, Stage, Tensor, affine, map_reads
 
 
 def split_reduction(program: Program, axis: Axis, parts: int) -> Program:
@@ -25,18 +25,13 @@ def split_reduction(program: Program, axis: Axis, parts: int) -> Program:
             terms += [(part, factor * inner.extent), (inner, factor)] if other == axis else [(other, factor)]
         return Affine(tuple(terms), old.constant)
 
-    def value(node: Value) -> Value:
-        match node:
-            case Read():
-                return replace(node, indices=tuple(index(old) for old in node.indices))
-            case Apply(function, args):
-                return Apply(function, tuple(value(arg) for arg in args))
-        return node
+    def moved(read: Read) -> Read:
+        return replace(read, indices=tuple(index(old) for old in read.indices))
 
     reduce = tuple(inner if other == axis else other for other in stage.reduce)
     spatial = (part, *stage.spatial)
     partial = Tensor("partial", tuple(a.extent for a in spatial))
     indices = tuple(affine(a) for a in spatial)
-    first = Stage(partial, indices, spatial, reduce, value(stage.body), stage.reduction)
+    first = Stage(partial, indices, spatial, reduce, map_reads(stage.body, moved), stage.reduction)
     final = replace(stage, reduce=(part,), body=Read(partial, indices))
     return Program(program.inputs, (*program.stages[:place], first, final, *program.stages[place + 1 :]))

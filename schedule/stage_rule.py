@@ -91,17 +91,17 @@ class StageRule:
         stage = self.stage
         copies = self._copies() if self.is_across else 1
         tilings = (self._fused(copies) if self.chunks else self._spatial(copies)) | {axis: self._reduce(axis) for axis in stage.reduce}
-        sizes = [tilings[axis].sizes for axis in stage.spatial]
+        sizes = [tilings[axis].sizes for axis in stage.looped]
         orders: dict[str, Expr] = {
-            "parallel": 0 if self.chunks else self._order("parallel", [tilings[axis].count(2) for axis in stage.spatial]),
+            "parallel": 0 if self.chunks else self._order("parallel", [tilings[axis].count(2) for axis in stage.looped]),
             "outer": self._order("outer", [floor_div(chunk, block) for _, block, chunk, _ in sizes]),
             "slice": 0,
             "block": self._order("block", [floor_div(block, register) for register, block, _, _ in sizes]),
-            "inner": 0 if self.is_across else self._order("inner", [tilings[axis].sizes[0] for axis in stage.reduce]),
+            "inner": 0 if self.is_across else self._order("inner", [tilings[axis].sizes[0] for axis in stage.reduce if axis not in stage.written_out]),
         }
         operands = tuple(self._operand(read, tilings) for read in reads(stage.body))
         level: Expr = 0
-        if self.epilogue is not None and stage.reduce and not self.chunks and not self.is_across:
+        if self.epilogue is not None and stage.reduce and not (self.chunks or self.is_across or stage.tables):
             level = self._switch("epilogue", (0, 1))
         result = TiledStage(stage, self.epilogue, self.vector, tilings, orders, copies, operands, level, self.target.lanes, tuple(self.chunks), self.between)
         if not self.is_across:
@@ -116,6 +116,8 @@ class StageRule:
 
     def _order(self, band: str, counts: list[Expr]) -> Symbol | int:
         """Which permutation of its axes a band of loops has; those that only move loops with a single iteration are alike."""
+        if all(count == 1 for count in counts):
+            return 0
         n = math.factorial(len(counts))
         moving = add(0, *(mul(less(1, count), 1 << i) for i, count in enumerate(counts)))
         return self._switch(f"order.{band}", tuple(range(n)), lambda order: take(add(mul(moving, n), order), alike_permutations(len(counts))))
@@ -145,9 +147,11 @@ class StageRule:
 
         Each axis takes at most what the ones before it leave, so that all accumulators, one row of vectors and one broadcast fit the
         registers: with one vector more LLVM spills an accumulator in every step (7×64 ran at a third of the speed of 6×64). Across a reduce axis each
-        row has `copies` accumulators.
+        row has `copies` accumulators. A transform has one vector for each element of a tile.
         """
         lanes, registers = self.target.lanes, self.target.vector_registers
+        if self.stage.tables:
+            return {axis: lanes if axis == self.vector else axis.extent if axis in self.stage.written_out else 1 for axis in self.stage.spatial}
         tile: dict[Axis, Expr] = {}
         vectors: Expr = copies
         room: Expr = registers - 2
@@ -186,7 +190,7 @@ class StageRule:
 
         Each axis joins at most so many tiles that every thread still gets a chunk, as long as there are tiles enough.
         """
-        axes, lanes, threads = self.stage.spatial, self.target.lanes, self.target.threads
+        axes, lanes, threads = self.stage.looped, self.target.lanes, self.target.threads
         first = next((axis for axis in axes if axis.extent >= 2 * threads), axes[0])  # what the default schedule spreads over the threads
         sizes: dict[Axis, tuple[Expr, ...]] = {axis: (register,) for axis, register in self._registers(copies).items()}
         tiles = {axis: ceil_div(axis.extent, sizes[axis][0]) for axis in axes}
@@ -196,11 +200,14 @@ class StageRule:
                 most_tiles = -(-axis.extent // (lanes if axis == self.vector else 1))
                 wish = (4 if axis == self.vector else 1) if level == "block" else 1 if axis == first else most_tiles
                 choices = sizes_up_to(most_tiles, [-(-axis.extent // size) for size in range(1, 33)])
+                if level == "block" and self.stage.tables:  # nothing in a transform is used twice
+                    choices = (1,)
                 most = most_joined(tiles[axis], mul(*(tiles[other] for other in axes if other != axis)), wanted)
                 size = mul(sizes[axis][-1], self._column(f"{axis.name}.{level}", choices, most, wish=wish))
                 sizes[axis] = (*sizes[axis], size)
                 tiles[axis] = ceil_div(axis.extent, size)
-        return {axis: Tiling(axis, (*sizes[axis], axis.extent)) for axis in axes}
+        whole = {axis: Tiling(axis, (axis.extent,) * 4) for axis in self.stage.spatial if axis not in axes}
+        return whole | {axis: Tiling(axis, (*sizes[axis], axis.extent)) for axis in axes}
 
     def _reduce(self, axis: Axis) -> Tiling:
         if axis.extent <= WHOLE_REDUCE_EXTENT or self.is_across:
@@ -212,7 +219,7 @@ class StageRule:
     def _operand(self, read: Read, tilings: dict[Axis, Tiling]) -> Operand:
         name = read.tensor.name
         probe = Operand(read, read.tensor.constant, 0, 0)
-        if self.is_across or (self.chunks and name in self.between):
+        if self.is_across or self.stage.tables or (self.chunks and name in self.between):
             return Operand(read, False, 0, 0)
         if read.tensor.constant:
             return Operand(read, True, PACK_LEVELS.index("root"), 0)
@@ -240,7 +247,7 @@ class StageRule:
         return Operand(read, False, level, layout)
 
     def _unroll(self, tiled: TiledStage) -> Expr:
-        reduce = self.stage.reduce
+        reduce = tiled.axes("inner")
         if not reduce:
             return 1
         innermost: Expr = tiled.tilings[reduce[-1]].sizes[0]

@@ -18,6 +18,7 @@ from data.record import Record, Round, best_of, machine_id
 from data.store import Store
 from ir.errors import InternalError
 from ir.task import Task
+from schedule.algorithms import ALGORITHMS, algorithm_of
 from schedule.measurement import Candidate, Measurement
 from schedule.rules import sketches as sketches_of
 from schedule.sketch import Sketch
@@ -58,13 +59,14 @@ SearchFactory: TypeAlias = Callable[[Sequence[Sketch], Scorer, np.random.Generat
 
 @dataclass(frozen=True)
 class TuneOptions:
-    """The budget and the seed. Trials of earlier runs in the same records count."""
+    """The budget, the seed, and what may be tried. Trials of earlier runs in the same records count, but for those by other algorithms."""
 
     max_trials: int | None = None  # over all tasks
     max_trials_per_task: int | None = None
     max_seconds: float | None = None
     batch: int = 16
     seed: int = 0
+    algorithms: tuple[str, ...] = ALGORITHMS  # those of the sketches that are tried
 
 
 @dataclass
@@ -79,6 +81,7 @@ class TaskState:
     failures: Counter[str] = field(default_factory=Counter)
     messages: dict[str, str] = field(default_factory=dict)  # one example a class of failure
     n_resumed: int = 0
+    has_others: bool = False  # whether the records hold right schedules by algorithms that are not tried
     round: int = 0
     tuning_seconds: float = 0.0  # of all rounds that are done
     round_started: float | None = None  # by `time.monotonic`, while one is under way
@@ -270,7 +273,8 @@ class Tuner:
         state.tuning_seconds += time.monotonic() - started
         if self._store is not None:
             records = [self._record(state, c, m, state.n_trials + i, kind="final") for i, (c, m) in enumerate(state.final.items())]
-            self._store.append([replace(r, kept=r.ok and Candidate(r.sketch, r.row) == state.kept) for r in records])
+            # Where others are left out, the fastest of these need not be the one to use for whoever leaves out none.
+            self._store.append([replace(r, kept=r.ok and not state.has_others and Candidate(r.sketch, r.row) == state.kept) for r in records])
 
     def _compare(self, state: TaskState, finalists: Sequence[Candidate]) -> dict[Candidate, Measurement]:
         """The finalists measured in turns; again where all are far slower than their trials were, for then the machine was busy with something else."""
@@ -304,6 +308,7 @@ class Tuner:
         for state in self.states:
             columns = {sketch.name: tuple(symbol.name for symbol in sketch.space.symbols) for sketch in state.sketches}
             records = self._store.records(state.task.key, machine_id(self._machine), self._target.threads)
+            state.has_others = any(record.ok and algorithm_of(record.sketch) not in self._options.algorithms for record in records)
             known = [record for record in records if columns.get(record.sketch) == record.columns]
             trials = [record for record in known if record.kind == "trial"]
             for record in trials:
@@ -332,7 +337,7 @@ class Tuner:
                 progress.n_trials.append(state.n_trials)
 
     def _state(self, number: int, task: Task, make_search: SearchFactory) -> TaskState:
-        known = sketches_of(task.program, self._target)
+        known = tuple(sketch for sketch in sketches_of(task.program, self._target) if algorithm_of(sketch.name) in self._options.algorithms)
         if not known:
             raise InternalError(f"no sketch for {task.key}")
         rng = np.random.default_rng([self._options.seed, number])

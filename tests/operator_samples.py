@@ -54,6 +54,19 @@ def written(name: str, parameters: dict[str, str]) -> str:
 
 
 @st.composite
+def window_texts(draw: st.DrawFn, most: int = 14) -> str:
+    """3x3 windows that move by one, which Winograd's algorithm takes."""
+    pad = [draw(st.integers(0, 2)) for _ in range(4)]
+    h, w = (draw(st.integers(max(1, 3 - before - after), most)) for before, after in zip(pad[:2], pad[2:], strict=True))
+    c, k = (draw(st.sampled_from([4, 16, 20, 32])) for _ in "ck")
+    name, layouts = draw(st.sampled_from([("conv2d", LAYOUTS[2]), ("conv2d", LAYOUTS[2]), ("conv_transpose2d", LAYOUTS[2][:2])]))
+    if name == "conv_transpose2d":
+        h, w = h + 4, w + 4
+    given = {"n": draw(st.integers(1, 3)), "c": c, "h": h, "w": w, "k": k, "r": 3, "s": 3, "pad": _by(pad), "layout": draw(st.sampled_from(layouts))}
+    return written(name, {key: str(value) for key, value in given.items()} | {"epilogue": draw(st.sampled_from(EPILOGUES))})
+
+
+@st.composite
 def convolution_texts(draw: st.DrawFn, rank: int, most: int = 8) -> str:
     """Over one or three dimensions."""
     groups = draw(st.sampled_from([1, 1, 2, 16]))
@@ -204,6 +217,7 @@ def product_texts(most: int = 40) -> st.SearchStrategy[str]:
         batched.map(lambda given: written("batch_matmul", given)),
         conv2d_parameters().map(lambda given: written("conv2d", given)),
         conv2d_parameters().map(lambda given: written("conv2d", given)),
+        window_texts(),
         convolution_texts(1),
         convolution_texts(3, most=3),
         transposed_texts(),

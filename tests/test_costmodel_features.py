@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,10 +19,10 @@ from costmodel.access import LINE_BYTES, LINE_ELEMENTS
 from costmodel.feature_table import FEATURE_VERSION, FEATURES, SCALES
 from costmodel.features import FeatureExtractor
 from costmodel.stage import ROLES, StageQuantities, operands_by_role
-from ir.count import Executions, Trace, memory_loads, trace
+from ir.count import Executions, Trace, memory_loads, n_calls, trace
 from ir.expression import Evaluator
 from ir.nest import For, Load, Nest, Statement, Store
-from ir.program import FLOAT_BYTES, Constant
+from ir.program import FLOAT_BYTES, Constant, n_applies, reads
 from ir.task import Task, task
 from schedule.rules import sketches
 from schedule.sketch import BANDS, PACK_LEVELS, Sketch, TiledStage
@@ -62,6 +63,15 @@ def _split() -> st.SearchStrategy[str]:
     return st.builds(lambda m, n, k: f"matmul:m={m},n={n},k={16 * k}", st.integers(1, 5), st.integers(1, 20), st.integers(4, 12))
 
 
+def _winograd() -> st.SearchStrategy[str]:
+    """3x3 windows that move by one, with channels enough."""
+    return st.builds(
+        lambda h, w, c, k, pad, layout, epilogue: f"conv2d:c={c},h={h},w={w},k={k},r=3,s=3,pad={pad},layout={layout},epilogue={epilogue}",
+        st.integers(4, 7), st.integers(4, 7), st.integers(4, 9), st.integers(4, 9), st.integers(0, 1), st.sampled_from(["nhwc", "nchw"]),
+        st.sampled_from(["none", "bias+add+relu"]),
+    )  # fmt: skip
+
+
 class Candidate:
     def __init__(self, task: Task, sketch: Sketch, row: np.ndarray, target: Target) -> None:
         self.task, self.sketch, self.row, self.target = task, sketch, row, target
@@ -95,7 +105,8 @@ class Candidate:
 
 @st.composite
 def candidates(draw: st.DrawFn) -> Candidate:
-    found = task(draw(st.one_of(_matmul(), _conv2d(), _conv2d(), _split(), product_texts(16), reduce_texts(16), row_texts(12), pool_texts(8))))
+    texts = (_matmul(), _conv2d(), _conv2d(), _winograd(), _split(), product_texts(16), reduce_texts(16), row_texts(12), pool_texts(8))
+    found = task(draw(st.one_of(*texts)))
     target = draw(st.sampled_from([TARGET, SMALL_TARGET]))
     sketch = draw(st.sampled_from(sketches(found.program, target)))
     row = sketch.space.sample(1, np.random.default_rng(draw(st.integers(0, 1 << 30))))[0]
@@ -146,7 +157,7 @@ class StageTrace:
         found = []
         for number, execution in enumerate(self.updates if "inner" in bands and self.updates else self.finishes):
             rows = np.unique(execution.points[:, self.columns(execution, bands)], axis=0)
-            if "inner" in bands:
+            if "inner" in bands and self.updates:
                 width = len(self.stage.reduce) + 1 - len(self.columns(execution, ("inner",)))
                 rows = np.column_stack([rows, np.zeros((len(rows), width), dtype=int), np.full(len(rows), number)])
             found.append(rows)
@@ -171,7 +182,9 @@ class StageTrace:
 
     @property
     def is_confined(self) -> bool:
-        """Whether some loop leaves out padding: then less is touched than by a whole box, which is what footprints describe."""
+        """Whether some loop leaves out padding, or a transform's guards do: then less is touched than by a whole box, which is what footprints describe."""
+        if self.stage.tables:
+            return any(access.padded for access in (self.stage.write, *reads(self.stage.body)))
         return any(self.tiled.is_confined(window) for window in self.tiled.windows)
 
     def agrees(self, counted: int, described: int) -> bool:
@@ -183,10 +196,20 @@ class StageTrace:
 
 
 def stage_traces(candidate: Candidate) -> Iterator[tuple[str, StageTrace]]:
+    """Each stage with the name that its quantities begin with."""
     stages = candidate.stages
     for number, tiled in enumerate(stages):
         prefix = f"s{number}_" if len(stages) > 1 else ""
         yield f"stage{number}", StageTrace(tiled, prefix, bool(candidate.sketch.fused), candidate.trace, candidate.target.lanes)
+
+
+def slots_are_the_stage_with_most_work_and_the_sum_of_the_others(candidate: Candidate) -> None:
+    quantities, flops = candidate.quantities, [tiled.stage.flops for tiled in candidate.stages]
+    main = flops.index(max(flops))
+    for name in (name.removeprefix("stage0.") for name in quantities if name.startswith("stage0.")):
+        by_stage = [quantities[f"stage{number}.{name}"] for number in range(len(flops))]
+        assert quantities[f"compute.{name}"] == by_stage[main]
+        assert quantities.get(f"final.{name}", 0) == sum(by_stage) - by_stage[main]
 
 
 # --- counts ---------------------------------------------------------------------------------------------------------
@@ -196,7 +219,7 @@ def counts_of_work_are_exact(candidate: Candidate) -> None:
     quantities = candidate.quantities
     for slot, found in stage_traces(candidate):
         q = {name.removeprefix(f"{slot}."): value for name, value in quantities.items() if name.startswith(f"{slot}.")}
-        if found.stage.reduce:
+        if found.tiled.axes("inner"):
             assert sum(map(len, found.updates)) == q["points"]
             assert found.first_lanes(found.updates) == q["vector_updates"]
             copies = q["unroll"] if found.tiled.is_across else 1
@@ -205,6 +228,9 @@ def counts_of_work_are_exact(candidate: Candidate) -> None:
         assert found.first_lanes(found.finishes) == q["output.store_instructions"]
         assert q["flops"] <= found.stage.flops
         assert found.is_confined or q["flops"] == found.stage.flops
+        if found.stage.tables:
+            after = n_applies(found.tiled.epilogue.body) if found.tiled.epilogue else 0
+            assert sum(len(e) * n_calls(e.store.value) for e in found.stores) - after * sum(map(len, found.finishes)) == q["flops"]
         counted = q["fma"] * 2 + q["add"] + q["multiply"] + q["compare"] + q["special"]
         assert counted == q["flops"]
 
@@ -244,13 +270,31 @@ def described_roles(found: StageTrace) -> list[str]:
 
 
 def operand_loads(found: StageTrace, role: str) -> list[tuple[Executions, Load, np.ndarray]]:
-    """The updates (or, without a reduction, the stores) with their load of an operand and its addresses."""
+    """The updates (or, without a reduction, the stores) with their load of an operand and its addresses; of a transform all statements with all loads,
+    executions whose guard fails left out."""
     operand = operands_by_role(found.tiled)[role]
     names = {operand.read.tensor.name, f"{found.prefix}{operand.read.tensor.name}_packed"}
     result = []
-    for execution in found.updates or found.finishes:
+    for execution in found.stores if found.stage.tables else found.updates or found.finishes:
         loads = [(load, addresses) for load, addresses in memory_loads(execution) if load.buffer.name in names]
-        result.append((execution, *loads[0]))
+        for load, addresses in loads if found.stage.tables else loads[:1]:
+            result.append((replace(execution, points=execution.points[execution.evaluate(load.guard) != 0]), load, addresses))
+    return result
+
+
+def steps(found: StageTrace, accesses: list[tuple[Executions, np.ndarray]], rolled: bool = False) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(groups, addresses) of first lanes by what is executed together: one statement in one step, but all statements of a transform.
+
+    `rolled`: the copies of an unrolled body are one step."""
+    if found.stage.tables:
+        groups, addresses = merged(found, accesses, BANDS)
+        first = np.concatenate([execution.first_lanes(found.lanes) for execution, _ in accesses])
+        return [(groups[first], addresses[first])]
+    result = []
+    for execution, addresses in accesses:
+        columns = [i for i in found.columns(execution, BANDS) if not rolled or execution.loops[i].kind != "unrolled"]
+        first = execution.first_lanes(found.lanes)
+        result.append((group(execution, columns)[first], addresses[first]))
     return result
 
 
@@ -283,7 +327,7 @@ def footprints_are_the_distinct_elements(candidate: Candidate) -> None:
         for role, accesses in all_accesses(found).items():
             for place, bands in AROUND.items():
                 q = f"{slot}.{role}.{place}"
-                if place != "step":
+                if place != "step" or (found.stage.tables and role != "output"):
                     elements = most_distinct(*merged(found, accesses, bands))
                     assert found.agrees(FLOAT_BYTES * elements, quantities[f"{q}.bytes"]), (role, place)
                 elif role != "output" and not found.tiled.is_across:
@@ -308,15 +352,18 @@ def loads_of_a_step_are_exact(candidate: Candidate) -> None:
     """A load is one vector, one broadcast or, where neighbouring lanes lie apart, one element."""
     quantities = candidate.quantities
     for slot, found in stage_traces(candidate):
-        for role in described_roles(found):
+        for role, accesses in all_accesses(found).items():
+            if role == "output":
+                continue
             total = step = 0
-            for execution, _, addresses in operand_loads(found, role):
-                first = execution.first_lanes(found.lanes)
-                columns = found.columns(execution, BANDS)
-                pairs = np.unique(np.column_stack([group(execution, columns), addresses])[first], axis=0)
-                total += len(pairs)
-                step = max(step, int(np.bincount(pairs[:, 0], minlength=1).max()))
+            for groups, addresses in steps(found, accesses):
+                total += len(np.unique(np.column_stack([groups, addresses]), axis=0))
+                step = max(step, most_distinct(groups, addresses))
             by_element = candidate.target.lanes if quantities[f"{slot}.{role}.vector_stride"] > 1 else 1
+            if found.stage.tables and found.is_confined:
+                assert step * by_element <= quantities[f"{slot}.{role}.loads"]
+                assert total * by_element <= quantities[f"{slot}.{role}.load_instructions"]
+                continue
             if not found.tiled.is_across:
                 assert quantities[f"{slot}.{role}.loads"] == step * by_element
             assert quantities[f"{slot}.{role}.load_instructions"] == total * by_element
@@ -327,13 +374,9 @@ def loads_of_an_unrolled_body_are_exact(candidate: Candidate) -> None:
     for slot, found in stage_traces(candidate):
         loads = 0
         for role in operands_by_role(found.tiled):
+            accesses = [(e, addresses) for e, _, addresses in operand_loads(found, role)]
             by_element = candidate.target.lanes if quantities.get(f"{slot}.{role}.vector_stride", 1) > 1 else 1
-            bodies = []
-            for execution, _, addresses in operand_loads(found, role):
-                rolled = [i for i in found.columns(execution, BANDS) if execution.loops[i].kind != "unrolled"]
-                first = execution.first_lanes(found.lanes)
-                bodies.append(most_distinct(group(execution, rolled)[first], addresses[first]))
-            loads += max(bodies) * by_element
+            loads += max(most_distinct(*pairs) for pairs in steps(found, accesses, rolled=True)) * by_element
         assert found.agrees(loads, quantities[f"{slot}.loads_unrolled"])
 
 
@@ -345,7 +388,7 @@ def strides_are_those_of_the_addresses(candidate: Candidate) -> None:
                 loops = [loop.kind for loop in execution.loops]
                 steps = {"vector_stride": loops.index("vector")}
                 inner = found.columns(execution, ("inner",))
-                if found.stage.reduce and quantities[f"{slot}.unroll"] == 1 and not found.tiled.is_across:
+                if found.tiled.axes("inner") and quantities[f"{slot}.unroll"] == 1 and not found.tiled.is_across:
                     steps["reduce_stride"] = inner[-1]
                 for name, column in steps.items():
                     others = group(execution, [i for i in range(len(loops)) if i != column])
@@ -378,7 +421,7 @@ def text_updates(body: tuple[Statement, ...], lanes: int) -> int:
 
 def size_of_code_and_memory_are_exact(candidate: Candidate) -> None:
     quantities, nest = candidate.quantities, candidate.kernel
-    if all(tiled.stage.reduce for tiled in candidate.stages):
+    if all(tiled.axes("inner") for tiled in candidate.stages):
         assert text_updates(nest.body, candidate.target.lanes) == quantities["program.code_updates"]
     sizes = {scope: sum(buffer.n_bytes for buffer in nest.in_scope(scope)) for scope in ("prepared", "shared", "private")}
     assert sizes["prepared"] == quantities["program.prepared_bytes"]
@@ -423,7 +466,7 @@ def epilogue_runs_once_an_element(candidate: Candidate) -> None:
     executions = at_block = 0
     for _, found in stage_traces(candidate):
         if found.tiled.epilogue is not None:
-            executions += sum(map(len, found.block_epilogue)) or found.stage.output.n_bytes // FLOAT_BYTES
+            executions += sum(map(len, found.block_epilogue)) or math.prod(axis.extent for axis in found.stage.spatial)
             at_block += bool(found.block_epilogue)
     assert executions == quantities["epilogue.elements"]
     assert at_block == quantities["epilogue.at_block"]
@@ -442,6 +485,7 @@ def extracted(text: str, n: int = 50, target: Target = TARGET) -> Iterator[tuple
 @settings(max_examples=40, deadline=None)
 @given(candidates())
 def test_quantities_agree_with_the_lowered_nest(candidate: Candidate) -> None:
+    slots_are_the_stage_with_most_work_and_the_sum_of_the_others(candidate)
     counts_of_work_are_exact(candidate)
     loops_are_exact(candidate)
     innermost_loops_move_what_they_move(candidate)

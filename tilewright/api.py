@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from graph.targets import resolve_target
 from ir.errors import UserError
 from ir.task import Task
 from ir.task import task as _task
+from schedule.algorithms import ALGORITHMS, allowed_algorithms
 from schedule.measurement import Candidate
 from schedule.target import Target
 from search.annealing import AnnealingSearch
@@ -155,6 +156,8 @@ def tune(
     cost_model: str = "xgb",
     check: bool = True,
     timeout_seconds: float = 10.0,
+    no_winograd: bool = False,
+    deterministic: bool = False,
     watch: Callable[[Progress], None] = lambda progress: None,
 ) -> Result:
     """Search for the fastest schedule of each task.
@@ -162,6 +165,8 @@ def tune(
     `what` is a task, several, or a target as in `tasks`. With `records`, a file, every trial is kept there, and trials already there
     count and are not repeated. Without any budget each task gets `DEFAULT_TRIALS_PER_TASK` trials. `search` is one of `SEARCHES`;
     `cost_model` is "xgb", "random", or the file of a trained model. `check`: compare every candidate's output with the reference.
+    `no_winograd` leaves out schedules by Winograd's algorithm, which round more; `deterministic` those by split reductions too, so that the terms of every
+    sum are added one after the other. Records of what is left out do not count.
     `UserError` if anything asked for cannot be had. Ctrl-C ends the run early and keeps what was found.
     """
     if search not in SEARCHES:
@@ -174,7 +179,7 @@ def tune(
     chosen = _chosen(what)
     machine = detect_machine(one_thread_without_openmp(threads))
     learner = make_learner(cost_model, machine, seed)
-    options = TuneOptions(max_trials, max_trials_per_task, max_seconds, batch, seed)
+    options = TuneOptions(max_trials, max_trials_per_task, max_seconds, batch, seed, allowed_algorithms(no_winograd=no_winograd, deterministic=deterministic))
     with ExitStack() as stack:
         store = stack.enter_context(Store(records)) if records is not None else None
         limits = quiet_limits(machine.target)
@@ -239,12 +244,14 @@ def versions() -> dict[str, str]:
     return {**packages, "features": str(FEATURE_VERSION), "python": platform.python_version()}
 
 
-def compile(task: Task | str, *, records: str | Path, threads: int | None = None) -> Kernel:
-    """The kernel of the best recorded schedule of the task for this machine and thread count; `UserError` if there is none."""
+def compile(
+    task: Task | str, *, records: str | Path, threads: int | None = None, no_winograd: bool = False, deterministic: bool = False
+) -> Kernel:  # fmt: skip
+    """The kernel of the best recorded schedule of the task for this machine and thread count, some left out as in `tune`; `UserError` if there is none."""
     wanted = _task(task) if isinstance(task, str) else task
     machine = detect_machine(one_thread_without_openmp(threads))
     with Store(records, create=False) as store:
-        best = recorded_best(store, wanted, machine)
+        best = recorded_best(store, wanted, machine, allowed_algorithms(no_winograd=no_winograd, deterministic=deterministic))
         if best is None:
             others = sorted({(setting.task == wanted.key, setting.threads) for setting in store.best(wanted.key)})
             hint = f"; there are records for another machine or thread count ({', '.join(str(t) for _, t in others)})" if others else ""
@@ -252,9 +259,9 @@ def compile(task: Task | str, *, records: str | Path, threads: int | None = None
     return _kernel(wanted, Candidate(best.sketch, best.row), machine)
 
 
-def recorded_best(store: Store, task: Task, machine: Machine) -> Record | None:
+def recorded_best(store: Store, task: Task, machine: Machine, algorithms: Collection[str] = ALGORITHMS) -> Record | None:
     """The record to use for the task on this machine with its thread count."""
-    found = store.best(task.key, machine_id(machine_record(machine)), machine.target.threads)
+    found = store.best(task.key, machine_id(machine_record(machine)), machine.target.threads, algorithms)
     return next(iter(found.values()), None)
 
 

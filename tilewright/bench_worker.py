@@ -104,7 +104,7 @@ def our_contender(name: str, problem: Problem, candidate: Candidate, target: Tar
     pointers = bound.pointers(inputs, out)
     out.fill(np.nan)
     kernel.run(pointers)
-    check_output(out, reference(of.key, SEED))
+    check_output(out, reference(of.key, SEED, kernel.code.algorithm))
     return Contender(name, candidate.sketch, partial(kernel.run, pointers), alive=(bound, inputs, out))
 
 

@@ -32,6 +32,10 @@ JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help=
 ShapeOption = Annotated[list[str] | None, typer.Option("--shape", metavar="NAME=1,3,48,320", help="Shape of a dynamic input; may be repeated.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print the result alone.")]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Print every trial.")]
+NoWinogradOption = Annotated[bool, typer.Option("--no-winograd", help="Leave out schedules by Winograd's algorithm, which round more.")]
+DeterministicOption = Annotated[
+    bool, typer.Option("--deterministic", help="Only schedules that add the terms of each sum one after the other: neither Winograd nor split reductions.")
+]
 TasksOption = Annotated[str | None, typer.Option("--tasks", metavar="0,3-5", help="Work on these tasks only, numbered as `tilewright tasks` does.")]
 
 
@@ -102,6 +106,8 @@ def tune(
     shape: ShapeOption = None,
     threads: ThreadsOption = None,
     seed: SeedOption = 0,
+    no_winograd: NoWinogradOption = False,
+    deterministic: DeterministicOption = False,
     json: JsonOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -116,7 +122,8 @@ def tune(
     with Watcher(headline, quiet=quiet, verbose=verbose) as watcher:
         result = api.tune(
             chosen, records=records, max_trials=max_trials, max_trials_per_task=max_trials_per_task, max_seconds=max_seconds, batch=batch,
-            threads=threads, seed=seed, search=search.value, cost_model=cost_model, check=not no_check, timeout_seconds=timeout, watch=watcher,
+            threads=threads, seed=seed, search=search.value, cost_model=cost_model, check=not no_check, timeout_seconds=timeout,
+            no_winograd=no_winograd, deterministic=deterministic, watch=watcher,
         )  # fmt: skip
     covered = print_result(result, network)
     write_json(json, result.to_json())
@@ -127,12 +134,16 @@ def tune(
 
 
 @app.command()
-def best(records: RequiredRecords, threads: ThreadsOption = None, json: JsonOption = None) -> None:
+def best(
+    records: RequiredRecords, threads: ThreadsOption = None, no_winograd: NoWinogradOption = False, deterministic: DeterministicOption = False,
+    json: JsonOption = None,
+) -> None:  # fmt: skip
     """The best schedule of each recorded task, readable, with its speed and its fraction of the peak."""
+    from schedule.algorithms import allowed_algorithms
     from tilewright.display import write_json
     from tilewright.inspect import best_json, best_schedules, print_best
 
-    found = best_schedules(records, threads)
+    found = best_schedules(records, threads, allowed_algorithms(no_winograd=no_winograd, deterministic=deterministic))
     print_best(found)
     write_json(json, best_json(found))
 
@@ -143,11 +154,14 @@ def show(
     records: RequiredRecords,
     ir: Annotated[Form, typer.Option("--ir", help="Loop nest, LLVM IR after optimization, or assembly.")] = Form.nest,
     threads: ThreadsOption = None,
+    no_winograd: NoWinogradOption = False,
+    deterministic: DeterministicOption = False,
 ) -> None:
     """The code of a task's best schedule."""
+    from schedule.algorithms import allowed_algorithms
     from tilewright.inspect import code_text
 
-    print(code_text(task, records, ir.value, threads))
+    print(code_text(task, records, ir.value, threads, allowed_algorithms(no_winograd=no_winograd, deterministic=deterministic)))
 
 
 @app.command()

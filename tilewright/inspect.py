@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from data.store import Store
 from ir.errors import IllegalCandidate, UserError
 from ir.nest import nest_text
 from ir.task import Task, task
+from schedule.algorithms import ALGORITHMS
 from schedule.target import Target
 from tilewright.api import machine_record, quiet_limits
 
@@ -42,10 +43,10 @@ class Best:
         return self.gflops / self.peak_gflops if self.peak_gflops else None
 
 
-def best_schedules(path: Path, threads: int | None) -> list[Best]:
-    """One for each recorded setting (only those with this many threads, if given), in the order in which their tasks were recorded."""
+def best_schedules(path: Path, threads: int | None, algorithms: Collection[str] = ALGORITHMS) -> list[Best]:
+    """One by these algorithms for each recorded setting (only those with this many threads, if given), in the order in which their tasks were recorded."""
     with Store(path, create=False) as store:
-        bests = store.best(threads=threads)
+        bests = store.best(threads=threads, algorithms=algorithms)
         counts = {count.setting: count for count in store.tasks()}
         records = store.records(threads=threads)
     if not bests:
@@ -108,9 +109,9 @@ def schedule_text(record: Record) -> str:
     return f"{record.sketch}: {', '.join(parts)}"
 
 
-def code_text(which: str, path: Path, form: str, threads: int | None) -> str:
+def code_text(which: str, path: Path, form: str, threads: int | None, algorithms: Collection[str] = ALGORITHMS) -> str:
     """The loop nest, optimized LLVM IR, or assembly of a recorded task's best schedule. `which`: operator text, or number in `best_schedules`."""
-    record = _find(which, path, threads)
+    record = _find(which, path, threads, algorithms)
     target = Target.from_json({**{k: v for k, v in record.machine.items() if k != "cpu_model"}, "threads": record.threads})
     of = task(record.task)
     try:
@@ -125,9 +126,9 @@ def code_text(which: str, path: Path, form: str, threads: int | None) -> str:
     return assembly(llvm_text(lowered, target), target)
 
 
-def _find(which: str, path: Path, threads: int | None) -> Record:
+def _find(which: str, path: Path, threads: int | None, algorithms: Collection[str]) -> Record:
     with Store(path, create=False) as store:
-        records = list(store.best(threads=threads).values())
+        records = list(store.best(threads=threads, algorithms=algorithms).values())
     if which.isdecimal():
         if int(which) >= len(records):
             raise UserError(f"{path} has no task {which}; it holds {len(records)} tasks with a valid trial")

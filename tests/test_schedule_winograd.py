@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from operator_samples import operator_texts, random_inputs, target, window_texts
+
+from codegen.kernel import Kernel, build
+from codegen.lower import lower
+from codegen.machine import detect_target
+from ir.interpreter import interpret
+from ir.nest import nest_text
+from ir.operators import parse_operator
+from ir.program import Program, program_text
+from ir.rounding import tolerance
+from ir.simplify import simplify
+from ir.task import task
+from schedule.algorithms import ALGORITHMS, DIRECT, SPLIT, WINOGRAD, algorithm_of, allowed_algorithms, rounded_program
+from schedule.rules import sketches
+from schedule.winograd import TRANSFORMS, winograd
+
+
+def simplified(text: str) -> Program:
+    return simplify(parse_operator(text)[1])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.one_of(window_texts(), operator_texts(most=20)), st.sampled_from(sorted(TRANSFORMS)))
+def test_the_result_does_not_change(text: str, m: int) -> None:
+    program = simplified(text)
+    transformed = winograd(program, m)
+    if transformed is None:
+        return
+    inputs = random_inputs(program)
+    np.testing.assert_allclose(interpret(transformed, inputs), interpret(program, inputs), rtol=1e-10, atol=1e-10)
+    assert transformed.inputs == program.inputs
+    assert transformed.output == program.output
+    assert (tolerance(transformed, inputs) > 0).all()
+
+
+def test_the_transforms_are_exact() -> None:
+    """A one-dimensional convolution, in whole numbers and fractions of 24."""
+    for m, matrices in TRANSFORMS.items():
+        data, weights = np.arange(1.0, m + 3) ** 3, np.array([2.0, 3.0, -7.0])
+        products = np.array(matrices.weights) @ weights * (np.array(matrices.input) @ data)
+        np.testing.assert_allclose(np.array(matrices.output) @ products, np.correlate(data, weights), rtol=1e-14)
+
+
+def test_the_stages() -> None:
+    transformed = winograd(simplified("conv2d:n=2,c=8,h=5,w=6,k=7,r=3,s=3,pad=1,epilogue=relu"), 2)
+    assert transformed is not None
+    assert program_text(transformed).splitlines() == [
+        "u[oh_after*4 + ow_after, k, c] = sum over r_tap<3, s_tap<3 of (table[oh_after, r_tap] * (table[ow_after, s_tap] * weights[k, c, r_tap, s_tap]))"
+        "  for oh_after<4, ow_after<4, k<7, c<8",
+        "v[oh_after*4 + ow_after, n*9 + oh_tile*3 + ow_tile, c] = sum over oh_before<4, ow_before<4 of (table[oh_after, oh_before] * "
+        "(table[ow_after, ow_before] * x[n, oh_tile*2 + oh_before - 1, ow_tile*2 + ow_before - 1, c]))"
+        "  for oh_after<4, ow_after<4, n<2, oh_tile<3, ow_tile<3, c<8",
+        "products[position, n_oh_tile_ow_tile, k] = sum over c<8 of (v[position, n_oh_tile_ow_tile, c] * u[position, k, c])"
+        "  for position<16, n_oh_tile_ow_tile<18, k<7",
+        "sum[n, oh_tile*2 + oh_in, ow_tile*2 + ow_in, k] = sum over oh_before<4, ow_before<4 of (table[oh_in, oh_before] * "
+        "(table[ow_in, ow_before] * products[oh_before*4 + ow_before, n*9 + oh_tile*3 + ow_tile, k]))"
+        "  for n<2, oh_tile<3, oh_in<2, ow_tile<3, ow_in<2, k<7",
+        "y[n, oh_tile*2 + oh_in, ow_tile*2 + ow_in, k] = max(sum[n, oh_tile*2 + oh_in, ow_tile*2 + ow_in, k], 0)"
+        "  for n<2, oh_tile<3, oh_in<2, ow_tile<3, ow_in<2, k<7",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "matmul:m=20,n=30,k=40",
+        "conv2d:c=32,h=12,w=12,k=32,r=3,s=3,stride=2",
+        "conv2d:c=32,h=12,w=12,k=32,r=3,s=3,dilation=2",
+        "conv2d:c=32,h=12,w=12,k=32,r=3,s=3,groups=2",
+        "conv2d:c=1,h=12,w=12,k=32,r=3,s=3",
+        "conv2d:c=32,h=12,w=12,k=32,r=3,s=5",
+        "conv2d:c=32,h=3,w=3,k=32,r=3,s=3",
+        "conv1d:c=32,w=12,k=32,s=3",
+        "conv3d:c=4,d=5,h=5,w=5,k=4,t=3,r=3,s=3",
+    ],
+)
+def test_what_it_does_not_apply_to(text: str) -> None:
+    assert all(winograd(simplified(text), m) is None for m in TRANSFORMS)
+
+
+def test_fewer_products_or_none() -> None:
+    """F(4×4) makes 36 products of a 4×4 tile, where direct convolution makes 144; of a 1×5 output direct makes fewer."""
+    assert winograd(simplified("conv2d:c=16,h=3,w=7,k=16,r=3,s=3"), 4) is None
+    assert winograd(simplified("conv2d:c=16,h=6,w=6,k=16,r=3,s=3"), 4) is not None
+
+
+@pytest.mark.parametrize(("m", "most"), [(2, 1e-6), (4, 1e-5)])
+def test_the_error_against_fp64(m: int, most: float) -> None:
+    """As the docstring of `schedule.winograd` states it."""
+    host = detect_target()
+    for seed, text in enumerate(
+        ["conv2d:c=64,h=14,w=14,k=64,r=3,s=3,pad=1", "conv2d:c=256,h=10,w=11,k=32,r=3,s=3,pad=1", "conv2d:c=16,h=30,w=30,k=16,r=3,s=3"]
+    ):
+        problem = task(text)
+        inputs = random_inputs(problem.program, seed)
+        right = interpret(problem.program, inputs)
+        (sketch,) = (sketch for sketch in sketches(problem.program, host) if algorithm_of(sketch.name) == f"winograd{m}")
+        result = Kernel(build(problem, sketch, sketch.default_row(), host))(*inputs.values())
+        assert np.abs(result - right).max() / np.abs(right).max() < most
+
+
+# --- algorithms -----------------------------------------------------------------------------------------------------
+
+
+def test_sketches_are_named_by_their_algorithm() -> None:
+    found = {sketch.name: algorithm_of(sketch.name) for sketch in sketches(simplified("conv2d:c=64,h=14,w=14,k=64,r=3,s=3"), target())}
+    assert found == {"tile_k": DIRECT, "winograd2_tile_k": "winograd2", "winograd4_tile_k": "winograd4"}
+    found = {sketch.name: algorithm_of(sketch.name) for sketch in sketches(simplified("matmul:m=4,n=1,k=1024"), target(threads=16))}
+    assert found == {"across_k": DIRECT, "split16_k_across_k_rest": SPLIT}
+
+
+def test_what_options_allow() -> None:
+    assert allowed_algorithms() == ALGORITHMS
+    assert allowed_algorithms(no_winograd=True) == (DIRECT, SPLIT)
+    assert allowed_algorithms(deterministic=True) == allowed_algorithms(no_winograd=True, deterministic=True) == (DIRECT,)
+
+
+def test_tolerances_are_those_of_the_algorithm() -> None:
+    """Winograd's transforms make larger numbers cancel; what the direct program may be off is not widened by that."""
+    program = parse_operator("conv2d:c=16,h=8,w=8,k=16,r=3,s=3,pad=1")[1]
+    inputs = random_inputs(program)
+    bounds = {algorithm: tolerance(rounded_program(program, algorithm), inputs).max() for algorithm in ALGORITHMS}
+    assert bounds[DIRECT] == bounds[SPLIT]
+    assert bounds["winograd2"] < 2 * bounds[DIRECT] < bounds["winograd4"] < 100 * bounds[DIRECT]
+    with pytest.raises(ValueError, match="winograd2 does not apply"):
+        rounded_program(parse_operator("matmul:m=2,n=3,k=4")[1], "winograd2")
+
+
+def test_constants_are_transformed_beforehand() -> None:
+    """The kernel never sees the weights, and the nest that prepares them makes u in its workspace."""
+    program = parse_operator("conv2d:c=16,h=8,w=8,k=16,r=3,s=3,pad=1,epilogue=bias")[1]
+    for sketch in sketches(program, target()):
+        if algorithm_of(sketch.name) in WINOGRAD:
+            lowered = lower(sketch, sketch.default_row(), target())
+            assert "weights" not in nest_text(lowered.kernel)
+            (nest,) = lowered.prepare.values()
+            assert list(lowered.prepare) == ["weights"]
+            assert [(buffer.name, buffer.scope) for buffer in nest.buffers] == [("weights", "input"), ("s1_u_packed", "output"), ("u", "shared")]
