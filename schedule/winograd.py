@@ -1,9 +1,9 @@
 """Winograd's convolution: 3×3 windows by transforms of small tiles and products of what comes out of them.
 
 F(m×m, 3×3) computes m×m outputs from α×α inputs, α = m + 2, with α² multiplications instead of 9m² (Lavin and Gray, Fast Algorithms for Convolutional
-Neural Networks, CVPR 2016): 2.25 times fewer for m = 2, 4 times fewer for m = 4. What it costs is precision: for standard normal inputs and weights the
-largest error against fp64, relative to the largest output, was measured below 1e-6 for m = 2 and below 1e-5 for m = 4 (direct: 5e-7), for up to 256 channels
-(`tests/test_schedule_winograd.py`).
+Neural Networks, CVPR 2016): 2.25 times fewer for m = 2, 4 times fewer for m = 4. What m = 4 costs is precision: for standard
+normal inputs and weights the largest error against fp64, relative to the largest output, was measured below 1e-6 for m = 2 and below 2e-5 for m = 4, for
+up to 512 channels; that of direct sums, which are longer, was up to 2e-6 (`tests/test_schedule_winograd.py`).
 
 Notation: g a 3×3 window of weights, d an α×α tile of the input, y an m×m tile of the output; p the position in a transformed tile, t the tile,
 c input channels, k output channels.

@@ -125,7 +125,8 @@ class StageTrace:
         chunk = "chunk" if fused else f"{prefix}chunk"
         own = {self.output, f"{prefix}accumulator", *(f"{prefix}{operand.read.tensor.name}_packed" for operand in tiled.operands)}
         self.loops = [run for run in found.loops if (*run.around, run.loop)[0].variable.name == chunk and run.loop.variable.name.startswith(prefix)]
-        self.stores = [execution for execution in found.stores if execution.loops[0].variable.name == chunk and execution.store.buffer.name in own]
+        of_loop = [execution for execution in found.stores if execution.loops[0].variable.name == chunk]
+        self.stores = [execution for execution in of_loop if execution.store.buffer.name in own] if fused else of_loop
         self.updates = [e for e in self.stores if e.store.buffer.scope == "register" and e.store.reduction]
         self.starts = [e for e in self.stores if e.store.buffer.scope == "register" and isinstance(e.store.value, Constant)]
         self.reloads = [e for e in self.stores if e.store.buffer.scope == "register" and e.store.reduction is None and isinstance(e.store.value, Load)]

@@ -118,6 +118,16 @@ def test_best_counts_and_failures_by_setting(path: Path) -> None:
         assert store.failures(TASK, threads=2) == {"crash": 1}
 
 
+def test_best_by_some_algorithms(path: Path) -> None:
+    direct, split, winograd = (record(sketch=name, seconds=(seconds,)) for name, seconds in (("tile_n", 3e-6), ("split4_k", 2e-6), ("winograd4_k", 1e-6)))
+    with Store(path) as store:
+        store.append([direct, split, winograd])
+        assert list(store.best().values()) == [winograd]
+        assert list(store.best(algorithms=("direct", "split")).values()) == [split]
+        assert list(store.best(algorithms=("direct",)).values()) == [direct]
+        assert store.best(algorithms=()) == {}
+
+
 def test_several_files_are_read_as_one(tmp_path: Path) -> None:
     trials = random_records(6, seed=3)
     for name, part in (("a.db", trials[:4]), ("b.db", trials[2:])):

@@ -88,14 +88,12 @@ def test_fewer_products_or_none() -> None:
     assert winograd(simplified("conv2d:c=16,h=6,w=6,k=16,r=3,s=3"), 4) is not None
 
 
-@pytest.mark.parametrize(("m", "most"), [(2, 1e-6), (4, 1e-5)])
+@pytest.mark.parametrize(("m", "most"), [(2, 1e-6), (4, 2e-5)])
 def test_the_error_against_fp64(m: int, most: float) -> None:
     """As the docstring of `schedule.winograd` states it."""
     host = detect_target()
-    for seed, text in enumerate(
-        ["conv2d:c=64,h=14,w=14,k=64,r=3,s=3,pad=1", "conv2d:c=256,h=10,w=11,k=32,r=3,s=3,pad=1", "conv2d:c=16,h=30,w=30,k=16,r=3,s=3"]
-    ):
-        problem = task(text)
+    for seed, sizes in enumerate(["c=16,h=30,w=30,k=16", "c=64,h=14,w=14,k=64,pad=1", "c=256,h=10,w=11,k=32,pad=1", "c=512,h=7,w=7,k=64,pad=1"]):
+        problem = task(f"conv2d:{sizes},r=3,s=3")
         inputs = random_inputs(problem.program, seed)
         right = interpret(problem.program, inputs)
         (sketch,) = (sketch for sketch in sketches(problem.program, host) if algorithm_of(sketch.name) == f"winograd{m}")

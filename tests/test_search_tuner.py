@@ -7,6 +7,7 @@ from search_samples import TARGET, TASK, FakeRunner
 from costmodel.model import CostModel, RandomModel
 from data.store import Store
 from ir.task import task
+from schedule.algorithms import algorithm_of, allowed_algorithms
 from search.evolution import EvolutionarySearch, EvolutionOptions
 from search.learner import Learner
 from search.random_search import RandomSearch
@@ -72,6 +73,24 @@ def test_resuming_measures_nothing_twice_and_counts_what_is_there(tmp_path):
         assert third.asked == []
         assert result.tasks[0].best is not None
         assert result.tasks[0].default_seconds is not None
+
+
+def test_algorithms_that_are_left_out(tmp_path):
+    """They are not tried, their records do not count, and they stay the ones to use for whoever leaves out none."""
+    windows = task("conv2d:c=32,h=12,w=12,k=32,r=3,s=3,pad=1")
+    with Store(tmp_path / "r.db") as store:
+        everything, first = tune((windows,), store=store, max_trials=30)
+        assert {algorithm_of(candidate.sketch) for candidate in first.asked} == {"direct", "winograd2", "winograd4"}
+        n_direct = sum(algorithm_of(candidate.sketch) == "direct" for candidate in first.asked)
+        result, second = tune((windows,), store=store, max_trials=30, algorithms=allowed_algorithms(no_winograd=True))
+        (state,) = result.tasks
+        assert state.n_resumed == n_direct
+        assert len(second.asked) == 30 - n_direct
+        assert {algorithm_of(candidate.sketch) for candidate in (*second.asked, *state.measured, state.best)} == {"direct"}
+        assert [record.sketch for record in store.records() if record.kept] == [everything.tasks[0].best.sketch]
+        (direct,) = store.best(algorithms=("direct",)).values()
+        assert algorithm_of(direct.sketch) == "direct"
+        assert min(store.best().values(), key=lambda record: record.best_seconds).best_seconds <= direct.best_seconds
 
 
 def test_resuming_learns_from_the_records(tmp_path):

@@ -96,6 +96,23 @@ def test_best_show_and_exports(records, tmp_path):
             assert old.records() == new.records()
 
 
+def test_winograd_can_be_left_out(tmp_path):
+    """While tuning, and afterwards among the records."""
+    windows = ("conv2d:c=32,h=12,w=12,k=32,r=3,s=3,pad=1", "--records", tmp_path / "r.db")
+    for options, n_trials in ((("--deterministic",), 8), ((), 30)):
+        done = tilewright("tune", *windows, "--max-trials", n_trials, "--search", "random", "--cost-model", "random", *options)
+        assert done.returncode == 0, done.stderr
+        with Store(tmp_path / "r.db") as store:
+            assert any(record.sketch.startswith("winograd") for record in store.records()) == (not options)
+    for option in ("--no-winograd", "--deterministic"):
+        best = tilewright("best", "--records", tmp_path / "r.db", option)
+        assert best.returncode == 0, best.stderr
+        assert "winograd" not in best.stdout
+        shown = tilewright("show", windows[0], *windows[1:], option)
+        assert shown.returncode == 0, shown.stderr
+        assert "products" not in shown.stdout
+
+
 def test_train_and_tune_with_the_trained_model(records, tmp_path):
     trained = tilewright("train", "--records", records, "-o", tmp_path / "m.ubj")
     assert trained.returncode == 0, trained.stderr

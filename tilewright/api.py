@@ -165,7 +165,7 @@ def tune(
     `what` is a task, several, or a target as in `tasks`. With `records`, a file, every trial is kept there, and trials already there
     count and are not repeated. Without any budget each task gets `DEFAULT_TRIALS_PER_TASK` trials. `search` is one of `SEARCHES`;
     `cost_model` is "xgb", "random", or the file of a trained model. `check`: compare every candidate's output with the reference.
-    `no_winograd` leaves out schedules by Winograd's algorithm, which round more; `deterministic` those by split reductions too, so that the terms of every
+    `no_winograd` leaves out schedules by Winograd's algorithm, which round otherwise; `deterministic` those by split reductions too, so that the terms of every
     sum are added one after the other. Records of what is left out do not count.
     `UserError` if anything asked for cannot be had. Ctrl-C ends the run early and keeps what was found.
     """

@@ -32,7 +32,7 @@ JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help=
 ShapeOption = Annotated[list[str] | None, typer.Option("--shape", metavar="NAME=1,3,48,320", help="Shape of a dynamic input; may be repeated.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print the result alone.")]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Print every trial.")]
-NoWinogradOption = Annotated[bool, typer.Option("--no-winograd", help="Leave out schedules by Winograd's algorithm, which round more.")]
+NoWinogradOption = Annotated[bool, typer.Option("--no-winograd", help="Leave out schedules by Winograd's algorithm, which round otherwise.")]
 DeterministicOption = Annotated[
     bool, typer.Option("--deterministic", help="Only schedules that add the terms of each sum one after the other: neither Winograd nor split reductions.")
 ]
