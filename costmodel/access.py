@@ -126,11 +126,14 @@ class Access:
 
     def stride(self, axis: Axis) -> Expr:
         """Elements between neighbours along the axis in one register tile; along a reduce axis, if its loop is the innermost."""
-        return self._where_packed(abs(self.read.stride(axis)), [self._packed_stride(rows, axis) for rows in self._packed_layouts])
+        in_tensor = add(*(mul(abs(index.factor(axis)), stride) for index, stride in zip(self.read.indices, self._strides, strict=True)))
+        return self._where_packed(in_tensor, [self._packed_stride(rows, axis) for rows in self._packed_layouts])
 
     def set_conflicts(self, extents: Box) -> Expr:
-        """How many of the tensor's rows that the axes walk begin on the same set of the first-level cache; 1 when packed."""
+        """How many of the tensor's rows that the axes walk begin on the same set of the first-level cache; 1 when packed, or a chunk of its own."""
         result: Expr = 1
+        if self._is_chunk:
+            return result
         for axis, extent in extents.items():
             stride_bytes = abs(self.read.stride(axis)) * FLOAT_BYTES
             if stride_bytes >= LINE_BYTES:
@@ -175,9 +178,23 @@ class Access:
             stride = mul(stride, size)
         return tuple(rows)
 
+    @property
+    def _is_chunk(self) -> bool:
+        """Whether memory holds a chunk of the tensor at a time."""
+        return self.read.tensor.name in self.tiled.between
+
+    @cached_property
+    def _strides(self) -> tuple[Expr, ...]:
+        """Elements between neighbours along each dimension of the memory."""
+        if not self._is_chunk:
+            return self.read.tensor.strides
+        sizes = zip(self.read.tensor.shape, self.read.indices, strict=True)
+        shape = [minimum(self.tiled.tilings[i.axes[0]].sizes[2], size) if i.axes and i.axes[0] in self.tiled.fused else size for size, i in sizes]
+        return tuple(mul(*shape[place + 1 :]) for place in range(len(shape)))
+
     def _in_memory(self, box: Box) -> Box:
         """The part of the box that memory has at a time: of what fused stages hand on, a chunk."""
-        if self.read.tensor.name not in self.tiled.between:
+        if not self._is_chunk:
             return box
         return {axis: minimum(extent, self.tiled.tilings[axis].sizes[2]) if axis in self.tiled.fused else extent for axis, extent in box.items()}
 
@@ -192,10 +209,10 @@ class Access:
 
     def _tensor_lines(self, box: Box) -> Expr:
         rows: list[Row] = []
-        for index, stride in zip(reversed(self.read.indices), reversed(self.read.tensor.strides), strict=True):
+        for index, stride in zip(reversed(self.read.indices), reversed(self._strides), strict=True):
             terms = _terms(index, box)
             if are_apart(terms):
-                rows.extend(Row(term.extent, term.extent, abs(term.factor) * stride) for term in terms)
+                rows.extend(Row(term.extent, term.extent, mul(stride, abs(term.factor))) for term in terms)
             else:
                 rows.append(Row(distinct(terms), span(terms), stride))
         return lines(rows)
