@@ -55,7 +55,7 @@ def _sketch(name: str, program: Program, target: Target, vector: Axis, main: int
 
 
 def _winograd_sketches(program: Program, target: Target) -> Iterator[Sketch]:
-    """Where there are input and output channels enough to fill vectors."""
+    """Where there are input and output channels enough to fill vectors, and memory enough for what lies between the stages."""
     for algorithm, m in WINOGRAD.items():
         transformed = winograd(program, m)
         if transformed is None:
@@ -63,7 +63,7 @@ def _winograd_sketches(program: Program, target: Target) -> Iterator[Sketch]:
         make_u, *stages = transformed.stages
         n_inputs = math.prod(axis.extent for axis in stages[PRODUCTS].reduce)
         n_outputs = math.prod(axis.extent for axis in make_u.looped) // n_inputs
-        if min(n_inputs, n_outputs) < target.lanes:
+        if min(n_inputs, n_outputs) < target.lanes or sum(stage.output.n_bytes for stage in stages[: PRODUCTS + 1]) > MAX_WORKSPACE_BYTES:
             continue
         alone = _sketch(algorithm, Program(program.inputs, (make_u,)), target, _transform_vector(make_u))
         beforehand = alone.instantiate(alone.default_row())

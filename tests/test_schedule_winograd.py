@@ -88,6 +88,13 @@ def test_fewer_products_or_none() -> None:
     assert winograd(simplified("conv2d:c=16,h=6,w=6,k=16,r=3,s=3"), 4) is not None
 
 
+def test_no_sketch_where_there_is_little_to_gain() -> None:
+    """Too few channels for vectors, or v and the products too large for a workspace."""
+    for sizes, expected in {"c=64,k=64": 2, "c=15,k=64": 0, "c=64,k=15": 0, "n=64,c=64,k=64": 0}.items():
+        found = sketches(simplified(f"conv2d:{sizes},h=112,w=112,r=3,s=3"), target())
+        assert sum(algorithm_of(sketch.name) in WINOGRAD for sketch in found) == expected
+
+
 @pytest.mark.parametrize(("m", "most"), [(2, 1e-6), (4, 2e-5)])
 def test_the_error_against_fp64(m: int, most: float) -> None:
     """As the docstring of `schedule.winograd` states it."""
