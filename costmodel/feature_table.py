@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FEATURE_VERSION = 2
+FEATURE_VERSION = 3
 
 SCALES = ("plain", "log", "ratio", "log ratio")
 

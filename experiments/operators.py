@@ -36,7 +36,8 @@ BALANCE = 0.5  # a case whose multiply-adds take less than this part of its memo
 
 @dataclass(frozen=True)
 class Family:
-    """`text` is an operator text with `{batch}` and the names in `names` left open; `shapes` gives those."""
+    """`text` is an operator text with `{batch}` and the names in `names` left open; `shapes` gives those. Where there is no `{batch}`, it is the first
+    of the names."""
 
     title: str
     text: str
@@ -45,7 +46,8 @@ class Family:
 
     def tasks(self, batch: int) -> Iterator[Task]:
         for shape in self.shapes:
-            yield task(self.text.format(batch=batch, **dict(zip(self.names, shape, strict=True))))
+            first = batch if batch > 1 and "{batch}" not in self.text else shape[0]
+            yield task(self.text.format(batch=batch, **dict(zip(self.names, (first, *shape[1:]), strict=True))))
 
 
 _PLANES = ((224, 224, 3, 64, 7, 2, 3), (56, 56, 64, 64, 1, 1, 0), (14, 14, 256, 256, 3, 1, 1), (7, 7, 512, 512, 3, 1, 1))
@@ -92,7 +94,7 @@ FAMILIES = {
         "transpose, batched product", "einsum:equation=bihd.bjhd.bhij,sizes=b{batch}.i{l}.j{l}.h{h}.d{d}", ("l", "h", "d"),
         ((128, 12, 64), (128, 16, 64), (64, 12, 128), (128, 12, 128)),
     ),
-    "SFM": Family("softmax of rows", "softmax:shape={batch}x{m}x{n},axis=2", ("m", "n"), ((256, 256), (512, 512), (1024, 1024), (2048, 2048))),
+    "SFM": Family("softmax of rows", "softmax:shape={m}x{n},axis=1", ("m", "n"), ((256, 256), (512, 512), (1024, 1024), (2048, 2048))),
     "ATT": Family(
         "attention", "attention:batch={batch},heads={h},queries={l},keys={l},dim={d}", ("h", "l", "d"),
         ((12, 128, 64), (12, 512, 64), (8, 1024, 64), (16, 257, 64)),
@@ -125,7 +127,8 @@ def tune_case(of: Task, records: Path, config: Config) -> None:
 
 
 def run(config: Config, output: Path, records: Path | None = None, tune: Callable[[Task, Path, Config], None] | None = tune_case) -> pd.DataFrame:
-    """Tune (not where `tune` is None), compare, and write all files; the rows of the CSV."""
+    """Tune (not where `tune` is None), compare, and write all files; the rows of the CSV. Of an earlier run it keeps the rows of other cases, so that
+    the whole can be made in parts."""
     output.mkdir(parents=True, exist_ok=True)
     records = records or output / "records.db"
     cases = config.cases()
@@ -134,12 +137,22 @@ def run(config: Config, output: Path, records: Path | None = None, tune: Callabl
             print(f"tuning {number}/{len(cases)} {family} {of.key}", file=sys.stderr, flush=True)
             tune(of, records, config)
     result = run_bench(tuple(cases), records, config.peers, config.rounds, turn_seconds=config.turn_seconds, watch=print_notes)
-    results = pd.DataFrame(rows(result, cases, records))
+    results = _with_earlier(pd.DataFrame(rows(result, cases, records)), output / "results.csv")
     results.to_csv(output / "results.csv", index=False)
     versions = api.versions() | {name: package_version(name) for name in PEERS}
     machine = {"machine": result.machine.to_json(), "limits": dict(result.limits), "versions": versions, "rounds": result.rounds}
     (output / "machine.json").write_text(json.dumps(machine, indent=2) + "\n")
     return results
+
+
+def _with_earlier(results: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """In the order of the suite."""
+    if path.exists():
+        earlier = pd.read_csv(path)
+        results = pd.concat([earlier[~earlier["task"].isin(results["task"])], results])
+    place = {of.key: number for number, of in enumerate(Config().cases())}
+    order = results["task"].map(lambda key: place.get(key, len(place)))
+    return results.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
 
 
 def rows(result: BenchResult, cases: dict[Task, tuple[str, int]], records: Path) -> list[dict[str, object]]:

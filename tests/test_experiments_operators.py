@@ -25,13 +25,16 @@ def test_every_family_has_four_shapes_at_two_batches():
         ("C3D", 2 * 8 * 112 * 112 * 64 * 3 * 343),
         ("T2D", 2 * 8 * 8 * 256 * 512 * 4),
         ("CAP", 2 * 8 * 8 * 16 * 32 * 4 * 32 * 9),
-        ("SFM", 2 * 256 * 256),
         ("ATT", 12 * 128 * 128 * (4 * 64 + 2)),
     ],
 )
 def test_the_first_shape_is_the_one_that_is_meant(family, gflops):
     assert next(FAMILIES[family].tasks(1)).flops == gflops
     assert next(FAMILIES[family].tasks(16)).flops == 16 * gflops
+
+
+def test_softmax_has_its_rows_as_batch():
+    assert [next(FAMILIES["SFM"].tasks(batch)).key for batch in (1, 16)] == ["softmax:shape=256x256,axis=1", "softmax:shape=16x256,axis=1"]
 
 
 def test_families_are_chosen_by_name():
@@ -54,6 +57,8 @@ def test_a_tiny_run(tmp_path, monkeypatch):
     assert list(read["batch"].unique()) == [1, 16]
     assert (read["trials"] == 1).all()
     assert len(read) == len(results)
+    again = operators.run(replace(config, batches=(16,)), tmp_path, tune=None)
+    assert list(again["task"]) == list(read["task"])
     text = table(read)
     assert "All 2 cases: " in text
     assert "| TBG | transpose, batched product | 2 | " in text

@@ -117,7 +117,7 @@ def test_canonical_is_idempotent_on_anything_and_changes_no_choice_within_its_ma
     assert (space.canonical(once) == once).all()
     free = np.array([column.alike is None for column in space.columns], dtype=bool)
     assert (once <= X)[:, free].all()
-    assert (once == X)[:, free & [column.maximum is None for column in space.columns]].all()
+    assert (once == X)[:, free & np.array([column.maximum is None for column in space.columns], dtype=bool)].all()
 
 
 @settled
