@@ -22,8 +22,7 @@ SMALL_OUTPUT = 1024  # elements; below this a long reduction is worth splitting
 LONG_REDUCE = 64
 MANY_VECTORS = 4  # along a reduce axis: with so many nothing else is worth packing for
 CHUNK_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # with many divisors, for the register tiles of fused stages
-
-DEFAULT_CHUNK = 4
+DEFAULT_CHUNK = 4  # of these counts, what the default schedule wishes
 
 
 def sketches(program: Program, target: Target) -> tuple[Sketch, ...]:
