@@ -15,7 +15,7 @@ import math
 
 from llvmlite import ir
 
-from codegen.vectors import I32, at_least, at_most, fma, intrinsic, lanes_of, polynomial, splat
+from codegen.vectors import I32, at_least, at_most, fma, intrinsic, lanes_of, polynomial, scaled, scales_in_one, splat
 
 _LN2_HIGH = 355 / 512
 _LN2_LOW = math.log(2.0) - _LN2_HIGH
@@ -50,9 +50,12 @@ def exponential(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 def _exponential(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """exp(x) = 2^n exp(r) of an x in the range that `exponential` cuts to."""
-    rounded = fma(builder, x, 1 / math.log(2.0), _ROUNDER + 2 * _BIAS)
-    r = _remainder(builder, x, rounded, _ROUNDER + 2 * _BIAS)
-    return scaled_in_halves(builder, exp_polynomial(builder, r), builder.bitcast(rounded, lanes_of(x.type, I32)))
+    rounder = _ROUNDER + 2 * _BIAS
+    rounded = fma(builder, x, 1 / math.log(2.0), rounder)
+    result = exp_polynomial(builder, _remainder(builder, x, rounded, rounder))
+    if scales_in_one(x.type):
+        return scaled(builder, result, builder.fsub(rounded, splat(x.type, rounder)))
+    return scaled_in_halves(builder, result, builder.bitcast(rounded, lanes_of(x.type, I32)))
 
 
 def _remainder(builder: ir.IRBuilder, x: ir.Value, rounded: ir.Value, rounder: float) -> ir.Value:

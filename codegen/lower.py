@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -45,8 +46,9 @@ def lower(sketch: Sketch, row: NDArray[np.int64], target: Target) -> Lowered:
     if not sketch.space.valid(row[None, :])[0]:
         raise IllegalCandidate(f"row {[int(v) for v in row]} breaks a limit of sketch {sketch.name}")
     stages = sketch.instantiate(sketch.space.canonical(row[None, :])[0])
-    between = {stage.result.name: _intermediate(stage, sketch.fused) for stage in stages[:-1]}
-    between |= {made.result.name: _intermediate(made, ()) for made in sketch.beforehand}
+    handed_on = [(stage, stage.write) for stage in stages[:-1]] + [(stage, stage.keeps) for stage in stages if stage.keeps]
+    between = {access.tensor.name: _intermediate(stage, access, sketch.fused) for stage, access in handed_on}
+    between |= {made.result.name: _intermediate(made, made.write, ()) for made in sketch.beforehand}
     lowerings = [_StageLowering(stage, target, between, sketch.fused, f"s{number}_" if len(stages) > 1 else "") for number, stage in enumerate(stages)]
     body: list[Statement] = []
     for lowering in lowerings:
@@ -68,17 +70,17 @@ def lower(sketch: Sketch, row: NDArray[np.int64], target: Target) -> Lowered:
     return Lowered(Nest("kernel", tuple(ordered), tuple(body)), prepare)
 
 
-def _intermediate(stage: TiledStage, fused: tuple[Axis, ...]) -> Buffer:
-    """Memory of what the stage hands on: of fused stages a chunk, a thread's own."""
+def _intermediate(stage: TiledStage, access: Read, fused: tuple[Axis, ...]) -> Buffer:
+    """Memory of what the stage hands on by this access: of fused stages a chunk, a thread's own."""
     if not fused:
-        return Buffer(stage.result.name, stage.result.shape, "shared")
-    shape = list(stage.result.shape)
-    for dimension, index in enumerate(stage.stage.indices):
+        return Buffer(access.tensor.name, access.tensor.shape, "shared")
+    shape = list(access.tensor.shape)
+    for dimension, index in enumerate(access.indices):
         if index.axes and index.axes[0] in fused:
             size = stage.tilings[index.axes[0]].sizes[2]
             assert isinstance(size, int)
             shape[dimension] = min(size, shape[dimension])
-    return Buffer(stage.result.name, tuple(shape), "private")
+    return Buffer(access.tensor.name, tuple(shape), "private")
 
 
 def _parallel(lowerings: Sequence[_StageLowering]) -> For:
@@ -303,7 +305,8 @@ class _StageLowering:
             start = [If(first, tuple(start), tuple(over(Store(tile, at, Load(self.output, out)))))]
 
         def update(here: Position) -> list[Statement]:
-            return over(Store(tile, at, self._value(self.stage.body, place, here), self.stage.reduction))
+            value = self._value(self.stage.body, place, here)
+            return over(Store(tile, at, value, self.stage.reduction), *self._kept(value, place, here))
 
         loops = self._inner(list(self.tiled.ordered("inner")), corner, update)
         plain = over(Store(self.output, out, Load(tile, at)))
@@ -330,22 +333,24 @@ class _StageLowering:
                 statement = For(variable, sizes[axis], (statement,), "unrolled")
             return statement
 
-        def vectors(extent: int, value: Callable[[Expr], NestValue], combine: str | None) -> Statement:
+        def vectors(extent: int, statements: Callable[[Expr], list[Statement]]) -> Statement:
             lane = self._variable(f"{vector.name}3", extent)
-            return over(For(lane, extent, (Store(tile, (*rows.values(), lane), value(lane), combine),), "vector"))
+            return over(For(lane, extent, tuple(statements(lane)), "vector"))
 
         def along(here: Position) -> list[Statement]:
             """All of the vector axis, whole widths first."""
             count, left = divmod(vector.extent, width)
             step = self._variable(f"{vector.name}1", count)
 
-            def value_at(base: Expr) -> Callable[[Expr], NestValue]:
-                return lambda lane: self._value(self.stage.body, place, {**here, vector: add(base, lane)})
+            def update_at(base: Expr, lane: Expr) -> list[Statement]:
+                at = {**here, vector: add(base, lane)}
+                value = self._value(self.stage.body, place, at)
+                return [Store(tile, (*rows.values(), lane), value, reduction), *self._kept(value, place, at)]
 
-            result: list[Statement] = [For(step, count, (vectors(width, value_at(mul(step, width)), reduction),))] if count else []
-            return result + ([vectors(left, value_at(count * width), reduction)] if left else [])
+            result: list[Statement] = [For(step, count, (vectors(width, partial(update_at, mul(step, width))),))] if count else []
+            return result + ([vectors(left, partial(update_at, count * width))] if left else [])
 
-        start = vectors(width, lambda _: Constant(identity), None)
+        start = vectors(width, lambda lane: [Store(tile, (*rows.values(), lane), Constant(identity))])
         others = [axis for axis in self.tiled.ordered("inner") if axis != vector]
         variables = {axis: self._variable(f"{axis.name}1", axis.extent) for axis in others}
         loops = along(variables)
@@ -373,6 +378,14 @@ class _StageLowering:
             if (guard := self._inside(stage.write, out)) != 0:
                 statements.append(Store(self.output, out, self._with_epilogue(value(at), _Place({**position, **at})), guard=guard))
         return For(lane, sizes[vector], tuple(statements), "vector")
+
+    def _kept(self, value: NestValue, place: _Place, here: Position) -> list[Statement]:
+        """The store of a value of the body, if the stage keeps them; `here`: positions of the reduce axes within their slice."""
+        keeps = self.tiled.keeps
+        if keeps is None:
+            return []
+        absolute = {**place.absolute, **{axis: add(place.absolute.get(axis, 0), here.get(axis, 0)) for axis in self.stage.reduce}}
+        return [Store(self._memory(keeps.tensor), self._at(keeps.tensor, keeps.indices, absolute, place.in_chunk), value)]
 
     def _inner(self, axes: list[Axis], place: _Place, body: Callable[[Position], list[Statement]], here: Position | None = None) -> list[Statement]:
         """Loops over the reduce axes within a slice; `here` maps each axis to its position in the slice."""

@@ -32,6 +32,19 @@ def fma(builder: ir.IRBuilder, a: ir.Value, b: ir.Value | float, c: ir.Value | f
     return intrinsic(builder, "llvm.fmuladd", a, *(splat(a.type, part) if isinstance(part, float) else part for part in (b, c)))
 
 
+def scales_in_one(kind: ir.Type) -> bool:
+    """Whether `scaled` exists: AVX-512 alone has vectors of 16 floats."""
+    return isinstance(kind, ir.VectorType) and kind.count == 16 and kind.element == F32
+
+
+def scaled(builder: ir.IRBuilder, x: ir.Value, n: ir.Value) -> ir.Value:
+    """2^n x for whole numbers n as floats, rounded once, in one instruction."""
+    name, mask, rounding = "llvm.x86.avx512.mask.scalef.ps.512", ir.IntType(16), 4  # as the processor is set
+    kind = ir.FunctionType(x.type, [x.type] * 3 + [mask, I32])
+    function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+    return builder.call(function, [x, n, x, mask(-1), I32(rounding)])
+
+
 def polynomial(builder: ir.IRBuilder, x: ir.Value, coefficients: Sequence[float]) -> ir.Value:
     """By Horner's rule; the coefficient of the lowest power comes first."""
     result: ir.Value = splat(x.type, coefficients[-1])

@@ -59,6 +59,8 @@ class StageQuantities:
         self.structure: LoopStructure = loop_structure(tiled)
         self.accesses = {role: Access(tiled, operand.read, operand, target.lanes) for role, operand in self.operands.items()}
         self.accesses["output"] = Access(tiled, tiled.write, None, target.lanes)
+        if tiled.keeps is not None:
+            self.accesses["kept"] = Access(tiled, tiled.keeps, None, target.lanes)
         self.tile = RegisterTile(tiled, {role: self.accesses[role] for role in self.operands}, target.lanes)
         self.footprints = Footprints(self.structure, self.accesses)
 
@@ -312,7 +314,8 @@ class StageQuantities:
         accumulators = mul(self.output_vectors, sub(mul(self.n_slices, 3), 1))  # two a store, one a load of those that come again
         if self.tiled.is_across:  # combined by halves, each a shuffle and an operation
             accumulators = mul(self.n_outputs, add(self.tile.copies, 2 * self.target.lanes.bit_length()))
-        parts = {"updates": add(self._visited(mul(self.tile.half_cycles, self.n_steps)), accumulators)}
+        kept = 2 * self.output_vectors * self.n_steps if self.tiled.keeps else 0  # two a store
+        parts = {"updates": add(self._visited(mul(self.tile.half_cycles, self.n_steps)), accumulators, kept)}
         for cache, rate in BYTES_PER_HALF_CYCLE.items():
             parts[cache] = ceil_div(self._traffic[cache].total, rate)
         resident = less(self.footprints.working_set[0], self.target.l3_bytes + 1)

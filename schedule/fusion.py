@@ -3,35 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ir.program import Apply, Axis, Program, Read, Stage, Tensor, Value, affine, reads
 
 Item = TypeVar("Item")
-Group = tuple[Stage, Stage | None]  # a stage, and the elementwise one that is its epilogue
+
+
+@dataclass(frozen=True)
+class Group:
+    """A stage and the elementwise one that is its epilogue. `keeps`: where each value of the stage's body is stored, too."""
+
+    stage: Stage
+    epilogue: Stage | None
+    keeps: Read | None
+
+    @property
+    def handed_on(self) -> frozenset[str]:
+        """Names of the tensors that are stored."""
+        result = (self.epilogue or self.stage).output
+        return frozenset((result.name, self.keeps.tensor.name) if self.keeps else (result.name,))
 
 
 def groups(program: Program) -> list[Group]:
-    """Each stage together with an elementwise stage that follows it, reads it point by point, and is the only one that does."""
+    """Each stage together with an elementwise stage that follows it, reads it point by point, and is the only one that does; a reduction also with an
+    elementwise stage just before it that it reads point by point, as the sum of a softmax reads the powers, which are stored for those who read them later."""
     found: list[Group] = []
     stages = list(program.stages)
     while stages:
         stage = stages.pop(0)
-        follower = stages[0] if stages else None
-        if follower is not None and _is_epilogue(stage, follower, stages[1:]):
-            found.append((stage, stages.pop(0)))
-        else:
-            found.append((stage, None))
+        keeps = None
+        if stages and _is_prologue(stage, stages[0]):
+            keeps = stage.write if _is_read(stage.output, stages[1:]) else None
+            stage = replace(stages.pop(0), body=stage.body)
+        epilogue = stages.pop(0) if stages and _is_epilogue(stage, stages[0], stages[1:]) else None
+        found.append(Group(stage, epilogue, keeps))
     return found
 
 
+def _is_read(tensor: Tensor, stages: list[Stage]) -> bool:
+    return any(tensor == read.tensor for stage in stages for read in reads(stage.body))
+
+
+def _is_prologue(stage: Stage, follower: Stage) -> bool:
+    same_points = set(stage.spatial) == {*follower.spatial, *follower.reduce}
+    return stage.reduction is None and follower.reduction is not None and follower.body == stage.write and same_points
+
+
 def _is_epilogue(stage: Stage, follower: Stage, later: list[Stage]) -> bool:
-    if (
-        follower.reduction is not None
-        or (follower.spatial, follower.indices) != (stage.spatial, stage.indices)
-        or any(stage.output == read.tensor for other in later for read in reads(other.body))
-    ):
+    if follower.reduction is not None or (follower.spatial, follower.indices) != (stage.spatial, stage.indices) or _is_read(stage.output, later):
         return False
     return {read for read in reads(follower.body) if read.tensor == stage.output} == {stage.write}
 
@@ -72,7 +93,8 @@ def _is_own_dimension(accesses: list[Read], tensor: Tensor, axis: Axis) -> bool:
 def with_innermost(program: Program, axis: Axis) -> Program:
     """The same program with every tensor that one group of stages hands to another, and that has a dimension of this axis, contiguous along it."""
     moved: dict[str, int] = {}
-    for stage in (stage for group in groups(program)[:-1] for stage in group if stage is not None):
+    turned = {name for group in groups(program)[:-1] for name in (group.stage.output.name, *group.handed_on)}
+    for stage in (stage for stage in program.stages if stage.output.name in turned):
         place = next((i for i, index in enumerate(stage.indices) if index == affine(axis)), None)
         if place is not None:
             moved[stage.output.name] = place

@@ -28,11 +28,12 @@ DEFAULT_CHUNK = 4  # of these counts, what the default schedule wishes
 def sketches(program: Program, target: Target) -> tuple[Sketch, ...]:
     """All sketches of the program for this machine; the first one holds the default schedule."""
     program = simplify(program)
+    first = groups(program)[0].stage
     if len(groups(program)) > 1:
         found = tuple(_fused_sketches(program, target))
         if found:
             return found
-    named = ((_name(program.stages[0], vector), program, vector) for vector in _vector_axes(program.stages[0], target))
+    named = ((_name(first, vector), program, vector) for vector in _vector_axes(first, target))
     plain = (_sketch(name, version, target, vector) for name, version, vector in (*named, *_split_programs(program, target)))
     return tuple(replace(sketch, flops=program.flops) for sketch in (*plain, *_winograd_sketches(program, target)))
 
@@ -46,7 +47,7 @@ def _sketch(name: str, program: Program, target: Target, vector: Axis, main: int
     rules: list[StageRule] = []
     stages: list[TiledStage] = []
     for number, group in enumerate(groups(program)):
-        stage = group[0]
+        stage = group.stage
         own = vector if number == main else _transform_vector(stage) if stage.tables else _vector_axes(stage, target)[0]
         rules.append(StageRule(group, own, target, f"s{number}." if number else ""))
         stages.append(rules[-1].tiled())
@@ -90,16 +91,16 @@ def _fused_sketches(program: Program, target: Target) -> Iterator[Sketch]:
     shared = shared_axes(program)
     if not shared:
         return
-    between = frozenset((epilogue or stage).output.name for stage, epilogue in groups(program)[:-1])
-    for vector in _first_vector_axes(program.stages[0], target, between):
+    between = frozenset(name for group in groups(program)[:-1] for name in group.handed_on)
+    for vector in _first_vector_axes(groups(program)[0].stage, target, between):
         turned = with_innermost(program, vector)
         stages = groups(turned)
         vectors = [vector]
-        for stage, _ in stages[1:]:
-            fitting = _vector_axes(stage, target, between)
+        for group in stages[1:]:
+            fitting = _vector_axes(group.stage, target, between)
             vectors += [vector] if vector in fitting else fitting[:1]
         if len(vectors) == len(stages):
-            yield _fused(f"fused_{_name(stages[0][0], vector)}", turned, vectors, shared, between, target)
+            yield _fused(f"fused_{_name(stages[0].stage, vector)}", turned, vectors, shared, between, target)
 
 
 def _first_vector_axes(stage: Stage, target: Target, between: frozenset[str]) -> list[Axis]:
@@ -118,7 +119,8 @@ def _fused(name: str, program: Program, vectors: list[Axis], shared: tuple[Axis,
         for number, (group, vector) in enumerate(zip(groups(program), vectors, strict=True))
     ]
     stages = [rule.tiled() for rule in rules]
-    sizes = (math.prod(stage.result.shape) // math.prod(axis.extent for axis in shared) for stage in stages[:-1])
+    handed_on = [stage.result for stage in stages[:-1]] + [stage.keeps.tensor for stage in stages if stage.keeps]
+    sizes = (math.prod(tensor.shape) // math.prod(axis.extent for axis in shared) for tensor in handed_on)
     rules[0].limit(sub(mul(FLOAT_BYTES * target.threads, sum(sizes), *(chunk.size for chunk in chunks.values())), MAX_WORKSPACE_BYTES))
     return _joined(name, program, stages, rules, columns, shared)
 
@@ -150,7 +152,8 @@ def _chunks(shared: tuple[Axis, ...], vectors: list[Axis], target: Target) -> tu
 def _vector_axes(stage: Stage, target: Target, between: frozenset[str] = frozenset()) -> list[Axis]:
     """Axes worth vectorizing, best first: spatial ones along which the output is contiguous and every input is, or does not move, or may be packed
     so (not where a long reduce axis needs no packing); then a reduce axis; then, where the ones before leave the constant inputs untouched (as in
-    nchw), an axis along which they are packed. What fused stages hand on, `between` them, cannot be packed.
+    nchw), an axis along which they are packed, and where no axis so far fills half a vector, the longest along which inputs may be packed. What fused
+    stages hand on, `between` them, cannot be packed.
     """
     inputs = list(reads(stage.body))
     fitting = [axis for axis in reversed(stage.spatial) if all(_fits(read, axis, between) for read in inputs)]
@@ -159,7 +162,10 @@ def _vector_axes(stage: Stage, target: Target, between: frozenset[str] = frozens
     packed = [axis for axis in fitting if axis.extent >= target.lanes and any(axis in read.axes for read in constants)]
     if any(axis in read.axes for axis in contiguous for read in constants):
         packed = []
-    across = _axes_across(stage, target, max((axis.extent for axis in contiguous), default=1))
+    widest = max((axis.extent for axis in contiguous), default=1)
+    across = _axes_across(stage, target, widest)
+    if widest < target.lanes // 2 and not across:  # single lanes are stored one by one, but most of them are used
+        packed += sorted((axis for axis in fitting if axis.extent >= target.lanes and axis not in contiguous), key=lambda axis: -axis.extent)[:1]
     if not between:
         across = [axis for axis in across if axis.extent >= target.lanes]
     if any(axis.extent >= MANY_VECTORS * target.lanes for axis in across):
@@ -176,8 +182,8 @@ def _fits(read: Read, axis: Axis, between: frozenset[str] = frozenset()) -> bool
     """Whether vectors along the axis can be read, from a packed copy if need be."""
     if _is_in_place(read, axis):
         return True
-    alone = [axes for _, axes in Operand(read, read.tensor.constant, 0, 0).parts if axis in axes]
-    return read.tensor.name not in between and all(len(axes) == 1 for axes in alone)
+    parts = [(source, axes) for source, axes in Operand(read, read.tensor.constant, 0, 0).parts if axis in axes]
+    return read.tensor.name not in between and all(len(axes) == 1 or read.indices[source].factor(axis) == 1 for source, axes in parts)
 
 
 def _axes_across(stage: Stage, target: Target, widest: int) -> list[Axis]:

@@ -167,6 +167,7 @@ class TiledStage:
     lanes: int  # elements of a vector
     fused: tuple[Axis, ...] = ()  # axes whose chunks it shares with other stages
     between: frozenset[str] = frozenset()  # tensors that such stages hand on, of which memory holds a chunk
+    keeps: Read | None = None  # where each value of the body is stored, too
 
     @property
     def result(self) -> Tensor:
@@ -318,4 +319,5 @@ def _substitute(stage: TiledStage, values: Mapping[Symbol, Expr]) -> TiledStage:
         stage.lanes,
         stage.fused,
         stage.between,
+        stage.keeps,
     )

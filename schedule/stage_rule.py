@@ -77,7 +77,7 @@ class StageRule:
     def __init__(
         self, group: Group, vector: Axis, target: Target, prefix: str, chunks: Mapping[Axis, Chunk] | None = None, between: frozenset[str] = frozenset()
     ) -> None:
-        stage, self.epilogue = group
+        stage, self.epilogue, self.keeps = group.stage, group.epilogue, group.keeps
         self.is_across = vector in stage.reduce
         if self.is_across:  # its loop is the innermost one
             stage = replace(stage, reduce=(*(axis for axis in stage.reduce if axis != vector), vector))
@@ -103,7 +103,8 @@ class StageRule:
         level: Expr = 0
         if self.epilogue is not None and stage.reduce and not (self.chunks or self.is_across or stage.tables):
             level = self._switch("epilogue", (0, 1))
-        result = TiledStage(stage, self.epilogue, self.vector, tilings, orders, copies, operands, level, self.target.lanes, tuple(self.chunks), self.between)
+        fused = tuple(self.chunks), self.between
+        result = TiledStage(stage, self.epilogue, self.vector, tilings, orders, copies, operands, level, self.target.lanes, *fused, self.keeps)
         if not self.is_across:
             result = replace(result, unroll=self._unroll(result))
         self._limit(result)

@@ -181,6 +181,18 @@ def test_what_fused_stages_hand_on_is_contiguous_along_the_vector_axis() -> None
         assert product.vector.name == "d"
 
 
+def test_the_sum_of_a_softmax_computes_the_powers_and_keeps_them() -> None:
+    stages = stages_of("softmax:shape=64x256,axis=1")["fused_across_d1"]
+    assert [stage.keeps.tensor.name if stage.keeps else "" for stage in stages] == ["", "power", ""]
+    assert stages[1].stage.reduction == "sum"
+    assert [stage.keeps for stage in stages_of("log_softmax:shape=64x256,axis=1")["fused_across_d1"]] == [None] * 3, "nobody reads them again"
+
+
+def test_where_channels_are_few_vectors_lie_along_pixels_too() -> None:
+    assert list(stages_of("conv2d:c=32,h=20,w=40,k=3,r=3,s=3,pad=1")) == ["tile_k", "tile_ow"]
+    assert list(stages_of("conv2d:c=32,h=20,w=40,k=8,r=3,s=3,pad=1")) == ["tile_k"]
+
+
 def test_the_default_spreads_the_work_and_fills_the_registers() -> None:
     (sketch,) = sketches(parse_operator("matmul:m=512,n=512,k=512")[1], target())
     (tiled,) = sketch.instantiate(sketch.default_row())
