@@ -229,7 +229,7 @@ def _step(step: str, tensors: Tensors) -> Callable[[Any], Any]:
         case "tanh":
             return lambda result: result.tanh_()
         case "gelu":
-            return F.gelu
+            return partial(F.gelu, approximate="none")
         case "silu":
             return partial(F.silu, inplace=True)
         case "hardswish":
