@@ -21,7 +21,7 @@ from ir.errors import IllegalCandidate, InternalError
 from ir.expression import Expr, Op, Symbol, add, both, ceil_div, equal, floor_div, interval, less, minimum, mod, mul, sub, substitute, symbol, symbols_of
 from ir.nest import Across, Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store
 from ir.program import REDUCTIONS, Affine, Apply, Axis, Constant, Read, Tensor, Value
-from schedule.sketch import EPILOGUE_LEVELS, PACK_LEVELS, Dimension, Operand, Sketch, TiledStage
+from schedule.sketch import EPILOGUE_LEVELS, PACK_LEVELS, Dimension, Operand, Sketch, TiledStage, handed_on
 from schedule.target import Target
 
 Position = Mapping[Axis, Expr]
@@ -46,9 +46,8 @@ def lower(sketch: Sketch, row: NDArray[np.int64], target: Target) -> Lowered:
     if not sketch.space.valid(row[None, :])[0]:
         raise IllegalCandidate(f"row {[int(v) for v in row]} breaks a limit of sketch {sketch.name}")
     stages = sketch.instantiate(sketch.space.canonical(row[None, :])[0])
-    handed_on = [(stage, stage.write) for stage in stages[:-1]] + [(stage, stage.keeps) for stage in stages if stage.keeps]
-    between = {access.tensor.name: _intermediate(stage, access, sketch.fused) for stage, access in handed_on}
-    between |= {made.result.name: _intermediate(made, made.write, ()) for made in sketch.beforehand}
+    between = {access.tensor.name: _intermediate(stage, access) for stage, access in handed_on(stages)}
+    between |= {made.result.name: _intermediate(made, made.write) for made in sketch.beforehand}
     lowerings = [_StageLowering(stage, target, between, sketch.fused, f"s{number}_" if len(stages) > 1 else "") for number, stage in enumerate(stages)]
     body: list[Statement] = []
     for lowering in lowerings:
@@ -70,17 +69,13 @@ def lower(sketch: Sketch, row: NDArray[np.int64], target: Target) -> Lowered:
     return Lowered(Nest("kernel", tuple(ordered), tuple(body)), prepare)
 
 
-def _intermediate(stage: TiledStage, access: Read, fused: tuple[Axis, ...]) -> Buffer:
-    """Memory of what the stage hands on by this access: of fused stages a chunk, a thread's own."""
-    if not fused:
-        return Buffer(access.tensor.name, access.tensor.shape, "shared")
-    shape = list(access.tensor.shape)
-    for dimension, index in enumerate(access.indices):
-        if index.axes and index.axes[0] in fused:
-            size = stage.tilings[index.axes[0]].sizes[2]
-            assert isinstance(size, int)
-            shape[dimension] = min(size, shape[dimension])
-    return Buffer(access.tensor.name, tuple(shape), "private")
+def _intermediate(stage: TiledStage, access: Read) -> Buffer:
+    """Memory of what the stage hands on by this access: of fused stages a thread's own."""
+    shape = []
+    for size in stage.memory_shape(access):
+        assert isinstance(size, int)
+        shape.append(size)
+    return Buffer(access.tensor.name, tuple(shape), "private" if stage.fused else "shared")
 
 
 def _parallel(lowerings: Sequence[_StageLowering]) -> For:
@@ -379,12 +374,16 @@ class _StageLowering:
                 statements.append(Store(self.output, out, self._with_epilogue(value(at), _Place({**position, **at})), guard=guard))
         return For(lane, sizes[vector], tuple(statements), "vector")
 
+    def _absolute(self, place: _Place, here: Position) -> dict[Axis, Expr]:
+        """Positions of all axes; `here`: those of the reduce axes within their slice."""
+        return {**place.absolute, **{axis: add(place.absolute.get(axis, 0), here.get(axis, 0)) for axis in self.stage.reduce}}
+
     def _kept(self, value: NestValue, place: _Place, here: Position) -> list[Statement]:
         """The store of a value of the body, if the stage keeps them; `here`: positions of the reduce axes within their slice."""
         keeps = self.tiled.keeps
         if keeps is None:
             return []
-        absolute = {**place.absolute, **{axis: add(place.absolute.get(axis, 0), here.get(axis, 0)) for axis in self.stage.reduce}}
+        absolute = self._absolute(place, here)
         return [Store(self._memory(keeps.tensor), self._at(keeps.tensor, keeps.indices, absolute, place.in_chunk), value)]
 
     def _inner(self, axes: list[Axis], place: _Place, body: Callable[[Position], list[Statement]], here: Position | None = None) -> list[Statement]:
@@ -436,7 +435,7 @@ class _StageLowering:
 
     def _load(self, read: Read, place: _Place, here: Position) -> Load:
         operand = self.operands[read]
-        absolute = {**place.absolute, **{axis: add(place.absolute.get(axis, 0), here.get(axis, 0)) for axis in self.stage.reduce}}
+        absolute = self._absolute(place, here)
         level = self._level(operand)
         if level == "none":
             return Load(self._memory(read.tensor), self._at(read.tensor, read.indices, absolute, place.in_chunk))

@@ -186,10 +186,7 @@ class Access:
     @cached_property
     def _strides(self) -> tuple[Expr, ...]:
         """Elements between neighbours along each dimension of the memory."""
-        if not self._is_chunk:
-            return self.read.tensor.strides
-        sizes = zip(self.read.tensor.shape, self.read.indices, strict=True)
-        shape = [minimum(self.tiled.tilings[i.axes[0]].sizes[2], size) if i.axes and i.axes[0] in self.tiled.fused else size for size, i in sizes]
+        shape = self.tiled.memory_shape(self.read)
         return tuple(mul(*shape[place + 1 :]) for place in range(len(shape)))
 
     def _in_memory(self, box: Box) -> Box:

@@ -18,9 +18,9 @@ from costmodel.feature_table import FEATURE_VERSION, FEATURES
 from costmodel.packing import Packing, packed_elements
 from costmodel.stage import ROLES, StageQuantities
 from ir.errors import InternalError
-from ir.expression import Evaluator, Expr, add, ceil_div, minimum, mul
-from ir.program import FLOAT_BYTES, Axis, Read
-from schedule.sketch import Sketch, TiledStage
+from ir.expression import Evaluator, Expr, add, ceil_div, mul
+from ir.program import FLOAT_BYTES
+from schedule.sketch import Sketch, handed_on
 from schedule.space import Population
 from schedule.target import Target
 
@@ -108,8 +108,7 @@ def _program(
     shared = add(*(ceil_div(pack["shared_half_cycles"], target.threads) for pack in all_packs))
     epilogue = stages[0].on_busiest_thread(slots["epilogue"]["half_cycles"]) if "epilogue" in slots else 0
     others = add(private, shared, epilogue)
-    handed_on = [(tiled, tiled.write) for tiled in sketch.stages[:-1]] + [(tiled, tiled.keeps) for tiled in sketch.stages if tiled.keeps]
-    between = add(*(_bytes_between(tiled, access, sketch.fused) for tiled, access in handed_on))
+    between = add(*(mul(FLOAT_BYTES, *tiled.memory_shape(access)) for tiled, access in handed_on(sketch.stages)))
     own, common = (mul(target.threads, between), 0) if sketch.fused else (0, between)
     prepared = [(stage.tiled, operand) for stage in stages for operand in stage.operands.values() if operand.prepared]
     return {
@@ -126,19 +125,10 @@ def _program(
     }
 
 
-def _bytes_between(tiled: TiledStage, access: Read, fused: tuple[Axis, ...]) -> Expr:
-    """Memory for what a stage hands on by this access: of fused ones a chunk."""
-    found: Expr = FLOAT_BYTES
-    for size, index in zip(access.tensor.shape, access.indices, strict=True):
-        is_fused = index.axes and index.axes[0] in fused
-        found = mul(found, minimum(tiled.tilings[index.axes[0]].sizes[2], size) if is_fused else size)
-    return found
-
-
 def _task(sketch: Sketch, stages: list[StageQuantities]) -> Quantities:
     """What the sketch works on, the same for all its candidates."""
     stage, vector = stages[0].stage, stages[0].tiled.vector
-    between = {tiled.result for tiled in sketch.stages[:-1]} | {tiled.keeps.tensor for tiled in sketch.stages if tiled.keeps}
+    between = {access.tensor for _, access in handed_on(sketch.stages)}
     tensors = dict.fromkeys(operand.read.tensor for stage in stages for operand in stage.operands.values() if operand.read.tensor not in between)
     variable = sum(tensor.n_bytes for tensor in tensors if not tensor.constant)
     constant = sum(tensor.n_bytes for tensor in tensors if tensor.constant)

@@ -259,9 +259,17 @@ class StageQuantities:
             stores = mul(self.n_slices, self.output_vectors)
             return {"loads": 0, "load_instructions": again, "loaded_bytes": mul(again, self._vector_bytes), "store_instructions": stores}
         loads = [self.tile.loads(role, variant.sizes) for variant in self.tile.variants]
-        total = self._visited(mul(self.tile.total(loads), self.n_steps))
+        total = self._visited(mul(self.tile.total(loads), self._loading_steps(role)))
         width = self._vector_bytes if self.tiled.vector in self.operands[role].read.axes else FLOAT_BYTES
         return {"loads": loads[0], "load_instructions": total, "loaded_bytes": mul(total, width), "store_instructions": 0}
+
+    def _loading_steps(self, role: str) -> Expr:
+        """Across a reduce axis, copies of a step share the load of what does not move along it."""
+        vector = self.tiled.vector
+        if not self.tiled.is_across or vector in self.operands[role].read.axes:
+            return self.n_steps
+        others = self.n_steps // -(-vector.extent // self.tiled.step(vector))
+        return mul(others, ceil_div(vector.extent, mul(self.tile.copies, self.target.lanes)))
 
     @property
     def _vector_bytes(self) -> int:

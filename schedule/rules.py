@@ -11,7 +11,7 @@ from ir.program import FLOAT_BYTES, Axis, Program, Read, Stage, reads
 from ir.simplify import simplify
 from schedule.algorithms import WINOGRAD
 from schedule.fusion import groups, shared_axes, with_innermost
-from schedule.sketch import Operand, Sketch, TiledStage
+from schedule.sketch import Operand, Sketch, TiledStage, handed_on
 from schedule.space import Column, Space
 from schedule.split_reduction import split_reduction
 from schedule.stage_rule import MAX_WORKSPACE_BYTES, Chunk, StageRule, most_joined
@@ -119,8 +119,7 @@ def _fused(name: str, program: Program, vectors: list[Axis], shared: tuple[Axis,
         for number, (group, vector) in enumerate(zip(groups(program), vectors, strict=True))
     ]
     stages = [rule.tiled() for rule in rules]
-    handed_on = [stage.result for stage in stages[:-1]] + [stage.keeps.tensor for stage in stages if stage.keeps]
-    sizes = (math.prod(tensor.shape) // math.prod(axis.extent for axis in shared) for tensor in handed_on)
+    sizes = (math.prod(access.tensor.shape) // math.prod(axis.extent for axis in shared) for _, access in handed_on(stages))
     rules[0].limit(sub(mul(FLOAT_BYTES * target.threads, sum(sizes), *(chunk.size for chunk in chunks.values())), MAX_WORKSPACE_BYTES))
     return _joined(name, program, stages, rules, columns, shared)
 

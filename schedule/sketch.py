@@ -22,7 +22,7 @@ common, and what they hand on stays in memory of the thread's own.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -188,6 +188,13 @@ class TiledStage:
         """Elements of a reduce axis that one step takes."""
         return min(self.lanes, axis.extent) if axis == self.vector else 1
 
+    def memory_shape(self, access: Read) -> tuple[Expr, ...]:
+        """Of the tensor: of what fused stages hand on, memory holds a chunk."""
+        if access.tensor.name not in self.between:
+            return access.tensor.shape
+        sizes = zip(access.tensor.shape, access.indices, strict=True)
+        return tuple(minimum(self.tilings[i.axes[0]].sizes[2], size) if i.axes and i.axes[0] in self.fused else size for size, i in sizes)
+
     @cached_property
     def windows(self) -> tuple[Window, ...]:
         """The windows that a sum of products may be confined to, at most one a reduce axis and one a spatial axis."""
@@ -288,6 +295,11 @@ class Sketch:
     def row_text(self, row: NDArray[np.int64]) -> str:
         """`oh.register=8 k.register=32 …`."""
         return " ".join(f"{symbol.name}={number}" for symbol, number in zip(self.space.symbols, row, strict=True))
+
+
+def handed_on(stages: Sequence[TiledStage]) -> list[tuple[TiledStage, Read]]:
+    """What the stages of a sketch store for one another: the results of all but the last, and what they keep."""
+    return [(stage, stage.write) for stage in stages[:-1]] + [(stage, stage.keeps) for stage in stages if stage.keeps]
 
 
 def permutations(axes: tuple[Axis, ...]) -> list[tuple[Axis, ...]]:
