@@ -1,0 +1,7 @@
+"""`make test` draws the same examples each time: a commit that passed passes again. `pytest --hypothesis-profile=explore` and `make fuzz` draw others."""
+
+from hypothesis import settings
+
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("explore", derandomize=False)
+settings.load_profile("repeatable")
