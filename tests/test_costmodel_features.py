@@ -19,7 +19,7 @@ from costmodel.access import LINE_BYTES, LINE_ELEMENTS
 from costmodel.feature_table import FEATURE_VERSION, FEATURES, SCALES
 from costmodel.features import FeatureExtractor
 from costmodel.stage import ROLES, StageQuantities, operands_by_role
-from ir.count import Executions, Trace, memory_loads, trace
+from ir.count import Executions, Trace, memory_loads, n_calls, trace
 from ir.expression import Evaluator
 from ir.nest import Call, For, Load, Nest, NestValue, Statement, Store
 from ir.program import FLOAT_BYTES, Apply, Constant, Value, reads
@@ -237,9 +237,11 @@ def counts_of_work_are_exact(candidate: Candidate) -> None:
 
 
 def calls_of_transform(found: StageTrace, execution: Executions) -> int:
-    """Calls without those of the epilogue; what the text repeats, LLVM computes once."""
-    epilogue = found.tiled.epilogue if execution.store.buffer.name == found.output else None
-    return len(execution) * (n_distinct(execution.store.value) - (n_distinct(epilogue.body) if epilogue else 0))
+    """Calls without those of the epilogue. Its text repeats the transformed value at each read of it; LLVM computes it once."""
+    value, epilogue = execution.store.value, found.tiled.epilogue
+    if epilogue is None or execution.store.buffer.name != found.output:
+        return len(execution) * n_calls(value)
+    return len(execution) * (n_distinct(value) - n_distinct(epilogue.body))
 
 
 def n_distinct(value: NestValue | Value) -> int:
