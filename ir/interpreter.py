@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import erf
 
 from ir.program import Apply, Axis, Constant, Program, Read, Stage, Table, Value, factors
+from ir.slices import in_parts
 
 Doubles = NDArray[np.float64]
 MAX_WINDOW_ELEMENTS = 1 << 27  # copied at a time: 1 GiB
@@ -48,6 +49,10 @@ _REDUCTIONS: dict[str, Callable[..., Doubles]] = {"sum": np.sum, "max": np.max, 
 @np.errstate(all="ignore")  # infinities and NaN are results like others
 def interpret(program: Program, inputs: Mapping[str, NDArray[np.float32]]) -> Doubles:
     """The result of `program`; inputs by tensor name, in the tensors' shapes."""
+    return in_parts(program, inputs, _interpret)
+
+
+def _interpret(program: Program, inputs: Mapping[str, NDArray[np.float32]]) -> Doubles:
     values: dict[str, Doubles] = {tensor.name: np.asarray(inputs[tensor.name], np.float64).reshape(tensor.shape) for tensor in program.inputs}
     for stage in program.stages:
         values[stage.output.name] = interpret_stage(stage, values)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ir.interpreter import Doubles, evaluate, interpret_stage, multiplied, reduced
 from ir.program import Apply, Axis, Constant, Program, Read, Stage, Table, Value
+from ir.slices import in_parts
 
 UNIT = 2.0**-24
 FEW = 16  # units in the last place that a function of ours may be off, and what a fused or split evaluation may add
@@ -28,6 +29,10 @@ Bounded = tuple[Doubles, Doubles]  # values, and bounds on their errors
 @np.errstate(all="ignore")  # a bound may be infinite, or NaN where the value is
 def tolerance(program: Program, inputs: Mapping[str, NDArray[np.float32]]) -> Doubles:
     """The bound for each element of the result, for exact inputs in the tensors' shapes."""
+    return in_parts(program, inputs, _tolerance)
+
+
+def _tolerance(program: Program, inputs: Mapping[str, NDArray[np.float32]]) -> Doubles:
     values: dict[str, Doubles] = {tensor.name: np.asarray(inputs[tensor.name], np.float64).reshape(tensor.shape) for tensor in program.inputs}
     errors: dict[str, Doubles] = {}
     for stage in program.stages:
