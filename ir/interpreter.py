@@ -24,7 +24,7 @@ def _select(condition: Doubles, a: Doubles, b: Doubles) -> Doubles:
     return np.where(condition != 0, a, b)
 
 
-_FUNCTIONS: dict[str, Callable[..., Doubles]] = {
+NUMPY_FUNCTIONS: dict[str, Callable[..., Doubles]] = {
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,
@@ -137,7 +137,7 @@ def evaluate(value: Value, values: Mapping[str, Doubles], axes: tuple[Axis, ...]
         case Constant(number):
             return np.array(number)
         case Apply(function, args):
-            return np.asarray(_FUNCTIONS[function](*(evaluate(arg, values, axes) for arg in args)))
+            return np.asarray(NUMPY_FUNCTIONS[function](*(evaluate(arg, values, axes) for arg in args)))
         case Table(row, column, numbers):
             array = np.array(numbers) if axes.index(row) < axes.index(column) else np.array(numbers).T
             return array.reshape(tuple(axis.extent if axis in value.axes else 1 for axis in axes))

@@ -15,7 +15,7 @@ from functools import reduce as reduce_with
 import numpy as np
 from numpy.typing import NDArray
 
-from ir.interpreter import Doubles, evaluate, interpret_stage, multiplied, reduced
+from ir.interpreter import NUMPY_FUNCTIONS, Doubles, evaluate, interpret_stage, multiplied, reduced
 from ir.program import Apply, Axis, Constant, Program, Read, Stage, Table, Value
 from ir.slices import in_parts
 
@@ -90,7 +90,7 @@ def _bounded(value: Value, values: Mapping[str, Doubles], errors: Mapping[str, D
             return evaluate(value, values, axes), error
         case Apply(function, args):
             bounded = [_bounded(arg, values, errors, axes) for arg in args]
-            exact = evaluate(value, values, axes)
+            exact = np.asarray(NUMPY_FUNCTIONS[function](*(exact for exact, _ in bounded)))
             passed = _PASSED_ON[function](*(part for pair in bounded for part in pair))
             size = 1.0 if function in _BOUNDED else np.abs(exact)
             return exact, passed + _ROUNDINGS.get(function, 1) * UNIT * size
