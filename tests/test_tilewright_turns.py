@@ -50,8 +50,12 @@ def test_a_turn_is_spent_inside_the_contender_s_context():
 def test_calls_go_on_until_they_took_long_enough(monkeypatch):
     clock = iter(range(0, 1000, 2))
     monkeypatch.setattr(turns.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(turns, "LONG_SECONDS", 10)
     assert time_calls(lambda: None, 20, 2) == [2] * 5  # a reading before, and two a call
-    assert time_calls(lambda: None, 0, 7) == [2] * 7
+    assert time_calls(lambda: None, 0, 2) == [2] * 2
+    assert time_calls(lambda: None, 0, 7) == [2] * 3  # long calls
+    monkeypatch.setattr(turns, "LONG_SECONDS", 1)
+    assert time_calls(lambda: None, 0, 7) == [2]
 
 
 def test_series_tell_the_fastest_call_and_the_median_of_medians():

@@ -24,7 +24,8 @@ from codegen.machine import allowed_cpus
 QUIET_SLICE_SECONDS = 10e-3  # the system counts the CPU time of other threads in ticks of up to 4 ms; a slice must hold two
 QUIET_SHARE = 0.1  # of one CPU in a slice
 QUIET_LIMIT_SECONDS = 3.0
-WARM_CALLS, TIMED_CALLS = 3, 5  # at least
+WARM_CALLS, TIMED_CALLS = 3, 5  # at least, but for calls so long that they pass `LONG_SECONDS` together: then one is enough
+LONG_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,11 @@ def take_turn(contender: Contender, options: TurnOptions) -> list[float]:
 
 
 def time_calls(run: Callable[[], object], seconds: float, least: int) -> list[float]:
-    """The seconds of each call; as many calls as take `seconds` together, and at least so many."""
+    """The seconds of each call; as many calls as take `seconds` together, and at least so many or as take `LONG_SECONDS`."""
     found: list[float] = []
     now = time.perf_counter()
-    stop = now + seconds
-    while now < stop or len(found) < least:
+    stop, long = now + seconds, now + max(seconds, LONG_SECONDS)
+    while not found or now < stop or (len(found) < least and now < long):
         start = time.perf_counter()
         run()
         now = time.perf_counter()
