@@ -101,6 +101,8 @@ def _emit_worker(module: ir.Module, nest: Nest, loop: For, name: str, lanes: int
     body = _Body(module, function, builder, lanes)
     body.bind_buffers(nest, function.args[0], thread)
     body.loop(low, high, loop.variable, lambda: body.statements(loop.body))
+    if body.streams:  # what went past the caches is seen by the other threads only after this
+        body.builder.fence("seq_cst")
     body.builder.ret_void()
     return function
 
@@ -133,6 +135,7 @@ class _Body:
         self.known: dict[object, ir.Value] = {}
         self.loaded: dict[object, ir.Value] = {}
         self.registers: dict[tuple[str, int], ir.Value] = {}
+        self.streams = False  # whether something was stored past the caches
         self.linears: dict[object, Linear] = {}
         self.vector: tuple[Symbol, int] | None = None  # variable of the vector loop and how many of its lanes are used
         self.kind = ir.VectorType(F32, lanes)
@@ -243,7 +246,7 @@ class _Body:
             else:
                 self.scatter(value, pointer, stride, mask)
         elif self.vector is None or (stride == 1 and (active == self.lanes or statement.buffer.whole_vectors)):
-            self.builder.store(value, pointer, align=FLOAT_BYTES)
+            self.store_vector(value, pointer, statement)
         elif stride == 1:
             self.masked_store(value, pointer, self.lane_mask(active))
         else:
@@ -252,6 +255,15 @@ class _Body:
                 place = self.builder.gep(pointer, [I64(lane * stride)], source_etype=F32)
                 self.builder.store(element, place, align=FLOAT_BYTES)
         self.loaded = {}
+
+    def store_vector(self, value: ir.Value, pointer: ir.Value, statement: Store) -> None:
+        """All lanes of a vector, or one element. The result of a kernel that streams is aligned (`codegen.kernel`), so its whole vectors are."""
+        if not statement.streamed:
+            self.builder.store(value, pointer, align=FLOAT_BYTES)
+            return
+        stored = self.builder.store(value, pointer, align=FLOAT_BYTES * self.lanes)
+        stored.set_metadata("nontemporal", self.module.add_metadata([I32(1)]))
+        self.streams = True
 
     def accumulate(self, statement: Store) -> None:
         register = self.register(statement)

@@ -48,6 +48,7 @@ class Code:
     target: Target
     object_code: bytes
     algorithm: str = DIRECT
+    streams: bool = False  # the result must be aligned as `aligned_empty` is
 
     def header(self) -> dict[str, Any]:
         """Everything but the object code, for JSON."""
@@ -57,12 +58,14 @@ class Code:
             "workspace_bytes": self.workspace_bytes,
             "target": self.target.to_json(),
             "algorithm": self.algorithm,
+            "streams": self.streams,
         }
 
     @staticmethod
     def from_header(header: Mapping[str, Any], object_code: bytes) -> Code:
         arguments = tuple(Argument(a["name"], tuple(a["shape"]), a["scope"], a["source"]) for a in header["arguments"])
-        return Code(header["task"], arguments, header["workspace_bytes"], Target.from_json(header["target"]), object_code, header["algorithm"])
+        target = Target.from_json(header["target"])
+        return Code(header["task"], arguments, header["workspace_bytes"], target, object_code, header["algorithm"], header["streams"])
 
 
 def find_sketch(of: Task, name: str, target: Target) -> Sketch:
@@ -94,7 +97,8 @@ def build(of: Task, sketch: Sketch, row: NDArray[np.int64], target: Target) -> C
     sources = {nest.buffers[1].name: name for name, nest in lowered.prepare.items()}
     arguments = tuple(Argument(b.name, b.shape, b.scope, sources.get(b.name, "")) for b in argument_buffers(lowered.kernel))
     workspace = max(workspace_layout(nest).total_bytes(target.threads) for nest in nests(lowered))
-    return Code(of.key, arguments, workspace, target, compile_object(llvm_text(lowered, target), target), algorithm_of(sketch.name))
+    streams = any(stage.streams == 1 for stage in sketch.instantiate(row))
+    return Code(of.key, arguments, workspace, target, compile_object(llvm_text(lowered, target), target), algorithm_of(sketch.name), streams)
 
 
 def aligned_empty(shape: Sequence[int]) -> Array:
@@ -212,11 +216,14 @@ class BoundKernel:
             out = aligned_empty(output.shape)
         else:
             check_out(f"{self.kernel.task.key}: out", out, output.shape, given.values())
-        self.kernel.run(self.pointers(given, out))
+        if self.kernel.code.streams and out.ctypes.data % ALIGNMENT:
+            out[...] = self(*arrays)
+        else:
+            self.kernel.run(self.pointers(given, out))
         return out
 
     def pointers(self, inputs: Mapping[str, Array], out: Array) -> Any:
-        """The kernel's argument: addresses of all its buffers. The arrays must outlive every run with it."""
+        """The kernel's argument: addresses of all its buffers. The arrays must outlive every run with it; `out` must be aligned as `aligned_empty`."""
         arrays: list[Array] = []
         for argument in self.kernel.code.arguments:
             if argument.scope == "prepared":

@@ -269,6 +269,10 @@ class _StageLowering:
     def _in_registers(self) -> bool:
         return EPILOGUE_LEVELS[self._number(self.tiled.epilogue_level)] == "register"
 
+    @property
+    def _streams(self) -> bool:
+        return bool(self._number(self.tiled.streams))
+
     def _register_tile(self, place: _Place, sizes: Mapping[Axis, int], first: Expr, last: Expr) -> list[Statement]:
         if self.tiled.is_across:
             return self._across_tile(place, sizes)
@@ -293,7 +297,7 @@ class _StageLowering:
         out = self._at(self.tiled.result, self.stage.indices, place.absolute, place.in_chunk)
         if not self.stage.reduce:
             value = self._value(self.stage.body, place, {})
-            return over(Store(self.output, out, self._with_epilogue(value, place)))
+            return over(Store(self.output, out, self._with_epilogue(value, place), streamed=self._streams))
         _, identity = REDUCTIONS[self.stage.reduction or "sum"]
         start = over(Store(tile, at, Constant(identity)))
         if first != 1:
@@ -304,9 +308,9 @@ class _StageLowering:
             return over(Store(tile, at, value, self.stage.reduction), *self._kept(value, place, here))
 
         loops = self._inner(list(self.tiled.ordered("inner")), corner, update)
-        plain = over(Store(self.output, out, Load(tile, at)))
+        plain = over(Store(self.output, out, Load(tile, at), streamed=self._streams))
         if self.tiled.epilogue is not None and self._in_registers:
-            finished = over(Store(self.output, out, self._with_epilogue(Load(tile, at), place)))
+            finished = over(Store(self.output, out, self._with_epilogue(Load(tile, at), place), streamed=self._streams))
             finish = finished if last == 1 else [If(last, tuple(finished), tuple(plain))]
         else:
             finish = plain

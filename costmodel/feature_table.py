@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FEATURE_VERSION = 3
+FEATURE_VERSION = 4
 
 SCALES = ("plain", "log", "ratio", "log ratio")
 
@@ -173,6 +173,7 @@ _ACCESSES = (
     *_access("output", "the output"),
     _log("output.store_instructions", "instructions", "vectors of accumulators stored, one for every slice"),
     _log("output.load_instructions", "instructions", "vectors of accumulators loaded again for a further slice"),
+    _plain("output.streamed", "0 or 1", "whether the output is stored past the caches"),
 )
 
 
@@ -221,8 +222,8 @@ _STAGE_BY_NAME = {feature.name: feature for feature in _STAGE}
 # The second stage is small: these say what it costs.
 _FINAL = (
     "flops", "vector_updates", "vectors", "loads_per_update", "unroll", "code_updates", "chunks", "busy_threads", "imbalance", "parallel.trips",
-    "block.trips", "inner.trips", "a.whole.bytes", "a.reduce_stride", "a.tile.lines", "output.whole.bytes", "l1.bytes", "l2.bytes", "l3.bytes",
-    "half_cycles.longest", "half_cycles.sum",
+    "block.trips", "inner.trips", "a.whole.bytes", "a.reduce_stride", "a.tile.lines", "output.whole.bytes", "output.streamed", "l1.bytes",
+    "l2.bytes", "l3.bytes", "half_cycles.longest", "half_cycles.sum",
 )  # fmt: skip
 
 _PACK = (

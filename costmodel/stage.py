@@ -180,6 +180,7 @@ class StageQuantities:
             "cut_tiles": sub(tiles, full.count),
             "cut_updates": sub(self.output_vectors, mul(full.count, step_vectors)),
             "output_vectors": self.output_vectors,
+            "output.streamed": self.tiled.streams,
             "variants": tile.n_variants,
             "unroll": tile.copies,
             "body_updates": mul(step_vectors, tile.copies),

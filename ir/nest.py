@@ -72,13 +72,16 @@ NestValue: TypeAlias = Union[Constant, Load, Call, Across]
 
 @dataclass(frozen=True)
 class Store:
-    """`buffer[indices] = value`, or combined with what is there by `reduction`, one of `ir.program.REDUCTIONS`; nothing where `guard` is 0."""
+    """`buffer[indices] = value`, or combined with what is there by `reduction`, one of `ir.program.REDUCTIONS`; nothing where `guard` is 0.
+
+    `streamed`: whole vectors go past the caches, since nobody reads them soon."""
 
     buffer: Buffer
     indices: tuple[Expr, ...]
     value: NestValue
     reduction: str | None = None
     guard: Expr = 1
+    streamed: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,9 +152,9 @@ def _print(body: Sequence[Statement], depth: int, lines: list[str]) -> None:
                 if otherwise:
                     lines.append(f"{indent}else:")
                     _print(otherwise, depth + 1, lines)
-            case Store(buffer, indices, value, reduction, guard):
+            case Store(buffer, indices, value, reduction, guard, streamed):
                 where = "" if guard == 1 else f" where {text(guard)}"
-                lines.append(f"{indent}{_place(buffer, indices)} {_ASSIGN[reduction]} {_value_text(value)}{where}")
+                lines.append(f"{indent}{'stream ' if streamed else ''}{_place(buffer, indices)} {_ASSIGN[reduction]} {_value_text(value)}{where}")
 
 
 def _place(buffer: Buffer, indices: Sequence[Expr]) -> str:

@@ -46,10 +46,11 @@ def _sketch(name: str, program: Program, target: Target, vector: Axis, main: int
     """Stages one after the other, each with a parallel loop of its own. `vector`: of the stage number `main`; the others choose for themselves."""
     rules: list[StageRule] = []
     stages: list[TiledStage] = []
-    for number, group in enumerate(groups(program)):
+    found = groups(program)
+    for number, group in enumerate(found):
         stage = group.stage
         own = vector if number == main else _transform_vector(stage) if stage.tables else _vector_axes(stage, target)[0]
-        rules.append(StageRule(group, own, target, f"s{number}." if number else ""))
+        rules.append(StageRule(group, own, target, f"s{number}." if number else "", number == len(found) - 1))
         stages.append(rules[-1].tiled())
     return _joined(name, program, stages, rules, (), ())
 
@@ -115,7 +116,7 @@ def _first_vector_axes(stage: Stage, target: Target, between: frozenset[str]) ->
 def _fused(name: str, program: Program, vectors: list[Axis], shared: tuple[Axis, ...], between: frozenset[str], target: Target) -> Sketch:
     chunks, columns = _chunks(shared, vectors, target)
     rules = [
-        StageRule(group, vector, target, f"s{number}." if number else "", chunks, between)
+        StageRule(group, vector, target, f"s{number}." if number else "", number == len(vectors) - 1, chunks, between)
         for number, (group, vector) in enumerate(zip(groups(program), vectors, strict=True))
     ]
     stages = [rule.tiled() for rule in rules]

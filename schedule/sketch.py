@@ -168,6 +168,7 @@ class TiledStage:
     fused: tuple[Axis, ...] = ()  # axes whose chunks it shares with other stages
     between: frozenset[str] = frozenset()  # tensors that such stages hand on, of which memory holds a chunk
     keeps: Read | None = None  # where each value of the body is stored, too
+    streams: Expr = 0  # whether the result is stored past the caches
 
     @property
     def result(self) -> Tensor:
@@ -332,4 +333,5 @@ def _substitute(stage: TiledStage, values: Mapping[Symbol, Expr]) -> TiledStage:
         stage.fused,
         stage.between,
         stage.keeps,
+        substitute(stage.streams, values),
     )

@@ -46,6 +46,7 @@ MAX_WORKSPACE_BYTES = 1 << 28
 WHOLE_REDUCE_EXTENT = 12  # reduce axes up to here (the windows of convolutions) are not sliced
 UNROLLS = (1, 2, 3, 4, 5, 7, 8)
 ACROSS_UNROLLS = (1, 2, 4, 8)
+STREAMED_PART = 4  # results of at least 1/4 of the last cache may be stored past the caches
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,23 @@ class Chunk:
 
 class StageRule:
     """Builds the tiled stage, its columns, limits and default wishes. `prefix` keeps symbols of several stages apart; `chunks` are those of the axes that
-    fused stages share, `between` the tensors that stay within a chunk then."""
+    fused stages share, `between` the tensors that stay within a chunk then; `is_last`: its result is the program's."""
 
     def __init__(
-        self, group: Group, vector: Axis, target: Target, prefix: str, chunks: Mapping[Axis, Chunk] | None = None, between: frozenset[str] = frozenset()
+        self,
+        group: Group,
+        vector: Axis,
+        target: Target,
+        prefix: str,
+        is_last: bool,
+        chunks: Mapping[Axis, Chunk] | None = None,
+        between: frozenset[str] = frozenset(),
     ) -> None:
         stage, self.epilogue, self.keeps = group.stage, group.epilogue, group.keeps
         self.is_across = vector in stage.reduce
         if self.is_across:  # its loop is the innermost one
             stage = replace(stage, reduce=(*(axis for axis in stage.reduce if axis != vector), vector))
-        self.stage, self.vector, self.target, self.prefix = stage, vector, target, prefix
+        self.stage, self.vector, self.target, self.prefix, self.is_last = stage, vector, target, prefix, is_last
         self.chunks, self.between = chunks or {}, between
         self.columns: list[Column] = []
         self.limits: list[Expr] = []
@@ -104,11 +112,24 @@ class StageRule:
         if self.epilogue is not None and stage.reduce and not (self.chunks or self.is_across or stage.tables):
             level = self._switch("epilogue", (0, 1))
         fused = tuple(self.chunks), self.between
-        result = TiledStage(stage, self.epilogue, self.vector, tilings, orders, copies, operands, level, self.target.lanes, *fused, self.keeps)
+        streams = self._streams(mul(*(tilings[axis].count(0) for axis in stage.reduce)), level)
+        result = TiledStage(stage, self.epilogue, self.vector, tilings, orders, copies, operands, level, self.target.lanes, *fused, self.keeps, streams)
         if not self.is_across:
             result = replace(result, unroll=self._unroll(result))
         self._limit(result)
         return result
+
+    def _streams(self, n_slices: Expr, epilogue_level: Expr) -> Expr:
+        """Whether results too large to be in a cache when they are read are stored past the caches: they are written once, in aligned vectors."""
+        write, lanes = self.stage.write, self.target.lanes
+        is_large = self.is_last and write.tensor.n_bytes * STREAMED_PART >= self.target.l3_bytes
+        offsets = [stride * index.constant for index, stride in zip(write.indices, write.tensor.strides, strict=True)]
+        steps = [write.stride(axis) for axis in self.stage.spatial if axis != self.vector]
+        is_aligned = write.stride(self.vector) == 1 and not any(step % lanes for step in (self.vector.extent, sum(offsets), *steps))
+        if not is_large or not is_aligned or self.is_across or self.stage.tables:
+            return 0
+        once = both(equal(n_slices, 1), equal(epilogue_level, 0))
+        return self._switch("stream", (0, 1), lambda stream: where(once, stream, 0))
 
     def _copies(self) -> Expr:
         """Vectors of accumulators along a reduce axis."""

@@ -11,7 +11,7 @@ from llvmlite import binding as llvm
 from operator_samples import operator_texts, random_inputs
 
 from codegen.check import Guards, Reference, check_output
-from codegen.kernel import Array, Code, Kernel, build, find_sketch
+from codegen.kernel import Array, Code, Kernel, aligned_empty, build, find_sketch
 from codegen.machine import detect_target, enabled_features
 from codegen.openmp import register_openmp
 from ir.errors import IllegalCandidate, UserError
@@ -24,7 +24,7 @@ from schedule.rules import sketches
 from schedule.sketch import Sketch
 from schedule.target import Target
 
-HOST = detect_target()
+HOST = replace(detect_target(), l3_bytes=1 << 10)  # so small that most results are worth storing past the caches
 X86 = llvm.get_process_triple().startswith("x86_64")
 THREADS = (1, 2, 3) if register_openmp() else (1,)
 
@@ -135,6 +135,20 @@ def test_a_kernel_is_a_function_of_arrays() -> None:
         before = [array.copy() for array in given]
         expect(kernel()(*given), given)
         assert all(np.array_equal(array, old) for array, old in zip(given, before, strict=True))
+
+
+def test_a_result_past_the_caches_may_go_anywhere() -> None:
+    problem = task("elementwise:shapes=8x64,value=mul(a;2)")
+    sketch = sketches(problem.program, HOST)[0]
+    row = sketch.space.row({**sketch.default, "stream": 1}, np.random.default_rng(0))[0]
+    code = build(problem, sketch, row, HOST)
+    assert code.streams
+    (a,) = random_inputs(problem.program, 0).values()
+    room = aligned_empty((8 * 64 + 1,))
+    for start in (0, 1):
+        out = room[start : start + 8 * 64].reshape(8, 64)
+        assert Kernel(code)(a, out=out) is out
+        np.testing.assert_array_equal(out, 2 * a)
 
 
 def test_bound_constants() -> None:
