@@ -239,7 +239,10 @@ class _Body:
         value = self.value(statement.value)
         stride, active = self.shape_of(statement.buffer, statement.indices)
         pointer = self.address(statement.buffer, statement.indices)
-        if statement.guard != 1:
+        if statement.guard != 1 and self.vector is None:
+            with self.builder.if_then(self.holds(statement.guard)):
+                self.builder.store(value, pointer, align=FLOAT_BYTES)
+        elif statement.guard != 1:
             mask = self.builder.and_(self.guard_mask(statement.guard), self.lane_mask(active))
             if stride == 1:
                 self.masked_store(value, pointer, mask)
@@ -368,11 +371,17 @@ class _Body:
 
     def fresh_load(self, load: Load, stride: int, active: int) -> ir.Value:
         builder = self.builder
-        if self.vector is None:
-            if load.guard != 1:
-                raise InternalError(f"{load.buffer.name}: a guarded load outside a vector loop")
-            return builder.load(self.address(load.buffer, load.indices), align=FLOAT_BYTES, typ=F32)
         pointer = self.address(load.buffer, load.indices)
+        if self.vector is None:
+            if load.guard == 1:
+                return builder.load(pointer, align=FLOAT_BYTES, typ=F32)
+            holds, before = self.holds(load.guard), builder.block
+            with builder.if_then(holds):
+                inside, found = builder.block, builder.load(pointer, align=FLOAT_BYTES, typ=F32)
+            result = builder.phi(F32)
+            result.add_incoming(ir.Constant(F32, load.outside), before)
+            result.add_incoming(found, inside)
+            return result
         if load.guard != 1:
             mask = self.guard_mask(load.guard)
             if active < self.lanes:
@@ -384,7 +393,7 @@ class _Body:
             return builder.load(pointer, align=FLOAT_BYTES, typ=self.kind)
         if stride == 1:
             return self.masked_load(pointer, self.lane_mask(active))
-        result: ir.Value = splat(self.kind, 0.0)
+        result = splat(self.kind, 0.0)
         for lane in range(active):
             place = builder.gep(pointer, [I64(lane * stride)], source_etype=F32)
             result = builder.insert_element(result, builder.load(place, align=FLOAT_BYTES, typ=F32), I32(lane))
@@ -399,6 +408,11 @@ class _Body:
 
     def lane_mask(self, active: int) -> ir.Value:
         return ir.Constant(ir.VectorType(ir.IntType(1), self.lanes), [int(lane < active) for lane in range(self.lanes)])
+
+    def holds(self, guard: Expr) -> ir.Value:
+        """Whether the guard of a single element holds."""
+        value = self.integer(guard)
+        return ir.Constant(ir.IntType(1), value) if isinstance(value, int) else self.builder.icmp_signed("!=", value, I64(0))
 
     def guard_mask(self, guard: Expr) -> ir.Value:
         match guard:

@@ -295,22 +295,26 @@ class _StageLowering:
         for axis, variable in inside.items():
             place = place.moved(axis, variable)
         out = self._at(self.tiled.result, self.stage.indices, place.absolute, place.in_chunk)
+        guard = self._inside(self.stage.write, tuple(index.at(place.absolute) for index in self.stage.indices))
+
+        def write(value: NestValue) -> list[Statement]:
+            return over(Store(self.output, out, value, guard=guard, streamed=self._streams))
+
         if not self.stage.reduce:
-            value = self._value(self.stage.body, place, {})
-            return over(Store(self.output, out, self._with_epilogue(value, place), streamed=self._streams))
+            return write(self._with_epilogue(self._value(self.stage.body, place, {}), place))
         _, identity = REDUCTIONS[self.stage.reduction or "sum"]
         start = over(Store(tile, at, Constant(identity)))
         if first != 1:
-            start = [If(first, tuple(start), tuple(over(Store(tile, at, Load(self.output, out)))))]
+            start = [If(first, tuple(start), tuple(over(Store(tile, at, Load(self.output, out, guard)))))]
 
         def update(here: Position) -> list[Statement]:
             value = self._value(self.stage.body, place, here)
             return over(Store(tile, at, value, self.stage.reduction), *self._kept(value, place, here))
 
         loops = self._inner(list(self.tiled.ordered("inner")), corner, update)
-        plain = over(Store(self.output, out, Load(tile, at), streamed=self._streams))
+        plain = write(Load(tile, at))
         if self.tiled.epilogue is not None and self._in_registers:
-            finished = over(Store(self.output, out, self._with_epilogue(Load(tile, at), place), streamed=self._streams))
+            finished = write(self._with_epilogue(Load(tile, at), place))
             finish = finished if last == 1 else [If(last, tuple(finished), tuple(plain))]
         else:
             finish = plain
@@ -509,7 +513,8 @@ class _StageLowering:
             variable = self._variable(f"{axis.name}e", extent)
             return [For(variable, extent, tuple(self._block_epilogue(rest, place, {**done, axis: add(base, variable)})))]
         out = tuple(index.at(done) for index in self.stage.indices)
-        return [Store(self.output, out, self._with_epilogue(Load(self.output, out), _Place(dict(done))))]
+        guard = self._inside(self.stage.write, out)
+        return [Store(self.output, out, self._with_epilogue(Load(self.output, out, guard), _Place(dict(done))), guard=guard)]
 
     def _vector_loop(self, name: str, extent: Expr, body: Callable[[Expr], list[Statement]]) -> list[Statement]:
         """A loop of any length in vectors, and what is left over one element at a time if the length is not constant."""

@@ -103,7 +103,7 @@ def _transposed_window(
     """The output at o is the sum over r of input at (o + before - dilation*r) / stride where that is a whole number.
 
     With o = stride*q + p only every stride-th r counts, r = first(p) + stride*t: each phase p is a convolution of its own over t. The indices stay
-    affine in q, p and t, and t runs backwards so that the input index grows with it.
+    affine in q, p and t, and t runs backwards so that the input index grows with it. Of the last q some phases may lie outside.
     """
     extent = (size - 1) * stride + dilation * (kernel - 1) + 1 + output_pad - before - after
     label = f"conv_transpose2d: along {name}"
@@ -115,10 +115,9 @@ def _transposed_window(
         out, reduce = Axis(f"o{name}", extent), Axis(kernel_name, kernel)
         index = affine(out, (reduce, dilation), constant=before - dilation * (kernel - 1))
         return Window(affine(out), index, affine((reduce, -1), constant=kernel - 1), reduce, extent)
-    if dilation != 1 or extent % stride:
-        found = f"dilation {dilation}" if dilation != 1 else f"an output of {extent} elements, no multiple of the stride,"
-        raise UserError(f"{label} {found} with stride {stride} is not supported")
-    tile, phase = Axis(f"o{name}", extent // stride), Axis(f"{name}_phase", stride)
+    if dilation != 1:
+        raise UserError(f"{label} dilation {dilation} with stride {stride} is not supported")
+    tile, phase = Axis(f"o{name}", -(-extent // stride)), Axis(f"{name}_phase", stride)
     missing = 0 if stride == 2 else -before % stride  # taps of zero before the kernel, so that the phases begin in order
     swapped = before % 2 if stride == 2 else 0  # with stride 2 they may begin the other way round
     n_taps = -(-(kernel + missing) // stride)

@@ -88,9 +88,9 @@ def transposed_texts(draw: st.DrawFn) -> str:
     stride = [(by + 1) // 2 for by in stride]
     dilation = [draw(st.integers(1, 2)) if by == 1 else 1 for by in stride]
     pad = [draw(st.integers(0, 2)) for _ in range(4)]
-    # With one pixel the output has so many elements; what is missing to a multiple of the stride is output_pad.
+    output_pad = [draw(st.integers(0, by - 1)) for by in stride]
+    # With one pixel the output has so many elements.
     least = [by * (size - 1) + 1 - before - after for by, size, before, after in zip(dilation, kernel, pad[:2], pad[2:], strict=True)]
-    output_pad = [-(few) % by for few, by in zip(least, stride, strict=True)]
     sizes = [draw(st.integers(max(1, 2 - few), max(1, 2 - few) + 4)) for few in least]
     given = {
         **{"n": draw(st.integers(1, 2)), "c": groups * draw(st.sampled_from([1, 3, 16])), "k": groups * draw(st.sampled_from([1, 3, 20]))},

@@ -183,10 +183,10 @@ class StageTrace:
 
     @property
     def is_confined(self) -> bool:
-        """Whether some loop leaves out padding, or a transform's guards do: then less is touched than by a whole box, which is what footprints describe."""
+        """Whether some loop leaves out padding, or guards do: then less is touched than by a whole box, which is what footprints describe."""
         if self.stage.tables:
             return any(access.padded for access in (self.stage.write, *reads(self.stage.body)))
-        return any(self.tiled.is_confined(window) for window in self.tiled.windows)
+        return self.stage.write.padded or any(self.tiled.is_confined(window) for window in self.tiled.windows)
 
     def agrees(self, counted: int, described: int) -> bool:
         """Exactly, or at most that much where padding is left out."""
