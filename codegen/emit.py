@@ -327,7 +327,10 @@ class _Body:
             case Call("add", (Call("mul", (a, b)), c)) | Call("add", (c, Call("mul", (a, b)))):
                 return fma(self.builder, self.value(a), self.value(b), self.value(c))
             case Call(function, args):
-                return self.apply(function, [self.value(arg) for arg in args])
+                values = [self.value(arg) for arg in args]
+                if function in ("max", "min"):
+                    return self.extreme(function, args, values)
+                return self.apply(function, values)
         raise InternalError(f"cannot emit {value!r}")
 
     def apply(self, function: str, args: list[ir.Value]) -> ir.Value:
@@ -341,10 +344,9 @@ class _Body:
                 return builder.fmul(*args)
             case "div":
                 return builder.fdiv(*args)
-            case "max":
-                return builder.select(builder.fcmp_unordered(">", args[0], args[1]), args[0], args[1])
-            case "min":
-                return builder.select(builder.fcmp_unordered("<", args[0], args[1]), args[0], args[1])
+            case "max" | "min":
+                first, second = args
+                return builder.select(builder.fcmp_unordered(">" if function == "max" else "<", first, second), first, second)
             case "less" | "equal":
                 holds = builder.fcmp_ordered("<" if function == "less" else "==", args[0], args[1])
                 return builder.select(holds, splat(args[0].type, 1.0), splat(args[0].type, 0.0))
@@ -357,6 +359,16 @@ class _Body:
         if function in TRANSCENDENTAL:
             return TRANSCENDENTAL[function](builder, *args)
         raise InternalError(f"no code for the function {function}")
+
+    def extreme(self, function: str, args: Sequence[NestValue], values: list[ir.Value]) -> ir.Value:
+        """NaN where either value is. One instruction sees to the first value; one more comparison to a second one that is no number known here.
+        (Reductions do without: a NaN among what is reduced may be lost.)"""
+        if isinstance(args[0], Constant):
+            args, values = args[::-1], values[::-1]
+        found, second = self.apply(function, values), values[1]
+        if isinstance(args[1], Constant):
+            return found
+        return self.builder.select(self.builder.fcmp_unordered("uno", second, second), second, found)
 
     def load(self, load: Load) -> ir.Value:
         if load.buffer.scope == "register":

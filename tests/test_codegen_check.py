@@ -84,3 +84,10 @@ def test_infinities_and_nan_are_right_where_they_should_be() -> None:
     for wrong, n in (([0, np.inf, -np.inf, 1], 1), ([np.nan, -np.inf, 7, np.nan], 2), ([np.nan, np.nan, -np.inf, np.inf], 2)):
         with pytest.raises(WrongAnswer, match=f"^{n} of 4 elements are wrong"):
             check_output(np.array(wrong, np.float32), expected)
+
+
+def test_what_is_too_large_for_fp32_may_be_infinite() -> None:
+    expected = Reference(np.array([1e39, -1e39, 3.4e38]), np.array([1e30, 1e30, 1e37]))
+    check_output(np.array([np.inf, -np.inf, np.inf], np.float32), expected)
+    with pytest.raises(WrongAnswer, match="2 of 3"):
+        check_output(np.array([-np.inf, -3e38, 3.4e38], np.float32), expected)

@@ -137,6 +137,18 @@ def test_a_kernel_is_a_function_of_arrays() -> None:
         assert all(np.array_equal(array, old) for array, old in zip(given, before, strict=True))
 
 
+@pytest.mark.parametrize(("value", "function"), [("max(a;b)", np.maximum), ("min(a;b)", np.minimum), ("max(0.5;a)", np.fmax), ("min(a;0.5)", np.fmin)])
+def test_extremes_are_no_number_where_an_input_is_none(value: str, function: np.ufunc) -> None:
+    given = np.array([np.nan, 1, np.nan, -1, 0, np.inf, -np.inf], np.float32), np.array([1, np.nan, np.nan, 0, 2, np.nan, 3], np.float32)
+    if "b" not in value:
+        given = given[:1]
+        expected = np.where(np.isnan(given[0]), np.nan, function(given[0], 0.5))
+    else:
+        expected = function(*given)
+    shapes = ".".join(["7"] * len(given))
+    np.testing.assert_array_equal(kernel_of(f"elementwise:shapes={shapes},value={value}")(*given), expected)
+
+
 def test_a_result_past_the_caches_may_go_anywhere() -> None:
     problem = task("elementwise:shapes=8x64,value=mul(a;2)")
     sketch = sketches(problem.program, HOST)[0]
