@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from codegen.process import ONE_THREAD, SPIN, Tail, death, environment
 from data.store import Store
 from ir.errors import InternalError, UserError
 from ir.task import Task
+from schedule.algorithms import ALGORITHMS
 from schedule.measurement import Candidate
 from schedule.rules import sketches
 from tilewright.api import one_thread_without_openmp, recorded_best
@@ -161,10 +162,11 @@ def run_bench(
     rounds: int = TurnOptions.rounds,
     threads: int | None = None,
     *,
+    algorithms: Collection[str] = ALGORITHMS,
     turn_seconds: float = TurnOptions.turn_seconds,
     watch: Callable[[TaskBench], None] = lambda bench: None,
 ) -> BenchResult:
-    """Time the recorded best schedule of each task, the default one, and the peers, in turns of `turn_seconds`.
+    """Time the recorded best schedule of each task (by one of these `algorithms`), the default one, and the peers, in turns of `turn_seconds`.
 
     `peers` by name; None means all that are installed. A task without a record is compared with its default schedule, which a note says.
     `watch` is called with each task as it is done. `UserError` if a peer, the records or the threads asked for cannot be had.
@@ -172,7 +174,7 @@ def run_bench(
     cpus = sorted(allowed_cpus())  # before an OpenMP library is loaded, which may narrow them
     chosen, notes = choose_peers(peers)
     machine = detect_machine(one_thread_without_openmp(threads))
-    schedules = [None] * len(tasks) if records is None else recorded_schedules(records, tasks, machine)
+    schedules = [None] * len(tasks) if records is None else recorded_schedules(records, tasks, machine, algorithms)
     if records is None:
         notes.append("no records are given: default schedules only")
     else:
@@ -199,10 +201,10 @@ def run_bench(
     return BenchResult(tuple(benches), machine, limits, tuple(peer.name for peer in chosen), rounds, tuple(notes))
 
 
-def recorded_schedules(records: str | Path, tasks: Sequence[Task], machine: Machine) -> list[Candidate | None]:
-    """The schedule to use for each task, None where there is no record that fits this machine and today's sketches."""
+def recorded_schedules(records: str | Path, tasks: Sequence[Task], machine: Machine, algorithms: Collection[str] = ALGORITHMS) -> list[Candidate | None]:
+    """The schedule to use for each task, None where there is no record that fits this machine, these algorithms and today's sketches."""
     with Store(records, create=False) as store:
-        best = [recorded_best(store, task, machine) for task in tasks]
+        best = [recorded_best(store, task, machine, algorithms) for task in tasks]
     schedules: list[Candidate | None] = []
     for task, record in zip(tasks, best, strict=True):
         columns = {sketch.name: tuple(symbol.name for symbol in sketch.space.symbols) for sketch in sketches(task.program, machine.target)}

@@ -174,14 +174,19 @@ def bench(
     require_tuned: Annotated[bool, typer.Option("--require-tuned", help="Fail if some task has no record.")] = False,
     shape: ShapeOption = None,
     threads: ThreadsOption = None,
+    no_winograd: NoWinogradOption = False,
+    deterministic: DeterministicOption = False,
     json: JsonOption = None,
 ) -> None:
     """Tuned and default schedules against other libraries, in turns."""
+    from schedule.algorithms import allowed_algorithms
     from tilewright.bench import run_bench
     from tilewright.display import print_bench, write_json
 
     network = _network(target, shape)
-    result = run_bench(select_tasks(network.tasks, tasks), records, peers.split(",") if peers is not None else None, rounds, threads)
+    algorithms = allowed_algorithms(no_winograd=no_winograd, deterministic=deterministic)
+    chosen = peers.split(",") if peers is not None else None
+    result = run_bench(select_tasks(network.tasks, tasks), records, chosen, rounds, threads, algorithms=algorithms)
     tuned = print_bench(result)
     write_json(json, result.to_json())
     if require_tuned and not tuned:
