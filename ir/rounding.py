@@ -113,7 +113,8 @@ def _cast_error(x: Values, error: Doubles, exact: Values, dtype: str) -> Doubles
     if dtype == "bool":
         return np.where(_is_unsure(number, error), 1.0, 0.0)
     if dtype == FLOAT:
-        return error + np.where(np.abs(number) + error > LAST_WHOLE, UNIT * np.abs(number), 0.0) if x.dtype.kind != "f" else error
+        size = np.abs(number) + error
+        return error if x.dtype.kind == "f" else error + np.where(size > LAST_WHOLE, UNIT * size, 0.0)
     if x.dtype.kind != "f":
         return _wrapped_error(exact, error, dtype)
     reach = error * HIGHER_ORDER

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from ir.errors import UserError
-from ir.program import CASTS, ELEMENT_BYTES, FLOAT, Apply, Constant, Read, Table, Value
+from ir.program import CASTS, ELEMENT_BYTES, FLOAT, Apply, Constant, Program, Read, Table, Value
 
 INTEGERS = tuple(dtype for dtype in ELEMENT_BYTES if dtype not in (FLOAT, "bool"))
 _OF_ALL = ("max", "min", "less", "equal", "select", *CASTS)
@@ -31,6 +31,15 @@ def type_of(value: Value) -> str:
         case Apply(function, args):
             return CASTS.get(function) or type_of(args[-1])
     raise TypeError(f"not a value: {value!r}")
+
+
+def is_float(program: Program) -> bool:
+    """Whether it knows nothing but fp32."""
+    return all(tensor.dtype == FLOAT for tensor in program.inputs) and not any(_has_cast(stage.body) for stage in program.stages)
+
+
+def _has_cast(value: Value) -> bool:
+    return isinstance(value, Apply) and (value.function in CASTS or any(map(_has_cast, value.args)))
 
 
 def integer_range(dtype: str) -> tuple[int, int]:

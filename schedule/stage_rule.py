@@ -25,7 +25,7 @@ from ir.expression import (
     take,
     where,
 )
-from ir.program import FLOAT_BYTES, Apply, Axis, Read, Value, reads
+from ir.program import Apply, Axis, Read, Value, reads
 from schedule.fusion import Group
 from schedule.sketch import (
     PACK_LEVELS,
@@ -295,7 +295,7 @@ class StageRule:
         for operand in tiled.operands:
             if not operand.prepared:
                 dims = operand.dimensions(0, self.vector, self.stage.reduce)
-                size = mul(FLOAT_BYTES * target.threads, *(tiled.packed_extent(operand, d) for d in dims))
+                size = mul(operand.read.tensor.element_bytes * target.threads, *(tiled.packed_extent(operand, d) for d in dims))
                 self.limit(where(equal(operand.level, 0), 0, sub(size, MAX_WORKSPACE_BYTES)))
 
 

@@ -45,7 +45,7 @@ def run_guarded(code: Code, inputs: dict[str, Array]) -> Array:
     kernel = Kernel(code, guards.empty)
     program = kernel.task.program
     bound = kernel.bind(**{tensor.name: inputs[tensor.name] for tensor in program.inputs if tensor.constant})
-    out = guards.empty(program.output.shape)
+    out = guards.empty(program.output.shape, program.output.dtype)
     bound(*(inputs[tensor.name] for tensor in program.inputs if not tensor.constant), out=out)
     guards.check()
     return out
