@@ -295,3 +295,15 @@ def _drawn(tensor: Tensor, rng: np.random.Generator) -> NDArray[Any]:
     low, high = integer_range(tensor.dtype)
     anywhere, near = (rng.integers(max(low, -most), min(high, most), tensor.shape, tensor.dtype, endpoint=True) for most in (1 << 63, 100))
     return np.where(rng.random(tensor.shape) < 0.5, anywhere, near)
+
+
+def extremes(dtype: str) -> NDArray[Any]:
+    """Numbers of a type at which casts from it to another one may go wrong."""
+    if dtype == "float32":
+        ends = [float(end) for name in ELEMENT_BYTES if name != dtype for end in integer_range(name)]
+        near = [np.nextafter(np.float32(end), np.float32(by)) for end in ends for by in (-np.inf, np.inf)]
+        return np.array([*ends, *near, 0.5, -0.5, -0.0, 1.5, -1.5, 127.5, -128.5, 255.5, 1e30, -1e30, 1e-45, np.inf, -np.inf, np.nan], np.float32)
+    low, high = integer_range(dtype)
+    ends = {end + by for name in ELEMENT_BYTES if name != "float32" for end in integer_range(name) for by in (-1, 0, 1)}
+    halfway = {sign * (number + by) for number in (1 << 24, 1 << 53, (1 << 62) + (1 << 38)) for by in (1, 3) for sign in (-1, 1)}  # between two floats
+    return np.array(sorted(number for number in ends | halfway if low <= number <= high), dtype)
