@@ -89,7 +89,7 @@ def check_output(output: Array, expected: Reference) -> None:
 def _distances(output: Array, values: Values) -> NDArray[np.float64]:
     """Of whole numbers 0 only where they are equal; bools are compared as the bytes that they are."""
     if output.dtype.kind == "f":
-        return np.abs(output - values)
+        return np.asarray(np.abs(output - values))
     a, b = (array.view(np.uint8) if array.dtype.kind == "b" else array for array in (output, values))
     distances: NDArray[np.float64] = (np.maximum(a, b).astype(np.int64) - np.minimum(a, b).astype(np.int64)).view(np.uint64).astype(np.float64)
     return distances

@@ -94,4 +94,3 @@ def _truncated(builder: ir.IRBuilder, x: ir.Value, dtype: str) -> ir.Value:
 def _float_at_most(number: int) -> float:
     nearest = np.float32(number)
     return float(nearest if int(nearest) <= number else np.nextafter(nearest, np.float32(0)))
-

@@ -145,13 +145,15 @@ def loads(value: NestValue) -> Iterator[Load]:
 # --- printer --------------------------------------------------------------------------------------------------------
 
 _WORDS = {"serial": "for", "parallel": "parallel for", "unrolled": "unroll", "vector": "vector"}
+_TYPES = {FLOAT: "fp32"}
 _ASSIGN = {None: "=", "sum": "+=", "max": "max=", "min": "min=", "prod": "*="}
 
 
 def nest_text(nest: Nest) -> str:
     """The nest as indented pseudo-code, its buffers first."""
     lines = [f"{nest.name}:"]
-    lines += [f"  {buffer.scope} {buffer.name}: {'fp32' if buffer.dtype == FLOAT else buffer.dtype}{list(buffer.shape)}" for buffer in nest.buffers if buffer.scope != "register"]
+    memory = [buffer for buffer in nest.buffers if buffer.scope != "register"]
+    lines += [f"  {buffer.scope} {buffer.name}: {_TYPES.get(buffer.dtype, buffer.dtype)}{list(buffer.shape)}" for buffer in memory]
     _print(nest.body, 1, lines)
     return "\n".join(lines)
 

@@ -201,7 +201,7 @@ def typed_texts(draw: st.DrawFn, most: int = 40) -> str:
     for name, own in draw(st.permutations(leaves)):  # all are used
         value, dtype = draw(_changed(value, dtype, leaves))
         other = draw(_changed(name, own, leaves))
-        value, dtype = f"{draw(st.sampled_from(['max', 'min', 'equal', 'less']))}({_cast(*other, dtype)};{value})", dtype
+        value = f"{draw(st.sampled_from(['max', 'min', 'equal', 'less']))}({_cast(*other, dtype)};{value})"
     value, dtype = draw(_changed(value, dtype, leaves))
     return written("elementwise", {"shapes": ".".join(map(_by, [shape, *shapes])), "types": ".".join(types), "value": value})
 
