@@ -25,7 +25,7 @@ from ir.expression import (
     take,
     where,
 )
-from ir.program import Apply, Axis, Read, Value, reads
+from ir.program import FLOAT_BYTES, Apply, Axis, Read, Value, reads
 from schedule.fusion import Group
 from schedule.sketch import (
     PACK_LEVELS,
@@ -122,7 +122,8 @@ class StageRule:
     def _streams(self, n_slices: Expr, epilogue_level: Expr) -> Expr:
         """Whether results too large to be in a cache when they are read are stored past the caches: they are written once, in aligned vectors."""
         write, lanes = self.stage.write, self.target.lanes
-        is_large = self.is_last and write.tensor.n_bytes * STREAMED_PART >= self.target.l3_bytes
+        is_wide = write.tensor.element_bytes >= FLOAT_BYTES  # smaller elements LLVM stores as it cuts them to size, through the caches
+        is_large = self.is_last and is_wide and write.tensor.n_bytes * STREAMED_PART >= self.target.l3_bytes
         offsets = [stride * index.constant for index, stride in zip(write.indices, write.tensor.strides, strict=True)]
         steps = [write.stride(axis) for axis in self.stage.spatial if axis != self.vector]
         is_aligned = write.stride(self.vector) == 1 and not any(step % lanes for step in (self.vector.extent, sum(offsets), *steps))
