@@ -2,8 +2,8 @@
 
 The inputs are uniform in [-1, 1), so that sums stay small and cancel, as activations do; the reference is `ir.interpreter` in double precision with
 its bound on what rounding may do. What a kernel must write is filled with NaN before it runs: an element it leaves out, or computes from something
-that was never written, is then wrong, not by chance right. Whole numbers are within `SPREAD` of 0, so that exponentials and products of them stay finite,
-and so are the floats of a program that has casts, which may cut them to whole numbers; what these are filled with is far from 0, and no bool.
+that was never written, is then wrong, not by chance right. Integers are within `SPREAD` of 0, so that exponentials and products of them stay finite,
+and so are the floats of a program that has casts, which may cut them to integers; instead of NaN they have bytes that are far from 0, and no bool.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def check_output(output: Array, expected: Reference) -> None:
 
 
 def _distances(output: Array, values: Values) -> NDArray[np.float64]:
-    """Of whole numbers 0 only where they are equal; bools are compared as the bytes that they are."""
+    """Of integers 0 only where they are equal; bools are compared as the bytes that they are."""
     if output.dtype.kind == "f":
         return np.asarray(np.abs(output - values))
     a, b = (array.view(np.uint8) if array.dtype.kind == "b" else array for array in (output, values))

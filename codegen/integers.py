@@ -1,4 +1,4 @@
-"""Whole numbers in LLVM IR, alone or in vectors: what a function of them is, and casts from and to them (see `ir.types` for what they mean).
+"""Integers in LLVM IR, alone or in vectors: what a function of them is, and casts from and to them (see `ir.types` for what they mean).
 
 A bool is a byte, 1 or 0.
 """

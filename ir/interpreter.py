@@ -1,4 +1,4 @@
-"""Reference values of a tensor program in numpy, fp32 in double precision and whole numbers exactly; shares nothing with the code generator.
+"""Reference values of a tensor program in numpy, fp32 in double precision and integers exactly; shares nothing with the code generator.
 
 A sum of products is batched matrix products of strided windows of the padded inputs, so large programs are checked in a fraction of a second.
 """

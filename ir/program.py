@@ -89,7 +89,7 @@ def affine(*terms: Axis | tuple[Axis, int], constant: int = 0) -> Affine:
 
 @dataclass(frozen=True)
 class Constant:
-    """A number; a whole one where `dtype` is no floating-point type."""
+    """A number; an `int` where `dtype` is not fp32."""
 
     number: float
     dtype: str = FLOAT
@@ -148,7 +148,7 @@ class Read:
 
 
 # Scalar functions a body may apply, with their number of arguments. `less` and `equal` give 1 or 0; `select` its second argument where the first is not 0.
-# Whole numbers wrap around. Casts: `ir.types`.
+# Integers wrap around. Casts: `ir.types`.
 FUNCTIONS = {
     "add": 2, "sub": 2, "mul": 2, "div": 2, "max": 2, "min": 2, "pow": 2, "less": 2, "equal": 2, "select": 3,
     "abs": 1, "sqrt": 1, "exp": 1, "log": 1, "tanh": 1, "erf": 1, "sigmoid": 1,

@@ -2,7 +2,7 @@
 
 Every value x comes with a bound on its error. Sums of K terms in any order err by at most K u times the sum of their magnitudes, u = 2^-24 (Jeannerod
 and Rump, Improved error bounds for inner products in floating-point arithmetic, SIAM J. Matrix Anal. Appl. 34, 2013); functions pass errors on by how
-steep they are, and round once. Whole numbers are exact, unless they come from fp32 that was rounded: then a cast gives what it gives of the ends of the
+steep they are, and round once. Integers are exact, unless they come from fp32 that was rounded: then a cast gives what it gives of the ends of the
 interval in which its argument is, and where a result may have wrapped around, it may be any number.
 """
 
@@ -25,7 +25,7 @@ UNIT = 2.0**-24
 FEW = 16  # units in the last place that a function of ours may be off, and what a fused or split evaluation may add
 TINY = 1e-30  # below the normal numbers nothing is relative
 HIGHER_ORDER = 1 + 2.0**-12  # of a chain's bound: its functions round what was rounded before
-LAST_WHOLE = 2.0**24  # up to here every whole number is one of fp32
+LAST_WHOLE = 2.0**24  # up to here every integer is one of fp32
 
 Bounded = tuple[Values, Doubles]  # values, and bounds on their errors
 
@@ -123,7 +123,7 @@ def _cast_error(x: Values, error: Doubles, exact: Values, dtype: str) -> Doubles
 
 
 def _wrapped_error(exact: Values, error: Doubles, dtype: str) -> Doubles:
-    """The error of a whole number that was calculated modulo its range: of one that may lie on the other side of an end anything."""
+    """The error of an integer that was calculated modulo its range: of one that may lie on the other side of an end anything."""
     low, high = integer_range(dtype)
     number = exact.astype(np.float64)
     around = (error > 0) & ((number - error < low) | (number + error > high))

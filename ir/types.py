@@ -3,8 +3,8 @@
 A function gives the type of its arguments, which all have one type; so `less` of two int8 is an int8, 1 or 0. Exceptions: a cast gives the type that it
 is named after, and the condition of `select` may be of any type. Numbers have no type of their own: they take that of what they stand beside, or fp32.
 
-Casts are those of ONNX and numpy. To whole numbers a float is cut towards zero; what is beyond their range, which both leave open, becomes the nearest
-end of it, and NaN 0. A whole number that the other type does not have wraps around. To bool, whatever is not 0 is 1, NaN too.
+Casts are those of ONNX and numpy. To integers a float is cut towards zero; what is beyond their range, which both leave open, becomes the nearest
+end of it, and NaN 0. An integer that the other type does not have wraps around. To bool, whatever is not 0 is 1, NaN too.
 """
 
 from __future__ import annotations

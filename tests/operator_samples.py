@@ -289,7 +289,7 @@ def random_inputs(program: Program, seed: int = 0) -> dict[str, NDArray[Any]]:
 
 
 def _drawn(tensor: Tensor, rng: np.random.Generator) -> NDArray[Any]:
-    """Of whole numbers half anywhere in their range, half near 0."""
+    """Of integers half anywhere in their range, half near 0."""
     if tensor.dtype == "float32":
         return rng.standard_normal(tensor.shape, dtype=np.float32)
     low, high = integer_range(tensor.dtype)

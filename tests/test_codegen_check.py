@@ -108,7 +108,7 @@ def test_inputs_of_each_type() -> None:
         assert len(np.unique(array)) > (high - low) * 0.9
 
 
-def test_whole_numbers_are_compared_exactly() -> None:
+def test_integers_are_compared_exactly() -> None:
     values = np.array([1 << 60, -(1 << 63), 7])
     expected = Reference(values, np.array([0.0, 0.0, 1.0]))
     check_output(values + np.array([0, 0, 1]), expected)

@@ -296,7 +296,7 @@ def as_numpy(x: NDArray, dtype: str, real: type) -> NDArray:
 @pytest.mark.parametrize("dtype", ELEMENT_BYTES)
 @pytest.mark.parametrize("source", ELEMENT_BYTES)
 def test_casts_are_numpys(source: str, dtype: str) -> None:
-    """Exactly, and no error is tolerated but that of a whole number that fp32 does not have."""
+    """Exactly, and no error is tolerated but that of an integer that fp32 does not have."""
     given_ = extremes(source)
     program = parse_operator(f"elementwise:shapes={given_.size},types={source},value=cast_{dtype}(a)")[1]
     result, bound = interpret(program, {"a": given_}), tolerance(program, {"a": given_})
@@ -354,7 +354,7 @@ def test_chains_of_other_types_are_numpys(text: str, seed: int) -> None:
         ("cast_float32(cast_int32(mul(a;0.1)))", [35], [None]),
     ],
 )
-def test_what_rounding_may_do_to_whole_numbers(value: str, given_: list[float], bound: list[float | None]) -> None:
+def test_what_rounding_may_do_to_integers(value: str, given_: list[float], bound: list[float | None]) -> None:
     program = parse_operator(f"elementwise:shapes={len(given_)},value={value}")[1]
     found = tolerance(program, {"a": np.array(given_, np.float32)})
     assert all(error < 1e-5 if wanted is None else error == wanted for error, wanted in zip(found.tolist(), bound, strict=True)), found

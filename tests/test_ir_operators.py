@@ -93,7 +93,7 @@ def test_the_type_of_a_chain(types: str, value: str, dtype: str) -> None:
     assert [tensor.dtype for tensor in program.inputs] == (types.split(".") * 2)[:2]
 
 
-def test_whole_numbers_are_exact() -> None:
+def test_numbers_of_integers_lose_no_digit() -> None:
     text = "elementwise:shapes=2,types=int64,value=add(a;9007199254740993)"
     key, program = parse_operator(text)
     assert key == text
