@@ -16,7 +16,7 @@ class Bench:
         program = self._kernel.task.program
         inputs = random_inputs(code.task, seed)
         self._bound = self._kernel.bind(**{tensor.name: inputs[tensor.name] for tensor in program.inputs if tensor.constant})
-        self._output = self._guards.empty(program.output.shape)
+        self._output = self._guards.empty(program.output.shape, program.output.dtype)
         self._pointers = self._bound.pointers(inputs, self._output)
 
     def run(self, times: int) -> None:

@@ -2,7 +2,8 @@
 
 The inputs are uniform in [-1, 1), so that sums stay small and cancel, as activations do; the reference is `ir.interpreter` in double precision with
 its bound on what rounding may do. What a kernel must write is filled with NaN before it runs: an element it leaves out, or computes from something
-that was never written, is then wrong, not by chance right.
+that was never written, is then wrong, not by chance right. Integers are within `SPREAD` of 0, so that exponentials and products of them stay finite,
+and so are the floats of a program that has casts, which may cut them to integers; instead of NaN they have bytes that are far from 0, and no bool.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from codegen.kernel import Array, aligned_copy, aligned_empty
-from ir.interpreter import interpret
-from ir.program import FLOAT_BYTES
+from codegen.kernel import Array, DType, aligned_copy, aligned_empty
+from ir.interpreter import Values, interpret
+from ir.program import FLOAT, Tensor
 from ir.rounding import tolerance
 from ir.task import task
+from ir.types import integer_range, is_float
 from schedule.algorithms import ALGORITHMS, DIRECT, rounded_program
 
 GUARD_BYTES = 4096  # before and after each buffer
 GUARD_VALUE = 0xA5
+SPREAD = 16
 N_TASKS_KEPT = 2  # measuring one task after another needs one; the final measurements of a network go from task to task
 
 
@@ -35,7 +38,7 @@ class WrongAnswer(ValueError):
 class Reference:
     """The right values, and how far from them each element may be."""
 
-    values: NDArray[np.float64]
+    values: Values
     tolerance: NDArray[np.float64]
 
 
@@ -43,8 +46,17 @@ class Reference:
 def random_inputs(key: str, seed: int) -> Mapping[str, Array]:
     """Inputs by tensor name for the task of this operator text; the same for the same seed."""
     rng = np.random.default_rng(seed)
-    drawn = {tensor: 2 * rng.random(tensor.shape, dtype=np.float32) - 1 for tensor in task(key).program.inputs}
+    program = task(key).program
+    spread = 1 if is_float(program) else SPREAD
+    drawn = {tensor: _drawn(tensor, spread, rng) for tensor in program.inputs}
     return {tensor.name: aligned_copy(np.abs(array) if tensor.positive else array) for tensor, array in drawn.items()}
+
+
+def _drawn(tensor: Tensor, spread: int, rng: np.random.Generator) -> Array:
+    if tensor.dtype == FLOAT:
+        return (2 * rng.random(tensor.shape, dtype=np.float32) - 1) * np.float32(spread)
+    low, high = integer_range(tensor.dtype)
+    return rng.integers(max(low, -spread), min(high, spread), tensor.shape, tensor.dtype, endpoint=True)
 
 
 @lru_cache(N_TASKS_KEPT * len(ALGORITHMS))
@@ -58,10 +70,11 @@ def reference(key: str, seed: int, algorithm: str = DIRECT) -> Reference:
 @np.errstate(invalid="ignore")  # differences of infinities
 def check_output(output: Array, expected: Reference) -> None:
     """`WrongAnswer` says how far off the worst element is, where, and how many elements are wrong."""
-    distances = np.abs(output - expected.values)
-    same = (output == expected.values) | (np.isnan(output) & np.isnan(expected.values))  # infinities, and NaN where it is right
-    overflows = np.isinf(output) & (np.sign(output) * expected.values + expected.tolerance > np.finfo(np.float32).max)
-    right = same | (distances <= expected.tolerance) | overflows
+    distances = _distances(output, expected.values)
+    right = distances <= expected.tolerance
+    if output.dtype.kind == "f":
+        right |= (output == expected.values) | (np.isnan(output) & np.isnan(expected.values))  # infinities, and NaN where it is right
+        right |= np.isinf(output) & (np.sign(output) * expected.values + expected.tolerance > np.finfo(np.float32).max)
     if right.all():
         return
     n_wrong = right.size - int(np.count_nonzero(right))
@@ -69,8 +82,29 @@ def check_output(output: Array, expected: Reference) -> None:
     worst = tuple(int(i) for i in np.unravel_index(int(excess.argmax()), output.shape))
     raise WrongAnswer(
         f"{n_wrong} of {right.size} elements are wrong, the worst at {list(worst)}: "
-        f"{output[worst]:.7g} instead of {expected.values[worst]:.7g}, which may be off by {expected.tolerance[worst]:.1e}"
+        f"{_text(output[worst])} instead of {_text(expected.values[worst])}, which may be off by {expected.tolerance[worst]:.1e}"
     )
+
+
+def _distances(output: Array, values: Values) -> NDArray[np.float64]:
+    """Of integers 0 only where they are equal; bools are compared as the bytes that they are."""
+    if output.dtype.kind == "f":
+        return np.asarray(np.abs(output - values))
+    a, b = (array.view(np.uint8) if array.dtype.kind == "b" else array for array in (output, values))
+    distances: NDArray[np.float64] = (np.maximum(a, b).astype(np.int64) - np.minimum(a, b).astype(np.int64)).view(np.uint64).astype(np.float64)
+    return distances
+
+
+def _text(number: np.generic) -> str:
+    return f"{number:.7g}" if number.dtype.kind == "f" else str(number)
+
+
+def spoil(array: Array) -> None:
+    """Fill it with what is hardly right by chance."""
+    if array.dtype.kind == "f":
+        array.fill(np.nan)
+    else:
+        array.view(np.uint8).fill(GUARD_VALUE)
 
 
 class Guards:
@@ -79,15 +113,15 @@ class Guards:
     def __init__(self) -> None:
         self._guards: list[tuple[str, NDArray[np.uint8]]] = []
 
-    def empty(self, shape: Sequence[int]) -> Array:
-        """fp32 array, aligned as any buffer of a kernel (a guard is a multiple of that), filled with NaN."""
-        size, guard = math.prod(shape), GUARD_BYTES // FLOAT_BYTES
-        raw = aligned_empty((guard + size + guard,))
+    def empty(self, shape: Sequence[int], dtype: DType = FLOAT) -> Array:
+        """An array, aligned as any buffer of a kernel (a guard is a multiple of that), filled as the head of this file says."""
+        size, guard = math.prod(shape), GUARD_BYTES // np.dtype(dtype).itemsize
+        raw = aligned_empty((guard + size + guard,), dtype)
         for side, part in (("before", raw[:guard]), ("after", raw[guard + size :])):
             part.view(np.uint8).fill(GUARD_VALUE)
             self._guards.append((f"{side} a buffer of shape {list(shape)}", part.view(np.uint8)))
         array: Array = raw[guard : guard + size].reshape(shape)
-        array.fill(np.nan)
+        spoil(array)
         return array
 
     def check(self) -> None:

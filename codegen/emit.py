@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from codegen.functions import erf, exponential, logarithm, sigmoid, tanh
+from codegen.integers import ELEMENTS, cast, integer_function, is_not_zero
 from codegen.power import power
-from codegen.vectors import F32, I32, I64, fma, intrinsic, splat
+from codegen.vectors import I8, I32, I64, fma, intrinsic, mangled, splat
 from ir.errors import InternalError
 from ir.expression import Expr, Op, Symbol, add, apply, mul, symbols_of
-from ir.nest import Across, Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store
-from ir.program import FLOAT_BYTES, REDUCTIONS, Constant
+from ir.nest import Across, Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store, type_of
+from ir.program import CASTS, FLOAT, REDUCTIONS, Constant
 
 POINTER = ir.PointerType()
 ALIGNMENT = 64  # bytes, of every buffer in the workspace: a cache line and the widest vector
@@ -138,7 +139,8 @@ class _Body:
         self.streams = False  # whether something was stored past the caches
         self.linears: dict[object, Linear] = {}
         self.vector: tuple[Symbol, int] | None = None  # variable of the vector loop and how many of its lanes are used
-        self.kind = ir.VectorType(F32, lanes)
+        self.kinds: dict[str, ir.Type] = {dtype: ir.VectorType(element, lanes) for dtype, element in ELEMENTS.items()}
+        self.kind = self.kinds[FLOAT]
 
     def bind_buffers(self, nest: Nest, arguments: ir.Value, thread: ir.Value) -> None:
         builder, outer = self.builder, argument_buffers(nest)
@@ -148,10 +150,10 @@ class _Body:
         if layout.offsets:
             base = builder.load(builder.gep(arguments, [I64(len(outer))], source_etype=POINTER), typ=POINTER)
             start = builder.add(I64(layout.shared_bytes), builder.mul(thread, I64(layout.private_bytes)))
-            own = builder.gep(base, [start], source_etype=ir.IntType(8))
+            own = builder.gep(base, [start], source_etype=I8)
             for buffer in (*nest.in_scope("shared"), *nest.in_scope("private")):
                 origin = base if buffer.scope == "shared" else own
-                self.pointers[buffer.name] = builder.gep(origin, [I64(layout.offsets[buffer.name])], source_etype=ir.IntType(8))
+                self.pointers[buffer.name] = builder.gep(origin, [I64(layout.offsets[buffer.name])], source_etype=I8)
 
     # -- statements
 
@@ -241,30 +243,31 @@ class _Body:
         pointer = self.address(statement.buffer, statement.indices)
         if statement.guard != 1 and self.vector is None:
             with self.builder.if_then(self.holds(statement.guard)):
-                self.builder.store(value, pointer, align=FLOAT_BYTES)
+                self.builder.store(value, pointer, align=statement.buffer.element_bytes)
         elif statement.guard != 1:
             mask = self.builder.and_(self.guard_mask(statement.guard), self.lane_mask(active))
             if stride == 1:
-                self.masked_store(value, pointer, mask)
+                self.masked_store(statement.buffer, value, pointer, mask)
             else:
-                self.scatter(value, pointer, stride, mask)
+                self.scatter(statement.buffer, value, pointer, stride, mask)
         elif self.vector is None or (stride == 1 and (active == self.lanes or statement.buffer.whole_vectors)):
             self.store_vector(value, pointer, statement)
-        elif stride == 1:
-            self.masked_store(value, pointer, self.lane_mask(active))
+        elif stride == 1 and active > 1:  # of one lane LLVM makes a scalar store, which is too wide where a cast made the element narrow
+            self.masked_store(statement.buffer, value, pointer, self.lane_mask(active))
         else:
             for lane in range(active):
                 element = self.builder.extract_element(value, I32(lane))
-                place = self.builder.gep(pointer, [I64(lane * stride)], source_etype=F32)
-                self.builder.store(element, place, align=FLOAT_BYTES)
+                place = self.builder.gep(pointer, [I64(lane * stride)], source_etype=element.type)
+                self.builder.store(element, place, align=statement.buffer.element_bytes)
         self.loaded = {}
 
     def store_vector(self, value: ir.Value, pointer: ir.Value, statement: Store) -> None:
         """All lanes of a vector, or one element. The result of a kernel that streams is aligned (`codegen.kernel`), so its whole vectors are."""
+        element_bytes = statement.buffer.element_bytes
         if not statement.streamed:
-            self.builder.store(value, pointer, align=FLOAT_BYTES)
+            self.builder.store(value, pointer, align=element_bytes)
             return
-        stored = self.builder.store(value, pointer, align=FLOAT_BYTES * self.lanes)
+        stored = self.builder.store(value, pointer, align=min(ALIGNMENT, element_bytes * self.lanes))
         stored.set_metadata("nontemporal", self.module.add_metadata([I32(1)]))
         self.streams = True
 
@@ -318,23 +321,28 @@ class _Body:
 
     def value(self, value: NestValue) -> ir.Value:
         match value:
-            case Constant(number):
-                return splat(self.kind if self.vector else F32, number)
+            case Constant(number, dtype):
+                return splat(self.kinds[dtype] if self.vector else ELEMENTS[dtype], number)
             case Load():
                 return self.load(value)
             case Across():
                 return self.across(value)
-            case Call("add", (Call("mul", (a, b)), c)) | Call("add", (c, Call("mul", (a, b)))):
+            case Call("add", (Call("mul", (a, b)), c)) | Call("add", (c, Call("mul", (a, b)))) if type_of(c) == FLOAT:
                 return fma(self.builder, self.value(a), self.value(b), self.value(c))
             case Call(function, args):
-                values = [self.value(arg) for arg in args]
-                if function in ("max", "min"):
+                values, dtype = [self.value(arg) for arg in args], type_of(args[-1])
+                if function in ("max", "min") and dtype == FLOAT:
                     return self.extreme(function, args, values)
-                return self.apply(function, values)
+                return self.apply(function, values, dtype)
         raise InternalError(f"cannot emit {value!r}")
 
-    def apply(self, function: str, args: list[ir.Value]) -> ir.Value:
+    def apply(self, function: str, args: list[ir.Value], dtype: str = FLOAT) -> ir.Value:
+        """`dtype`: of the last argument."""
         builder = self.builder
+        if function in CASTS:
+            return cast(builder, args[0], dtype, CASTS[function])
+        if dtype != FLOAT:
+            return integer_function(builder, function, args, dtype)
         match function:
             case "add":
                 return builder.fadd(*args)
@@ -351,7 +359,7 @@ class _Body:
                 holds = builder.fcmp_ordered("<" if function == "less" else "==", args[0], args[1])
                 return builder.select(holds, splat(args[0].type, 1.0), splat(args[0].type, 0.0))
             case "select":
-                return builder.select(builder.fcmp_unordered("!=", args[0], splat(args[0].type, 0.0)), args[1], args[2])
+                return builder.select(is_not_zero(builder, args[0]), args[1], args[2])
             case "abs":
                 return intrinsic(builder, "llvm.fabs", *args)
             case "sqrt":
@@ -382,37 +390,40 @@ class _Body:
         return found
 
     def fresh_load(self, load: Load, stride: int, active: int) -> ir.Value:
-        builder = self.builder
+        builder, buffer = self.builder, load.buffer
+        element, kind, align = ELEMENTS[buffer.dtype], self.kinds[buffer.dtype], buffer.element_bytes
         pointer = self.address(load.buffer, load.indices)
         if self.vector is None:
             if load.guard == 1:
-                return builder.load(pointer, align=FLOAT_BYTES, typ=F32)
+                return builder.load(pointer, align=align, typ=element)
             holds, before = self.holds(load.guard), builder.block
             with builder.if_then(holds):
-                inside, found = builder.block, builder.load(pointer, align=FLOAT_BYTES, typ=F32)
-            result = builder.phi(F32)
-            result.add_incoming(ir.Constant(F32, load.outside), before)
+                inside, found = builder.block, builder.load(pointer, align=align, typ=element)
+            result = builder.phi(element)
+            result.add_incoming(splat(element, load.outside), before)
             result.add_incoming(found, inside)
             return result
         if load.guard != 1:
             mask = self.guard_mask(load.guard)
             if active < self.lanes:
                 mask = builder.and_(mask, self.lane_mask(active))
-            return self.masked_load(pointer, mask, load.outside) if stride == 1 else self.gather(pointer, stride, mask, load.outside)
+            if stride == 1:
+                return self.masked_load(buffer, pointer, mask, load.outside)
+            return self.gather(buffer, pointer, stride, mask, load.outside)
         if stride == 0:
-            return self.broadcast(builder.load(pointer, align=FLOAT_BYTES, typ=F32))
-        if stride == 1 and (active == self.lanes or load.buffer.whole_vectors):
-            return builder.load(pointer, align=FLOAT_BYTES, typ=self.kind)
+            return self.broadcast(builder.load(pointer, align=align, typ=element))
+        if stride == 1 and (active == self.lanes or buffer.whole_vectors):
+            return builder.load(pointer, align=align, typ=kind)
         if stride == 1:
-            return self.masked_load(pointer, self.lane_mask(active))
-        result = splat(self.kind, 0.0)
+            return self.masked_load(buffer, pointer, self.lane_mask(active))
+        result = splat(kind, 0)
         for lane in range(active):
-            place = builder.gep(pointer, [I64(lane * stride)], source_etype=F32)
-            result = builder.insert_element(result, builder.load(place, align=FLOAT_BYTES, typ=F32), I32(lane))
+            place = builder.gep(pointer, [I64(lane * stride)], source_etype=element)
+            result = builder.insert_element(result, builder.load(place, align=align, typ=element), I32(lane))
         return result
 
     def broadcast(self, scalar: ir.Value) -> ir.Value:
-        undefined = ir.Constant(self.kind, ir.Undefined)
+        undefined = ir.Constant(ir.VectorType(scalar.type, self.lanes), ir.Undefined)
         zeros = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
         return self.builder.shuffle_vector(self.builder.insert_element(undefined, scalar, I32(0)), undefined, zeros)
 
@@ -449,34 +460,32 @@ class _Body:
         start = self.builder.shuffle_vector(start, undefined, ir.Constant(kind, [0] * self.lanes))
         return self.builder.add(start, steps)
 
-    def masked_load(self, pointer: ir.Value, mask: ir.Value, otherwise: float = 0.0) -> ir.Value:
-        function = _declare(
-            self.module, f"llvm.masked.load.v{self.lanes}f32.p0", self.kind, [POINTER, I32, ir.VectorType(ir.IntType(1), self.lanes), self.kind]
-        )
-        return self.builder.call(function, [pointer, I32(FLOAT_BYTES), mask, splat(self.kind, otherwise)])
+    def masked_load(self, buffer: Buffer, pointer: ir.Value, mask: ir.Value, otherwise: float = 0.0) -> ir.Value:
+        kind = self.kinds[buffer.dtype]
+        function = _declare(self.module, f"llvm.masked.load.{mangled(kind)}.p0", kind, [POINTER, I32, mask.type, kind])
+        return self.builder.call(function, [pointer, I32(buffer.element_bytes), mask, splat(kind, otherwise)])
 
-    def masked_store(self, value: ir.Value, pointer: ir.Value, mask: ir.Value) -> None:
-        function = _declare(
-            self.module, f"llvm.masked.store.v{self.lanes}f32.p0", ir.VoidType(), [self.kind, POINTER, I32, ir.VectorType(ir.IntType(1), self.lanes)]
-        )
-        self.builder.call(function, [value, pointer, I32(FLOAT_BYTES), mask])
+    def masked_store(self, buffer: Buffer, value: ir.Value, pointer: ir.Value, mask: ir.Value) -> None:
+        function = _declare(self.module, f"llvm.masked.store.{mangled(value.type)}.p0", ir.VoidType(), [value.type, POINTER, I32, mask.type])
+        self.builder.call(function, [value, pointer, I32(buffer.element_bytes), mask])
 
-    def gather(self, pointer: ir.Value, stride: int, mask: ir.Value, otherwise: float) -> ir.Value:
-        lanes, pointers = self.lanes, self.lane_pointers(pointer, stride)
-        function = _declare(self.module, f"llvm.masked.gather.v{lanes}f32.v{lanes}p0", self.kind, [pointers.type, I32, mask.type, self.kind])
-        return self.builder.call(function, [pointers, I32(FLOAT_BYTES), mask, splat(self.kind, otherwise)])
+    def gather(self, buffer: Buffer, pointer: ir.Value, stride: int, mask: ir.Value, otherwise: float) -> ir.Value:
+        kind, pointers = self.kinds[buffer.dtype], self.lane_pointers(buffer, pointer, stride)
+        function = _declare(self.module, f"llvm.masked.gather.{mangled(kind)}.v{self.lanes}p0", kind, [pointers.type, I32, mask.type, kind])
+        return self.builder.call(function, [pointers, I32(buffer.element_bytes), mask, splat(kind, otherwise)])
 
-    def scatter(self, value: ir.Value, pointer: ir.Value, stride: int, mask: ir.Value) -> None:
-        lanes, pointers = self.lanes, self.lane_pointers(pointer, stride)
-        function = _declare(self.module, f"llvm.masked.scatter.v{lanes}f32.v{lanes}p0", ir.VoidType(), [self.kind, pointers.type, I32, mask.type])
-        self.builder.call(function, [value, pointers, I32(FLOAT_BYTES), mask])
+    def scatter(self, buffer: Buffer, value: ir.Value, pointer: ir.Value, stride: int, mask: ir.Value) -> None:
+        pointers = self.lane_pointers(buffer, pointer, stride)
+        name = f"llvm.masked.scatter.{mangled(value.type)}.v{self.lanes}p0"
+        function = _declare(self.module, name, ir.VoidType(), [value.type, pointers.type, I32, mask.type])
+        self.builder.call(function, [value, pointers, I32(buffer.element_bytes), mask])
 
-    def lane_pointers(self, pointer: ir.Value, stride: int) -> ir.Value:
+    def lane_pointers(self, buffer: Buffer, pointer: ir.Value, stride: int) -> ir.Value:
         """The address of every lane."""
         kind, undefined = ir.VectorType(I64, self.lanes), ir.Constant(ir.VectorType(I64, self.lanes), ir.Undefined)
         first = self.builder.insert_element(undefined, self.builder.ptrtoint(pointer, I64), I32(0))
         start = self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
-        steps = ir.Constant(kind, [lane * stride * FLOAT_BYTES for lane in range(self.lanes)])
+        steps = ir.Constant(kind, [lane * stride * buffer.element_bytes for lane in range(self.lanes)])
         return self.builder.inttoptr(self.builder.add(start, steps), ir.VectorType(POINTER, self.lanes))
 
     # -- addresses and integers
@@ -523,10 +532,10 @@ class _Body:
                 term = value if factor == 1 else self.builder.mul(value, I64(factor), flags=("nsw",))
                 offset = term if offset is None else self.builder.add(offset, term, flags=("nsw",))
             if offset is not None:
-                base = self.builder.gep(base, [offset], source_etype=F32)
+                base = self.builder.gep(base, [offset], source_etype=ELEMENTS[buffer.dtype])
             if not any(isinstance(atom, Op) for atom, _ in dynamic):  # type: ignore[attr-defined]
                 self.known[key] = base
-        return base if constant == 0 else self.builder.gep(base, [I64(constant)], source_etype=F32)
+        return base if constant == 0 else self.builder.gep(base, [I64(constant)], source_etype=ELEMENTS[buffer.dtype])
 
     def integer(self, expression: Expr) -> int | ir.Value:
         """The value of an integer expression: a number if it is known while emitting."""

@@ -18,14 +18,15 @@ from codegen.emit import ALIGNMENT, argument_buffers, emit, workspace_layout
 from codegen.lower import Lowered, lower
 from codegen.openmp import register_openmp
 from ir.errors import IllegalCandidate, UserError
-from ir.program import FLOAT_BYTES
+from ir.program import FLOAT, FLOAT_BYTES, Tensor
 from ir.task import Task, task
 from schedule.algorithms import DIRECT, algorithm_of
 from schedule.rules import sketches
 from schedule.sketch import Sketch
 from schedule.target import Target
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]  # of fp32, or of the type of the tensor that it holds
+DType = str | np.dtype[Any]
 
 
 @dataclass(frozen=True)
@@ -101,16 +102,16 @@ def build(of: Task, sketch: Sketch, row: NDArray[np.int64], target: Target) -> C
     return Code(of.key, arguments, workspace, target, compile_object(llvm_text(lowered, target), target), algorithm_of(sketch.name), streams)
 
 
-def aligned_empty(shape: Sequence[int]) -> Array:
-    """Uninitialized fp32 array that begins at a multiple of `ALIGNMENT` bytes."""
-    n_bytes = FLOAT_BYTES * math.prod(shape)
+def aligned_empty(shape: Sequence[int], dtype: DType = FLOAT) -> Array:
+    """Uninitialized array that begins at a multiple of `ALIGNMENT` bytes."""
+    n_bytes = np.dtype(dtype).itemsize * math.prod(shape)
     raw = np.empty(n_bytes + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + n_bytes].view(np.float32).reshape(shape)
+    return raw[start : start + n_bytes].view(dtype).reshape(shape)
 
 
 def aligned_copy(array: NDArray[Any]) -> Array:
-    result = aligned_empty(array.shape)
+    result = aligned_empty(array.shape, array.dtype)
     result[...] = array
     return result
 
@@ -121,7 +122,7 @@ class Kernel:
     Calls from several threads take turns: the workspace is shared.
     """
 
-    def __init__(self, code: Code, empty: Callable[[Sequence[int]], Array] = aligned_empty) -> None:
+    def __init__(self, code: Code, empty: Callable[[Sequence[int], DType], Array] = aligned_empty) -> None:
         """`empty` makes the buffers of a kernel, aligned as `aligned_empty` makes them."""
         if code.target.threads > 1 and register_openmp() is None:
             raise UserError(f"this kernel was built for {code.target.threads} threads, and no libgomp is found to run them")
@@ -131,7 +132,7 @@ class Kernel:
         self._run = self._loaded.function("kernel", ctypes.c_void_p)
         self._repeat = self._loaded.function("repeat", ctypes.c_void_p, ctypes.c_int64)
         self._empty = empty
-        self._workspace = empty((code.workspace_bytes // FLOAT_BYTES,))
+        self._workspace = empty((code.workspace_bytes // FLOAT_BYTES,), FLOAT)
         self._lock = threading.Lock()
 
     def __call__(self, *arrays: NDArray[Any], out: Array | None = None) -> Array:
@@ -152,16 +153,16 @@ class Kernel:
 
     def prepare(self, name: str, shape: Sequence[int], constant: Array) -> Array:
         """The packed form, of this shape, of a constant operand."""
-        packed = self._empty(shape)
+        packed = self._empty(shape, constant.dtype)
         pointers = (ctypes.c_void_p * 3)(constant.ctypes.data, packed.ctypes.data, self._workspace.ctypes.data)
         with self._lock:
             self._loaded.function(f"prepare_{name}", ctypes.c_void_p)(pointers)
         return packed
 
     def checked(self, name: str, array: NDArray[Any]) -> Array:
-        """`array` as contiguous fp32 in the tensor's shape; TypeError or ValueError says what is wrong."""
+        """`array`, contiguous, in the tensor's type and shape; TypeError or ValueError says what is wrong."""
         tensor = next(tensor for tensor in self.task.program.inputs if tensor.name == name)
-        check_array(f"{self.task.key}: {name}", array, tensor.shape)
+        check_array(f"{self.task.key}: {name}", array, tensor)
         return np.require(array, requirements=["C", "ALIGNED"])
 
     def run(self, pointers: Any, times: int = 1) -> None:
@@ -177,19 +178,19 @@ class Kernel:
         return self._workspace
 
 
-def check_array(what: str, array: object, shape: tuple[int, ...]) -> None:
-    """TypeError or ValueError if this is no fp32 array of this shape."""
+def check_array(what: str, array: object, tensor: Tensor) -> None:
+    """TypeError or ValueError if this is no array of the tensor's type and shape."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{what} must be a numpy array, got {type(array).__name__}")
-    if array.dtype != np.float32:
-        raise TypeError(f"{what} must be float32, got {array.dtype}")
-    if array.shape != shape:
-        raise ValueError(f"{what} must have shape {shape}, got {array.shape}")
+    if array.dtype != tensor.dtype:
+        raise TypeError(f"{what} must be {tensor.dtype}, got {array.dtype}")
+    if array.shape != tensor.shape:
+        raise ValueError(f"{what} must have shape {tensor.shape}, got {array.shape}")
 
 
-def check_out(what: str, out: Array, shape: tuple[int, ...], inputs: Iterable[Array]) -> None:
+def check_out(what: str, out: Array, tensor: Tensor, inputs: Iterable[Array]) -> None:
     """TypeError or ValueError if `out` cannot take the result."""
-    check_array(what, out, shape)
+    check_array(what, out, tensor)
     if not (out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
         raise ValueError(f"{what} must be contiguous, aligned and writeable")
     if any(np.may_share_memory(out, array) for array in inputs):
@@ -213,9 +214,9 @@ class BoundKernel:
         given = {tensor.name: self.kernel.checked(tensor.name, array) for tensor, array in zip(self._variables, arrays, strict=True)}
         output = self.kernel.task.program.output
         if out is None:
-            out = aligned_empty(output.shape)
+            out = aligned_empty(output.shape, output.dtype)
         else:
-            check_out(f"{self.kernel.task.key}: out", out, output.shape, given.values())
+            check_out(f"{self.kernel.task.key}: out", out, output, given.values())
         if self.kernel.code.streams and out.ctypes.data % ALIGNMENT:
             out[...] = self(*arrays)
         else:

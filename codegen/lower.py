@@ -75,7 +75,7 @@ def _intermediate(stage: TiledStage, access: Read) -> Buffer:
     for size in stage.memory_shape(access):
         assert isinstance(size, int)
         shape.append(size)
-    return Buffer(access.tensor.name, tuple(shape), "private" if stage.fused else "shared")
+    return Buffer(access.tensor.name, tuple(shape), "private" if stage.fused else "shared", dtype=access.tensor.dtype)
 
 
 def _parallel(lowerings: Sequence[_StageLowering]) -> For:
@@ -127,7 +127,7 @@ class _StageLowering:
     # -- names and sizes
 
     def _memory(self, tensor: Tensor, scope: str = "input") -> Buffer:
-        return self.buffers.setdefault(tensor.name, self.between.get(tensor.name) or Buffer(tensor.name, tensor.shape, scope))
+        return self.buffers.setdefault(tensor.name, self.between.get(tensor.name) or Buffer(tensor.name, tensor.shape, scope, dtype=tensor.dtype))
 
     def _at(self, tensor: Tensor, indices: Sequence[Affine], absolute: Position, in_chunk: Position) -> tuple[Expr, ...]:
         """Where in its memory an element is: an intermediate tensor of fused stages begins with the chunk."""
@@ -149,7 +149,8 @@ class _StageLowering:
         scope = "prepared" if operand.prepared else "shared" if self._level(operand) == "root" else "private"
         shape = tuple(self._number(self.tiled.packed_extent(operand, dimension)) for dimension in self._dimensions(operand))
         name = f"{self.prefix}{operand.read.tensor.name}_packed"
-        buffer = Buffer(name, shape, scope, whole_vectors=self.tiled.vector in operand.read.axes and shape[-1] % self.target.lanes == 0)
+        whole = self.tiled.vector in operand.read.axes and shape[-1] % self.target.lanes == 0
+        buffer = Buffer(name, shape, scope, whole, operand.read.tensor.dtype)
         if name in self.buffers and self.buffers[name] != buffer:
             raise InternalError(f"two packings of {operand.read.tensor.name} in one stage")
         self.buffers[name] = buffer
@@ -178,7 +179,8 @@ class _StageLowering:
                 continue
             if operand.prepared:
                 tensor = operand.read.tensor
-                buffers = (self.buffers.pop(tensor.name), Buffer(self.packed[operand.read].name, self.packed[operand.read].shape, "output"))
+                packed = self.packed[operand.read]
+                buffers = (self.buffers.pop(tensor.name), Buffer(packed.name, packed.shape, "output", dtype=packed.dtype))
                 self.prepare[tensor.name] = Nest(f"prepare_{tensor.name}", buffers, tuple(_renamed(packing, buffers[1])))
             else:
                 before += packing
@@ -469,7 +471,7 @@ class _StageLowering:
         """The element of the tensor itself, or what is outside of it."""
         indices = tuple(index.at(place.absolute) for index in read.indices)
         if (guard := self._inside(read, indices)) == 0:
-            return Constant(read.outside)
+            return Constant(read.outside, read.tensor.dtype)
         return Load(self._memory(read.tensor), self._at(read.tensor, read.indices, place.absolute, place.in_chunk), guard, read.outside)
 
     def _inside(self, access: Read, indices: Sequence[Expr]) -> Expr:
@@ -616,7 +618,7 @@ class _StageLowering:
         tensor = self._memory(read.tensor)
         at = tuple(done[dimension] for dimension in dimensions)
         copy = Store(self.packed[read], at, Load(tensor, tuple(indices), mask, read.outside))
-        return [copy] if branch == 1 else [If(branch, (copy,), (Store(copy.buffer, at, Constant(read.outside)),))]
+        return [copy] if branch == 1 else [If(branch, (copy,), (Store(copy.buffer, at, Constant(read.outside, read.tensor.dtype)),))]
 
     def _guards(self, indices: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
         """What must hold so that the indices lie inside the tensor; nothing where that is certain."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
-F32, F64, I32, I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
+F32, F64, I8, I32, I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
 
 def lanes_of(kind: ir.Type, element: ir.Type) -> ir.Type:
@@ -15,14 +15,22 @@ def lanes_of(kind: ir.Type, element: ir.Type) -> ir.Type:
 
 
 def splat(kind: ir.Type, number: float) -> ir.Constant:
+    element = kind.element if isinstance(kind, ir.VectorType) else kind
+    number = int(number) if isinstance(element, ir.IntType) else float(number)
     return ir.Constant(kind, [number] * kind.count) if isinstance(kind, ir.VectorType) else ir.Constant(kind, number)
+
+
+def mangled(kind: ir.Type) -> str:
+    """A type as the names of LLVM's operations have it."""
+    if isinstance(kind, ir.VectorType):
+        return f"v{kind.count}{mangled(kind.element)}"
+    return f"i{kind.width}" if isinstance(kind, ir.IntType) else {F32: "f32", F64: "f64"}[kind]
 
 
 def intrinsic(builder: ir.IRBuilder, name: str, *args: ir.Value) -> ir.Value:
     """LLVM's operation of this name, for the type that all arguments and the result have."""
     kind = args[0].type
-    element = {F32: "f32", F64: "f64"}[kind.element if isinstance(kind, ir.VectorType) else kind]
-    full = f"{name}.v{kind.count}{element}" if isinstance(kind, ir.VectorType) else f"{name}.{element}"
+    full = f"{name}.{mangled(kind)}"
     function = builder.module.globals.get(full) or ir.Function(builder.module, ir.FunctionType(kind, [kind] * len(args)), full)
     return builder.call(function, args)
 

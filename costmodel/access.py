@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ir.expression import Expr, add, ceil_div, equal, less, maximum, minimum, mul, sub, where
-from ir.program import FLOAT_BYTES, Affine, Axis, Read
+from ir.program import Affine, Axis, Read
 from schedule.sketch import PACK_LEVELS, Dimension, Operand, TiledStage
 
 LINE_BYTES = 64
-LINE_ELEMENTS = LINE_BYTES // FLOAT_BYTES
 SET_PERIOD_BYTES = 4096  # addresses this far apart fall on the same set of the first-level cache of every common CPU
 
 Box = Mapping[Axis, Expr]
@@ -70,19 +69,19 @@ class Row:
     stride: Expr
 
 
-def lines(rows: Sequence[Row]) -> Expr:
-    """Cache lines that a box touches at least, if it begins on one. `rows` begin with the innermost and do not overlap."""
+def lines(rows: Sequence[Row], line_elements: int) -> Expr:
+    """Cache lines of so many elements that a box touches at least, if it begins on one. `rows` begin with the innermost and do not overlap."""
     result: Expr = 1
     reach: Expr = 1
     for row in rows:
         if row.reach == 1:
             continue
         reach = add(mul(sub(row.reach, 1), row.stride), reach)
-        dense = ceil_div(reach, LINE_ELEMENTS)
+        dense = ceil_div(reach, line_elements)
         result = mul(row.count, result)
         if row.stride == 1 and row.count is row.reach:
             result = dense
-        elif not (isinstance(row.stride, int) and row.stride % LINE_ELEMENTS == 0):  # neighbours may share lines
+        elif not (isinstance(row.stride, int) and row.stride % line_elements == 0):  # neighbours may share lines
             result = minimum(result, dense)
     return result
 
@@ -104,6 +103,14 @@ class Access:
     read: Read
     operand: Operand | None
     lanes: int
+
+    @property
+    def element_bytes(self) -> int:
+        return self.read.tensor.element_bytes
+
+    @property
+    def line_elements(self) -> int:
+        return LINE_BYTES // self.element_bytes
 
     # -- what a box of the axes touches
 
@@ -135,7 +142,7 @@ class Access:
         if self._is_chunk:
             return result
         for axis, extent in extents.items():
-            stride_bytes = abs(self.read.stride(axis)) * FLOAT_BYTES
+            stride_bytes = abs(self.read.stride(axis)) * self.element_bytes
             if stride_bytes >= LINE_BYTES:
                 result = mul(result, ceil_div(extent, SET_PERIOD_BYTES // math.gcd(SET_PERIOD_BYTES, stride_bytes)))
         return self._where_packed(result, [1 for _ in self._packed_layouts])
@@ -212,10 +219,10 @@ class Access:
                 rows.extend(Row(term.extent, term.extent, mul(stride, abs(term.factor))) for term in terms)
             else:
                 rows.append(Row(distinct(terms), span(terms), stride))
-        return lines(rows)
+        return lines(rows, self.line_elements)
 
     def _packed_lines(self, rows: Sequence[PackedRow], box: Box) -> Expr:
-        return lines([Row(*self._touched(row, box), row.stride) for row in rows])
+        return lines([Row(*self._touched(row, box), row.stride) for row in rows], self.line_elements)
 
     def _touched(self, row: PackedRow, box: Box) -> tuple[Expr, Expr]:
         """(indices touched, from the first to the last of them) along a row."""

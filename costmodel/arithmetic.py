@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 from ir.expression import Expr, add, equal, mul, where
-from ir.program import FLOAT_BYTES, Apply, Stage, Value, n_applies, reads
+from ir.program import CASTS, Apply, Stage, Value, n_applies, reads
 from schedule.sketch import EPILOGUE_LEVELS, TiledStage
 
 FUNCTION_KINDS = {
     "add": "add", "sub": "add", "mul": "multiply",
-    **dict.fromkeys(("max", "min", "less", "equal", "select", "abs"), "compare"),
+    **dict.fromkeys(("max", "min", "less", "equal", "select", "abs", *CASTS), "compare"),
     **dict.fromkeys(("div", "pow", "sqrt", "exp", "log", "tanh", "erf", "sigmoid"), "special"),
 }  # fmt: skip
 SPECIAL_HALF_CYCLES = 16
@@ -50,7 +50,7 @@ def epilogue_quantities(tiled: TiledStage, epilogue: Stage, output_vectors: int)
         "at_block": at_block,
         "elements": n_outputs,
         **{kind: n_outputs * count for kind, count in count_functions(epilogue.body).items()},
-        "read_bytes": sum(FLOAT_BYTES * math.prod(axis.extent for axis in read.axes) for read in others),
-        "output_bytes_again": where(at_block, 2 * n_outputs * FLOAT_BYTES, 0),
+        "read_bytes": sum(read.tensor.element_bytes * math.prod(axis.extent for axis in read.axes) for read in others),
+        "output_bytes_again": where(at_block, 2 * n_outputs * tiled.stage.output.element_bytes, 0),
         "half_cycles": mul(output_vectors, add(mul(at_block, 3), instructions)),  # two for a store and one for a load if the output comes again
     }

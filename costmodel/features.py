@@ -19,7 +19,6 @@ from costmodel.packing import Packing, packed_elements
 from costmodel.stage import ROLES, StageQuantities
 from ir.errors import InternalError
 from ir.expression import Evaluator, Expr, add, ceil_div, mul
-from ir.program import FLOAT_BYTES
 from schedule.sketch import Sketch, handed_on
 from schedule.space import Population
 from schedule.target import Target
@@ -108,12 +107,12 @@ def _program(
     shared = add(*(ceil_div(pack["shared_half_cycles"], target.threads) for pack in all_packs))
     epilogue = stages[0].on_busiest_thread(slots["epilogue"]["half_cycles"]) if "epilogue" in slots else 0
     others = add(private, shared, epilogue)
-    between = add(*(mul(FLOAT_BYTES, *tiled.memory_shape(access)) for tiled, access in handed_on(sketch.stages)))
+    between = add(*(mul(access.tensor.element_bytes, *tiled.memory_shape(access)) for tiled, access in handed_on(sketch.stages)))
     own, common = (mul(target.threads, between), 0) if sketch.fused else (0, between)
     prepared = [(stage.tiled, operand) for stage in stages for operand in stage.operands.values() if operand.prepared]
     return {
         "n_stages": len(stages),
-        "prepared_bytes": mul(FLOAT_BYTES, add(*(packed_elements(tiled, operand) for tiled, operand in prepared))),
+        "prepared_bytes": add(*(mul(operand.read.tensor.element_bytes, packed_elements(tiled, operand)) for tiled, operand in prepared)),
         "private_bytes": add(own, *(pack["private_bytes"] for pack in all_packs)),
         "shared_bytes": add(common, *(pack["shared_bytes"] for pack in all_packs)),
         "code_updates": add(*(stage["code_updates"] for stage in of_each)),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from costmodel.loops import by_order
 from ir.expression import Expr, ceil_div, equal, floor_div, less, maximum, mul, where
-from ir.program import FLOAT_BYTES, Axis
+from ir.program import Axis
 from schedule.sketch import PACK_LEVELS, Dimension, Operand, TiledStage
 
 COPY_HALF_CYCLES = 2  # a load and a store, of a vector or of one element
@@ -29,10 +29,10 @@ class Packing:
     threads: int
 
     def quantities(self) -> dict[str, Expr]:
-        stores, instructions = self.stores, self.instructions
+        stores, instructions, element_bytes = self.stores, self.instructions, self.operand.read.tensor.element_bytes
         private = less(PACK_LEVELS.index("root"), self.operand.level)
-        buffer_bytes = mul(FLOAT_BYTES, self._buffer_elements)
-        half_cycles = maximum(mul(instructions, COPY_HALF_CYCLES), ceil_div(mul(stores, FLOAT_BYTES), BYTES_PER_HALF_CYCLE))
+        buffer_bytes = mul(element_bytes, self._buffer_elements)
+        half_cycles = maximum(mul(instructions, COPY_HALF_CYCLES), ceil_div(mul(stores, element_bytes), BYTES_PER_HALF_CYCLE))
         return {
             "level": self.operand.level,
             "layout": where(self._is("none"), 0, self.operand.layout),
@@ -41,7 +41,7 @@ class Packing:
             "private_bytes": where(private, mul(buffer_bytes, self.threads), 0),
             "shared_bytes": where(self._is("root"), buffer_bytes, 0),
             "stores": stores,
-            "stored_bytes": mul(stores, FLOAT_BYTES),
+            "stored_bytes": mul(stores, element_bytes),
             "tensor_bytes": where(self._is("none"), 0, self.operand.read.tensor.n_bytes),
             "instructions": instructions,
             "source_stride": where(self._is("none"), 0, self._of_innermost(self._source_stride)),

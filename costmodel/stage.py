@@ -17,7 +17,7 @@ from costmodel.cache import Footprints, Traffic
 from costmodel.loops import Loop, LoopStructure, Place, confined, is_at, loop_structure
 from costmodel.register_tile import RegisterTile
 from ir.expression import Expr, add, both, ceil_div, less, maximum, minimum, mod, mul, sub, where
-from ir.program import FLOAT_BYTES, REDUCTIONS, Axis
+from ir.program import REDUCTIONS, Axis
 from schedule.sketch import BANDS, Operand, TiledStage
 from schedule.target import Target
 
@@ -236,7 +236,7 @@ class StageQuantities:
         result: dict[str, Expr] = {"packed": sub(1, access.in_place)}
         for name in FOOTPRINT_PLACES:
             place = self._place(name)
-            result[f"{name}.bytes"] = mul(access.elements(place.extents), FLOAT_BYTES)
+            result[f"{name}.bytes"] = mul(access.elements(place.extents), access.element_bytes)
             result[f"{name}.lines"] = access.lines(place.extents)
         result |= self._reuse(role) | self._loads(role)
         vector_stride = access.stride(self.tiled.vector)
@@ -258,10 +258,11 @@ class StageQuantities:
         if role == "output":
             again = mul(sub(self.n_slices, 1), self.output_vectors) if self.stage.reduce else 0
             stores = mul(self.n_slices, self.output_vectors)
-            return {"loads": 0, "load_instructions": again, "loaded_bytes": mul(again, self._vector_bytes), "store_instructions": stores}
+            return {"loads": 0, "load_instructions": again, "loaded_bytes": mul(again, self._vector_bytes(role)), "store_instructions": stores}
         loads = [self.tile.loads(role, variant.sizes) for variant in self.tile.variants]
         total = self._visited(mul(self.tile.total(loads), self._loading_steps(role)))
-        width = self._vector_bytes if self.tiled.vector in self.operands[role].read.axes else FLOAT_BYTES
+        read = self.operands[role].read
+        width = self._vector_bytes(role) if self.tiled.vector in read.axes else read.tensor.element_bytes
         return {"loads": loads[0], "load_instructions": total, "loaded_bytes": mul(total, width), "store_instructions": 0}
 
     def _loading_steps(self, role: str) -> Expr:
@@ -272,9 +273,8 @@ class StageQuantities:
         others = self.n_steps // -(-vector.extent // self.tiled.step(vector))
         return mul(others, ceil_div(vector.extent, mul(self.tile.copies, self.target.lanes)))
 
-    @property
-    def _vector_bytes(self) -> int:
-        return self.target.lanes * FLOAT_BYTES
+    def _vector_bytes(self, role: str) -> int:
+        return self.target.lanes * self.accesses[role].element_bytes
 
     def _reuse(self, role: str) -> dict[str, Expr]:
         """The innermost loop that leaves the access where it is: its iterations, how often its body runs, and what one iteration touches.

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from ir.expression import Evaluator, Expr, add, mul
 from ir.nest import Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store, loads
-from ir.program import FLOAT_BYTES
 
 Ints = NDArray[np.int64]
 
@@ -88,7 +87,7 @@ def trace(nest: Nest) -> Trace:
 
 def count(nest: Nest, lanes: int) -> Counts:
     """Totals of one run of the nest on vectors of `lanes` elements."""
-    found, counts, touched = trace(nest), Counts(), dict[str, list[Ints]]()
+    found, counts, touched = trace(nest), Counts(), dict[Buffer, list[Ints]]()
     for run in found.loops:
         _add(counts.iterations, run.loop.variable.name, int(run.extents.sum()))
     for execution in found.stores:
@@ -98,12 +97,12 @@ def count(nest: Nest, lanes: int) -> Counts:
             counts.vector_updates += int(execution.first_lanes(lanes).sum()) if store.reduction else 0
         else:
             addresses = stored_addresses(execution)
-            _add(counts.stored_bytes, store.buffer.name, FLOAT_BYTES * len(addresses))
-            touched.setdefault(store.buffer.name, []).append(addresses)
+            _add(counts.stored_bytes, store.buffer.name, store.buffer.element_bytes * len(addresses))
+            touched.setdefault(store.buffer, []).append(addresses)
         for load, addresses in memory_loads(execution):
-            _add(counts.loaded_bytes, load.buffer.name, FLOAT_BYTES * len(addresses))
-            touched.setdefault(load.buffer.name, []).append(addresses)
-    counts.touched_bytes = {name: FLOAT_BYTES * len(np.unique(np.concatenate(parts))) for name, parts in touched.items()}
+            _add(counts.loaded_bytes, load.buffer.name, load.buffer.element_bytes * len(addresses))
+            touched.setdefault(load.buffer, []).append(addresses)
+    counts.touched_bytes = {buffer.name: buffer.element_bytes * len(np.unique(np.concatenate(parts))) for buffer, parts in touched.items()}
     return counts
 
 

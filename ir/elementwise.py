@@ -1,4 +1,7 @@
-"""Elementwise chains with numpy's broadcasting, and how they are written: `value=max(add(a;mul(b;2));0)` of inputs a, b, c, ... in order of their shapes."""
+"""Elementwise chains with numpy's broadcasting, and how they are written: `value=max(add(a;mul(b;2));0)` of inputs a, b, c, ... in order of their shapes.
+
+Inputs are fp32 unless `types=int32.float32` says otherwise; one type stands for all of them. The type of the output follows (see `ir.types`).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ import numpy as np
 
 from ir.errors import UserError
 from ir.parameters import any_sizes, float_text, quoted, write_every_size
-from ir.program import FUNCTIONS, Affine, Apply, Axis, Constant, Program, Read, Stage, Tensor, Value, affine, reads
+from ir.program import ELEMENT_BYTES, FUNCTIONS, Affine, Apply, Axis, Constant, Program, Read, Stage, Tensor, Value, affine, map_reads, reads
+from ir.types import type_of, typed
 
 Shape = tuple[int, ...]
 
@@ -19,7 +23,7 @@ MAX_FUNCTIONS = 64  # in a value
 _TOKEN = re.compile(r"[a-z]\w*|-?\d+(?:\.\d+)?(?:e-?\d+)?|[();]", re.ASCII)
 
 
-def elementwise(shapes: Sequence[Shape], value: Value) -> Program:
+def elementwise(shapes: Sequence[Shape], types: Sequence[str], value: Value) -> Program:
     """`value` at every point of the broadcast inputs; its reads are of tensors without dimensions, named as the inputs."""
     names = string.ascii_lowercase[: len(shapes)]
     used = {read.tensor.name for read in reads(value)}
@@ -29,25 +33,23 @@ def elementwise(shapes: Sequence[Shape], value: Value) -> Program:
         shape = np.broadcast_shapes(*shapes)
     except ValueError:
         raise UserError(f"elementwise: shapes {write_shapes(shapes)} do not broadcast") from None
+    if len(types) not in (1, len(shapes)):
+        raise UserError(f"elementwise: {len(types)} types for {len(shapes)} shapes")
     axes = tuple(Axis(f"d{i}", size) for i, size in enumerate(shape))
-    inputs = {name: Tensor(name, tuple(sizes)) for name, sizes in zip(names, shapes, strict=True)}
+    every = types if len(types) > 1 else [*types] * len(shapes)
+    inputs = {name: Tensor(name, tuple(sizes), dtype=dtype) for name, sizes, dtype in zip(names, shapes, every, strict=True)}
     output = tuple(affine(axis) for axis in axes)
-    body = _with_inputs(value, {name: Read(tensor, _broadcast(tensor.shape, axes)) for name, tensor in inputs.items()})
-    return Program(tuple(inputs.values()), (Stage(Tensor("y", shape), output, axes, (), body),))
+    read = {name: Read(tensor, _broadcast(tensor.shape, axes)) for name, tensor in inputs.items()}
+    try:
+        body = typed(map_reads(value, lambda found: read[found.tensor.name]))
+    except UserError as error:
+        raise UserError(f"elementwise: {error} in {quoted(write_value(value))}") from None
+    return Program(tuple(inputs.values()), (Stage(Tensor("y", shape, dtype=type_of(body)), output, axes, (), body),))
 
 
 def _broadcast(shape: Shape, axes: Sequence[Axis]) -> tuple[Affine, ...]:
     """The shape's dimensions are the last of the axes; one of size 1 is read at 0 throughout."""
     return tuple(affine(axis) if size == axis.extent else affine() for size, axis in zip(shape, axes[len(axes) - len(shape) :], strict=True))
-
-
-def _with_inputs(value: Value, inputs: dict[str, Read]) -> Value:
-    match value:
-        case Read(tensor):
-            return inputs[tensor.name]
-        case Apply(function, args):
-            return Apply(function, tuple(_with_inputs(arg, inputs) for arg in args))
-    return value
 
 
 def parse_shapes(text: str) -> tuple[Shape, ...]:
@@ -61,6 +63,20 @@ def parse_shapes(text: str) -> tuple[Shape, ...]:
 
 def write_shapes(value: object) -> str:
     return ".".join(map(write_every_size, value))  # type: ignore[call-overload]  # a tuple of shapes by construction
+
+
+def parse_types(text: str) -> tuple[str, ...]:
+    """Of each input, with dots between them."""
+    found = tuple(text.split("."))
+    for dtype in found:
+        if dtype not in ELEMENT_BYTES:
+            raise ValueError(f"has an unknown type {quoted(dtype)} (known: {', '.join(ELEMENT_BYTES)})")
+    return found
+
+
+def write_types(value: object) -> str:
+    found: tuple[str, ...] = tuple(value)  # type: ignore[arg-type]  # a tuple of types by construction
+    return found[0] if len(set(found)) == 1 else ".".join(found)
 
 
 def parse_value(text: str) -> Value:
@@ -104,15 +120,16 @@ def _parse(tokens: Sequence[str]) -> tuple[Value, Sequence[str]]:
 
 def _number(text: str) -> Constant:
     number = float(text)
+    whole = text.removeprefix("-").isdigit()
     if abs(number) > float(np.finfo(np.float32).max):
         raise ValueError(f"has a number beyond the range of fp32: {quoted(text)}")
-    return Constant(float(float_text(number)))
+    return Constant(int(text) if whole else float(float_text(number)))  # of an int64 no digit is lost
 
 
 def write_value(value: object) -> str:
     match value:
         case Constant(number):
-            return float_text(number)
+            return str(number) if isinstance(number, int) else float_text(number)
         case Read(tensor):
             return tensor.name
         case Apply(function, args):

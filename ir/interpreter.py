@@ -1,4 +1,4 @@
-"""Reference values of a tensor program in numpy, in double precision; shares nothing with the code generator.
+"""Reference values of a tensor program in numpy, fp32 in double precision and integers exactly; shares nothing with the code generator.
 
 A sum of products is batched matrix products of strided windows of the padded inputs, so large programs are checked in a fraction of a second.
 """
@@ -8,23 +8,47 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf
 
-from ir.program import Apply, Axis, Constant, Program, Read, Stage, Table, Value, factors
+from ir.program import CASTS, FLOAT, Apply, Axis, Constant, Program, Read, Stage, Table, Tensor, Value, factors
 from ir.slices import in_parts
+from ir.types import integer_range
 
 Doubles = NDArray[np.float64]
+Values: TypeAlias = NDArray[Any]  # doubles for fp32, else of the type itself
 MAX_WINDOW_ELEMENTS = 1 << 27  # copied at a time: 1 GiB
 
 
-def _select(condition: Doubles, a: Doubles, b: Doubles) -> Doubles:
+def _select(condition: Values, a: Values, b: Values) -> Values:
     return np.where(condition != 0, a, b)
 
 
-NUMPY_FUNCTIONS: dict[str, Callable[..., Doubles]] = {
+def _as_truth(compare: Callable[[Values, Values], Values], a: Values, b: Values) -> Values:
+    """1 or 0, of the arguments' type."""
+    return compare(a, b).astype(np.result_type(a, b))
+
+
+def cast(x: Values, dtype: str) -> Values:
+    """As `ir.types` has it."""
+    if dtype == FLOAT:
+        return x.astype(np.float64)
+    if dtype == "bool":
+        return np.asarray(x != 0)
+    if x.dtype.kind != "f":
+        return x.astype(dtype)
+    low, high = integer_range(dtype)
+    whole = np.trunc(x)
+    fits = (whole >= low) & (whole < high + 1)  # the highest int64 is no double, the number after it is one
+    nearest = np.where(np.isnan(x), 0, np.where(x < 0, low, high))
+    return np.where(fits, np.where(fits, whole, 0).astype(dtype), nearest).astype(dtype)
+
+
+NUMPY_FUNCTIONS: dict[str, Callable[..., Values]] = {
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,
@@ -32,8 +56,8 @@ NUMPY_FUNCTIONS: dict[str, Callable[..., Doubles]] = {
     "min": np.minimum,
     "div": np.divide,
     "pow": np.power,
-    "less": lambda a, b: np.less(a, b).astype(np.float64),
-    "equal": lambda a, b: np.equal(a, b).astype(np.float64),
+    "less": partial(_as_truth, np.less),
+    "equal": partial(_as_truth, np.equal),
     "select": _select,
     "abs": np.abs,
     "sqrt": np.sqrt,
@@ -42,24 +66,34 @@ NUMPY_FUNCTIONS: dict[str, Callable[..., Doubles]] = {
     "tanh": np.tanh,
     "erf": erf,
     "sigmoid": lambda x: 0.5 + 0.5 * np.tanh(0.5 * x),  # 1 / (1 + exp(-x)) overflows
+    **{name: partial(cast, dtype=dtype) for name, dtype in CASTS.items()},
 }
 _REDUCTIONS: dict[str, Callable[..., Doubles]] = {"sum": np.sum, "max": np.max, "min": np.min, "prod": np.prod}
 
 
 @np.errstate(all="ignore")  # infinities and NaN are results like others
-def interpret(program: Program, inputs: Mapping[str, NDArray[np.float32]]) -> Doubles:
+def interpret(program: Program, inputs: Mapping[str, Values]) -> Values:
     """The result of `program`; inputs by tensor name, in the tensors' shapes."""
     return in_parts(program, inputs, _interpret)
 
 
-def _interpret(program: Program, inputs: Mapping[str, NDArray[np.float32]]) -> Doubles:
-    values: dict[str, Doubles] = {tensor.name: np.asarray(inputs[tensor.name], np.float64).reshape(tensor.shape) for tensor in program.inputs}
+def _interpret(program: Program, inputs: Mapping[str, Values]) -> Values:
+    values = exact_inputs(program, inputs)
     for stage in program.stages:
         values[stage.output.name] = interpret_stage(stage, values)
     return values[program.output.name]
 
 
-def interpret_stage(stage: Stage, values: Mapping[str, Doubles]) -> Doubles:
+def exact_inputs(program: Program, inputs: Mapping[str, Values]) -> dict[str, Values]:
+    """By tensor name, in the tensors' shapes and in the types that are calculated with."""
+    return {tensor.name: np.asarray(inputs[tensor.name], exact_type(tensor)).reshape(tensor.shape) for tensor in program.inputs}
+
+
+def exact_type(of: Tensor | Constant) -> np.dtype[Any]:
+    return np.dtype(np.float64 if of.dtype == FLOAT else of.dtype)
+
+
+def interpret_stage(stage: Stage, values: Mapping[str, Values]) -> Values:
     """The stage's output from the tensors that it reads, by name."""
     axes = (*stage.spatial, *stage.reduce)
     n_spatial = len(stage.spatial)
@@ -121,21 +155,22 @@ def _parts(stage: Stage, n_elements: int) -> list[slice]:
     return [slice(start, min(start + step, extent)) for start in range(0, extent, step)]
 
 
-def reduced(stage: Stage, result: Doubles) -> Doubles:
+def reduced(stage: Stage, result: Values) -> Values:
     """The stage's output from an array with a dimension a spatial axis."""
     shape = stage.output.shape
-    output = np.full([max(size, index.range[1] + 1) for size, index in zip(shape, stage.indices, strict=True)], np.nan)
+    nothing = np.nan if result.dtype.kind == "f" else 0
+    output = np.full([max(size, index.range[1] + 1) for size, index in zip(shape, stage.indices, strict=True)], nothing, result.dtype)
     window, window_axes = _window(stage.write, {stage.output.name: output})
     order = [stage.spatial.index(axis) for axis in window_axes]
     window[...] = np.transpose(result, order)
     return output[tuple(slice(size) for size in shape)]
 
 
-def evaluate(value: Value, values: Mapping[str, Doubles], axes: tuple[Axis, ...]) -> Doubles:
+def evaluate(value: Value, values: Mapping[str, Values], axes: tuple[Axis, ...]) -> Values:
     """`value` at all positions of the axes, a dimension an axis; 1 along those that it does not depend on."""
     match value:
         case Constant(number):
-            return np.array(number)
+            return np.array(number, exact_type(value))
         case Apply(function, args):
             return np.asarray(NUMPY_FUNCTIONS[function](*(evaluate(arg, values, axes) for arg in args)))
         case Table(row, column, numbers):
@@ -149,7 +184,7 @@ def evaluate(value: Value, values: Mapping[str, Doubles], axes: tuple[Axis, ...]
     raise TypeError(f"not a value: {value!r}")
 
 
-def _window(read: Read, values: Mapping[str, Doubles]) -> tuple[Doubles, tuple[Axis, ...]]:
+def _window(read: Read, values: Mapping[str, Values]) -> tuple[Values, tuple[Axis, ...]]:
     """A strided view (a dimension an axis of the read) of the tensor, padded as far as the indices reach."""
     array = values[read.tensor.name]
     ranges = [index.range for index in read.indices]

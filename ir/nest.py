@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import TypeAlias, Union
 
 from ir.expression import Expr, Symbol, text
-from ir.program import FLOAT_BYTES, Constant
+from ir.program import CASTS, ELEMENT_BYTES, FLOAT, Constant, constant_text
 
 SCOPES = ("input", "output", "prepared", "shared", "private", "register")
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """fp32 memory in row-major order. Scopes: "input" and "output" belong to the caller, "prepared" holds a constant operand packed
-    beforehand, "shared" is workspace of the whole kernel, "private" of one thread, "register" is a register tile.
+    """Memory in row-major order. Scopes: "input" and "output" belong to the caller, "prepared" holds a constant operand packed
+    beforehand, "shared" is workspace of the whole kernel, "private" of one thread, "register" is a register tile, always of fp32.
 
     `whole_vectors`: rows are padded to whole vectors, so a vector may be read beyond the loop's extent; in a register tile, what is there may be anything.
     """
@@ -29,10 +29,15 @@ class Buffer:
     shape: tuple[int, ...]
     scope: str
     whole_vectors: bool = False
+    dtype: str = FLOAT
+
+    @property
+    def element_bytes(self) -> int:
+        return ELEMENT_BYTES[self.dtype]
 
     @property
     def n_bytes(self) -> int:
-        return FLOAT_BYTES * math.prod(self.shape)
+        return self.element_bytes * math.prod(self.shape)
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -116,6 +121,18 @@ class Nest:
         return tuple(buffer for buffer in self.buffers if buffer.scope == scope)
 
 
+def type_of(value: NestValue) -> str:
+    """As `ir.types.type_of`."""
+    match value:
+        case Constant(dtype=dtype):
+            return dtype
+        case Load(buffer) | Across(buffer):
+            return buffer.dtype
+        case Call(function, args):
+            return CASTS.get(function) or type_of(args[-1])
+    raise TypeError(f"not a value: {value!r}")
+
+
 def loads(value: NestValue) -> Iterator[Load]:
     match value:
         case Load():
@@ -128,13 +145,15 @@ def loads(value: NestValue) -> Iterator[Load]:
 # --- printer --------------------------------------------------------------------------------------------------------
 
 _WORDS = {"serial": "for", "parallel": "parallel for", "unrolled": "unroll", "vector": "vector"}
+_TYPES = {FLOAT: "fp32"}
 _ASSIGN = {None: "=", "sum": "+=", "max": "max=", "min": "min=", "prod": "*="}
 
 
 def nest_text(nest: Nest) -> str:
     """The nest as indented pseudo-code, its buffers first."""
     lines = [f"{nest.name}:"]
-    lines += [f"  {buffer.scope} {buffer.name}: fp32{list(buffer.shape)}" for buffer in nest.buffers if buffer.scope != "register"]
+    memory = [buffer for buffer in nest.buffers if buffer.scope != "register"]
+    lines += [f"  {buffer.scope} {buffer.name}: {_TYPES.get(buffer.dtype, buffer.dtype)}{list(buffer.shape)}" for buffer in memory]
     _print(nest.body, 1, lines)
     return "\n".join(lines)
 
@@ -163,8 +182,8 @@ def _place(buffer: Buffer, indices: Sequence[Expr]) -> str:
 
 def _value_text(value: NestValue) -> str:
     match value:
-        case Constant(number):
-            return f"{number:g}"
+        case Constant():
+            return constant_text(value)
         case Load(buffer, indices, guard, outside):
             place = _place(buffer, indices)
             return place if guard == 1 else f"({place} where {text(guard)} else {outside:g})"

@@ -12,13 +12,13 @@ from ir.attention import LAYOUTS as HEAD_LAYOUTS
 from ir.attention import attention
 from ir.contraction import batch_matmul, einsum, matmul, parse_axis_sizes, parse_equation, write_axis_sizes, write_equation
 from ir.convolution import KERNEL, LAYOUTS, SPATIAL, capsule_conv2d, conv1d, conv2d, conv3d, conv_transpose2d
-from ir.elementwise import elementwise, parse_shapes, parse_value, write_shapes, write_value
+from ir.elementwise import elementwise, parse_shapes, parse_types, parse_value, write_shapes, write_types, write_value
 from ir.epilogue import EPILOGUE
 from ir.errors import UserError
 from ir.normalization import IMAGE_LAYOUTS, batch_norm, instance_norm, layer_norm, log_softmax, rms_norm, softmax
 from ir.parameters import Parameter, any_sizes, index, one_of, positive_real, quoted, size, sizes, write_every_size, write_real, write_sizes
 from ir.pooling import average_pool2d, global_average_pool, global_max_pool, max_pool2d
-from ir.program import Program
+from ir.program import FLOAT, Program
 from ir.reduction import FUNCTIONS, reduce
 
 MAX_TENSOR_BYTES = 1 << 32
@@ -133,7 +133,15 @@ OPERATORS = {
             },
             attention,
         ),
-        Operator("elementwise", {"shapes": Parameter(parse_shapes, write=write_shapes), "value": Parameter(parse_value, write=write_value)}, elementwise),
+        Operator(
+            "elementwise",
+            {
+                "shapes": Parameter(parse_shapes, write=write_shapes),
+                "types": Parameter(parse_types, FLOAT, write_types, silent=True),
+                "value": Parameter(parse_value, write=write_value),
+            },
+            elementwise,
+        ),
     )
 }
 
@@ -169,5 +177,6 @@ def parse_operator(text: str) -> tuple[str, Program]:
     if huge is not None:
         gigabytes = f"{huge.n_bytes / 2**30:.1f} GiB, more than the {MAX_TENSOR_BYTES >> 30} GiB a tensor may take"
         raise UserError(f"{name}: tensor {huge.name} of shape {huge.shape} would take {gigabytes}")
-    canonical = ",".join(f"{key}={parameter.write(values[key])}" for key, parameter in operator.parameters.items())
-    return f"{name}:{canonical}", program
+    canonical = {key: parameter.write(values[key]) for key, parameter in operator.parameters.items()}
+    told = (key for key, parameter in operator.parameters.items() if not parameter.silent or canonical[key] != parameter.default)
+    return f"{name}:{','.join(f'{key}={canonical[key]}' for key in told)}", program

@@ -14,11 +14,12 @@ _REAL = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d{1,3})?", re.ASCII)
 
 @dataclass(frozen=True)
 class Parameter:
-    """How a parameter of an operator is written: `parse` text to value, `write` value back to its one canonical text."""
+    """How a parameter of an operator is written: `parse` text to value, `write` value back to its one canonical text. `silent`: the default is left out."""
 
     parse: Callable[[str], object]
     default: str | None = None
     write: Callable[[object], str] = str
+    silent: bool = False
 
 
 def quoted(text: str) -> str:

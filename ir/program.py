@@ -13,7 +13,11 @@ from typing import TypeAlias, Union
 
 from ir.expression import Expr, Symbol, add, mul, symbol
 
-FLOAT_BYTES = 4  # every tensor is fp32
+# Types of elements, called as numpy calls them, with their sizes. A bool takes a byte, which is 0 or 1.
+ELEMENT_BYTES = {"float32": 4, "int32": 4, "int64": 8, "bool": 1, "int8": 1, "uint8": 1}
+FLOAT = "float32"
+FLOAT_BYTES = ELEMENT_BYTES[FLOAT]
+CASTS = {f"cast_{dtype}": dtype for dtype in ELEMENT_BYTES}
 
 
 @dataclass(frozen=True)
@@ -30,16 +34,22 @@ class Axis:
 
 @dataclass(frozen=True)
 class Tensor:
-    """An array of fp32 in row-major order. `constant`: known before it is used, as weights are. `positive`: without negative elements, as a variance."""
+    """An array in row-major order. `constant`: known before it is used, as weights are. `positive`: without negative elements, as a variance. `dtype`: one
+    of `ELEMENT_BYTES`."""
 
     name: str
     shape: tuple[int, ...]
     constant: bool = False
     positive: bool = False
+    dtype: str = FLOAT
+
+    @property
+    def element_bytes(self) -> int:
+        return ELEMENT_BYTES[self.dtype]
 
     @property
     def n_bytes(self) -> int:
-        return FLOAT_BYTES * math.prod(self.shape)
+        return self.element_bytes * math.prod(self.shape)
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -79,7 +89,10 @@ def affine(*terms: Axis | tuple[Axis, int], constant: int = 0) -> Affine:
 
 @dataclass(frozen=True)
 class Constant:
+    """A number; an `int` where `dtype` is not fp32."""
+
     number: float
+    dtype: str = FLOAT
 
 
 @dataclass(frozen=True)
@@ -135,9 +148,11 @@ class Read:
 
 
 # Scalar functions a body may apply, with their number of arguments. `less` and `equal` give 1 or 0; `select` its second argument where the first is not 0.
+# Integers wrap around. Casts: `ir.types`.
 FUNCTIONS = {
     "add": 2, "sub": 2, "mul": 2, "div": 2, "max": 2, "min": 2, "pow": 2, "less": 2, "equal": 2, "select": 3,
     "abs": 1, "sqrt": 1, "exp": 1, "log": 1, "tanh": 1, "erf": 1, "sigmoid": 1,
+    **dict.fromkeys(CASTS, 1),
 }  # fmt: skip
 
 # How terms are combined, and what none of them give.
@@ -275,10 +290,14 @@ class Program:
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 
 
+def constant_text(value: Constant) -> str:
+    return f"{value.number:g}" if value.dtype == FLOAT else str(value.number)
+
+
 def value_text(value: Value) -> str:
     match value:
-        case Constant(number):
-            return f"{number:g}"
+        case Constant():
+            return constant_text(value)
         case Table(row, column):
             return f"table[{row.name}, {column.name}]"
         case Read(tensor, indices):

@@ -2,7 +2,8 @@
 
 Every value x comes with a bound on its error. Sums of K terms in any order err by at most K u times the sum of their magnitudes, u = 2^-24 (Jeannerod
 and Rump, Improved error bounds for inner products in floating-point arithmetic, SIAM J. Matrix Anal. Appl. 34, 2013); functions pass errors on by how
-steep they are, and round once.
+steep they are, and round once. Integers are exact, unless they come from fp32 that was rounded: then a cast gives what it gives of the ends of the
+interval in which its argument is, and where a result may have wrapped around, it may be any number.
 """
 
 from __future__ import annotations
@@ -15,34 +16,39 @@ from functools import reduce as reduce_with
 import numpy as np
 from numpy.typing import NDArray
 
-from ir.interpreter import NUMPY_FUNCTIONS, Doubles, evaluate, interpret_stage, multiplied, reduced
-from ir.program import Apply, Axis, Constant, Program, Read, Stage, Table, Value
+from ir.interpreter import NUMPY_FUNCTIONS, Doubles, Values, cast, evaluate, exact_inputs, interpret_stage, multiplied, reduced
+from ir.program import CASTS, FLOAT, Apply, Axis, Constant, Program, Read, Stage, Table, Value
 from ir.slices import in_parts
+from ir.types import integer_range, type_of
 
 UNIT = 2.0**-24
 FEW = 16  # units in the last place that a function of ours may be off, and what a fused or split evaluation may add
 TINY = 1e-30  # below the normal numbers nothing is relative
+HIGHER_ORDER = 1 + 2.0**-12  # of a chain's bound: its functions round what was rounded before
+LAST_WHOLE = 2.0**24  # up to here every integer is one of fp32
 
-Bounded = tuple[Doubles, Doubles]  # values, and bounds on their errors
+Bounded = tuple[Values, Doubles]  # values, and bounds on their errors
 
 
 @np.errstate(all="ignore")  # a bound may be infinite, or NaN where the value is
-def tolerance(program: Program, inputs: Mapping[str, NDArray[np.float32]]) -> Doubles:
+def tolerance(program: Program, inputs: Mapping[str, Values]) -> Doubles:
     """The bound for each element of the result, for exact inputs in the tensors' shapes."""
     return in_parts(program, inputs, _tolerance)
 
 
-def _tolerance(program: Program, inputs: Mapping[str, NDArray[np.float32]]) -> Doubles:
-    values: dict[str, Doubles] = {tensor.name: np.asarray(inputs[tensor.name], np.float64).reshape(tensor.shape) for tensor in program.inputs}
+def _tolerance(program: Program, inputs: Mapping[str, Values]) -> Doubles:
+    values = exact_inputs(program, inputs)
     errors: dict[str, Doubles] = {}
     for stage in program.stages:
         errors[stage.output.name] = _stage_error(stage, values, errors)
         values[stage.output.name] = interpret_stage(stage, values)
+    if program.output.dtype != FLOAT:
+        return errors[program.output.name]
     bound: Doubles = errors[program.output.name] + FEW * UNIT * np.abs(values[program.output.name]) + TINY
     return bound
 
 
-def _stage_error(stage: Stage, values: Mapping[str, Doubles], errors: Mapping[str, Doubles]) -> Doubles:
+def _stage_error(stage: Stage, values: Mapping[str, Values], errors: Mapping[str, Doubles]) -> Doubles:
     """In the shape of the stage's output."""
     axes = (*stage.spatial, *stage.reduce)
     length = math.prod(axis.extent for axis in stage.reduce) + 1
@@ -80,10 +86,10 @@ def _magnitude(factor: Read | Table) -> Value:
     return replace(factor, numbers=tuple(tuple(map(abs, row)) for row in factor.numbers)) if isinstance(factor, Table) else factor
 
 
-def _bounded(value: Value, values: Mapping[str, Doubles], errors: Mapping[str, Doubles], axes: tuple[Axis, ...]) -> Bounded:
+def _bounded(value: Value, values: Mapping[str, Values], errors: Mapping[str, Doubles], axes: tuple[Axis, ...]) -> Bounded:
     match value:
         case Constant(number):
-            return np.array(number), np.array(abs(float(np.float32(number)) - number))
+            return evaluate(value, values, axes), np.array(abs(float(np.float32(number)) - number) if value.dtype == FLOAT else 0.0)
         case Read(tensor):
             # What a read gives outside of its tensor is exact.
             error = evaluate(replace(value, outside=0.0), errors, axes) if tensor.name in errors else np.array(0.0)
@@ -91,10 +97,47 @@ def _bounded(value: Value, values: Mapping[str, Doubles], errors: Mapping[str, D
         case Apply(function, args):
             bounded = [_bounded(arg, values, errors, axes) for arg in args]
             exact = np.asarray(NUMPY_FUNCTIONS[function](*(exact for exact, _ in bounded)))
-            passed = _PASSED_ON[function](*(part for pair in bounded for part in pair))
+            if function in CASTS:
+                return exact, _cast_error(*bounded[0], exact, CASTS[function])
+            passed = _PASSED_ON[function](*(part for of, error in bounded for part in (np.asarray(of, np.float64), error)))
+            if (dtype := type_of(value)) != FLOAT:
+                return exact, _wrapped_error(exact, passed, dtype)
             size = 1.0 if function in _BOUNDED else np.abs(exact)
             return exact, passed + _ROUNDINGS.get(function, 1) * UNIT * size
     raise TypeError(f"not a value: {value!r}")
+
+
+def _cast_error(x: Values, error: Doubles, exact: Values, dtype: str) -> Doubles:
+    """Of `exact`, which is x as `dtype`."""
+    number: Doubles = x.astype(np.float64)
+    if dtype == "bool":
+        return np.where(_is_unsure(number, error), 1.0, 0.0)
+    if dtype == FLOAT:
+        size = np.abs(number) + error
+        return error if x.dtype.kind == "f" else error + np.where(size > LAST_WHOLE, UNIT * size, 0.0)
+    if x.dtype.kind != "f":
+        return _wrapped_error(exact, error, dtype)
+    reach = error * HIGHER_ORDER
+    ends = [cast(number + by, dtype).astype(np.float64) for by in (-reach, reach)]
+    return np.where(error > 0, np.maximum(*(np.abs(end - exact.astype(np.float64)) for end in ends)), 0.0)
+
+
+def _wrapped_error(exact: Values, error: Doubles, dtype: str) -> Doubles:
+    """The error of an integer that was calculated modulo its range: of one that may lie on the other side of an end anything."""
+    low, high = integer_range(dtype)
+    number = exact.astype(np.float64)
+    around = (error > 0) & ((number - error < low) | (number + error > high))
+    return np.where(around, float(high) - float(low), error)
+
+
+def _is_unsure(distance: Doubles, error: Doubles) -> NDArray[np.bool_]:
+    """Whether what is so far from 0 may be 0, or on the other side of it."""
+    return (error > 0) & (np.abs(distance) <= error + TINY)
+
+
+def _chosen_error(difference: Doubles, ea: Doubles, eb: Doubles) -> Doubles:
+    """Of one of two numbers, the first one where `difference` is positive: the error of the other does not count where it is far off."""
+    return np.where(difference > ea + eb, ea, np.where(difference < -ea - eb, eb, np.maximum(ea, eb)))
 
 
 def _power_error(a: Doubles, ea: Doubles, b: Doubles, eb: Doubles) -> Doubles:
@@ -111,14 +154,14 @@ _PASSED_ON: dict[str, Callable[..., Doubles]] = {
     "add": lambda a, ea, b, eb: ea + eb,
     "sub": lambda a, ea, b, eb: ea + eb,
     "mul": lambda a, ea, b, eb: np.abs(a) * eb + np.abs(b) * ea + ea * eb,
-    "max": lambda a, ea, b, eb: np.maximum(ea, eb),
-    "min": lambda a, ea, b, eb: np.maximum(ea, eb),
+    "max": lambda a, ea, b, eb: _chosen_error(a - b, ea, eb),
+    "min": lambda a, ea, b, eb: _chosen_error(b - a, ea, eb),
     "sigmoid": lambda a, ea: 0.25 * ea,
     "div": lambda a, ea, b, eb: (ea + np.abs(a / b) * eb) / np.maximum(np.abs(b) - eb, TINY),
     "pow": _power_error,
-    "less": lambda a, ea, b, eb: np.where(np.abs(a - b) <= ea + eb, 1.0, 0.0),
-    "equal": lambda a, ea, b, eb: np.where((np.abs(a - b) <= ea + eb) & (ea + eb > 0), 1.0, 0.0),
-    "select": lambda c, ec, a, ea, b, eb: np.where(ec > 0, np.abs(a - b) + np.maximum(ea, eb), np.where(c != 0, ea, eb)),
+    "less": lambda a, ea, b, eb: np.where(_is_unsure(a - b, ea + eb), 1.0, 0.0),
+    "equal": lambda a, ea, b, eb: np.where(_is_unsure(a - b, ea + eb), 1.0, 0.0),
+    "select": lambda c, ec, a, ea, b, eb: np.where(_is_unsure(c, ec), np.abs(a - b) + np.maximum(ea, eb), np.where(c != 0, ea, eb)),
     "abs": lambda a, ea: ea,
     "exp": lambda a, ea: np.exp(a) * np.expm1(ea),
     "log": lambda a, ea: ea / np.maximum(a - ea, TINY),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ir.expression import Expr, ceil_div, minimum, mul, sub, symbol, take
-from ir.program import FLOAT_BYTES, Axis, Program, Read, Stage, reads
+from ir.program import Axis, Program, Read, Stage, reads
 from ir.simplify import simplify
 from schedule.algorithms import WINOGRAD
 from schedule.fusion import groups, shared_axes, with_innermost
@@ -120,8 +120,8 @@ def _fused(name: str, program: Program, vectors: list[Axis], shared: tuple[Axis,
         for number, (group, vector) in enumerate(zip(groups(program), vectors, strict=True))
     ]
     stages = [rule.tiled() for rule in rules]
-    sizes = (math.prod(access.tensor.shape) // math.prod(axis.extent for axis in shared) for _, access in handed_on(stages))
-    rules[0].limit(sub(mul(FLOAT_BYTES * target.threads, sum(sizes), *(chunk.size for chunk in chunks.values())), MAX_WORKSPACE_BYTES))
+    sizes = (access.tensor.n_bytes // math.prod(axis.extent for axis in shared) for _, access in handed_on(stages))
+    rules[0].limit(sub(mul(target.threads, sum(sizes), *(chunk.size for chunk in chunks.values())), MAX_WORKSPACE_BYTES))
     return _joined(name, program, stages, rules, columns, shared)
 
 

@@ -122,7 +122,8 @@ class StageRule:
     def _streams(self, n_slices: Expr, epilogue_level: Expr) -> Expr:
         """Whether results too large to be in a cache when they are read are stored past the caches: they are written once, in aligned vectors."""
         write, lanes = self.stage.write, self.target.lanes
-        is_large = self.is_last and write.tensor.n_bytes * STREAMED_PART >= self.target.l3_bytes
+        is_wide = write.tensor.element_bytes >= FLOAT_BYTES  # smaller elements LLVM stores as it cuts them to size, through the caches
+        is_large = self.is_last and is_wide and write.tensor.n_bytes * STREAMED_PART >= self.target.l3_bytes
         offsets = [stride * index.constant for index, stride in zip(write.indices, write.tensor.strides, strict=True)]
         steps = [write.stride(axis) for axis in self.stage.spatial if axis != self.vector]
         is_aligned = write.stride(self.vector) == 1 and not any(step % lanes for step in (self.vector.extent, sum(offsets), *steps))
@@ -295,7 +296,7 @@ class StageRule:
         for operand in tiled.operands:
             if not operand.prepared:
                 dims = operand.dimensions(0, self.vector, self.stage.reduce)
-                size = mul(FLOAT_BYTES * target.threads, *(tiled.packed_extent(operand, d) for d in dims))
+                size = mul(operand.read.tensor.element_bytes * target.threads, *(tiled.packed_extent(operand, d) for d in dims))
                 self.limit(where(equal(operand.level, 0), 0, sub(size, MAX_WORKSPACE_BYTES)))
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ir.convolution import KERNEL, LAYOUTS, SPATIAL
-from ir.program import Program
-from ir.reduction import FUNCTIONS
+from ir.program import ELEMENT_BYTES, FUNCTIONS, Program, Tensor
+from ir.reduction import FUNCTIONS as REDUCTIONS
+from ir.types import integer_range
 from schedule.target import Target
 
 EPILOGUES = ["none", "bias", "relu", "bias+relu", "add", "clip-1:0.5", "bias+add+sigmoid", "sigmoid", "clip0:6+add"]
 EPILOGUES += ["bias+gelu", "silu", "tanh+add", "bias+hardswish", "leaky0.1"]
+BOOL_FUNCTIONS = ("max", "min", "less", "equal", "select")
+INTEGER_FUNCTIONS = ("add", "sub", "mul", "abs", *BOOL_FUNCTIONS)
 MACHINES = [(4, 16), (4, 32), (8, 16), (16, 32)]
 
 
@@ -125,7 +129,7 @@ def einsum_texts(draw: st.DrawFn, most: int = 20) -> str:
 def reduce_texts(draw: st.DrawFn, most: int = 40) -> str:
     shape = draw(st.lists(st.sampled_from([1, 2, 3, 16, 17, most]), min_size=1, max_size=4))
     axes = draw(st.permutations(range(len(shape))))[: draw(st.integers(1, len(shape)))]
-    return written("reduce", {"function": draw(st.sampled_from(FUNCTIONS)), "shape": _by(shape), "axes": _by(axes)})
+    return written("reduce", {"function": draw(st.sampled_from(REDUCTIONS)), "shape": _by(shape), "axes": _by(axes)})
 
 
 @st.composite
@@ -186,6 +190,45 @@ def elementwise_texts(draw: st.DrawFn, most: int = 40) -> str:
     return written("elementwise", {"shapes": ".".join(map(_by, draw(st.permutations(shapes)))), "value": value})
 
 
+@st.composite
+def typed_texts(draw: st.DrawFn, most: int = 40) -> str:
+    """Chains with inputs and an output of any type. What is a float in between is finite."""
+    shape = draw(st.lists(st.sampled_from([1, 2, 3, 16, 17, most]), min_size=1, max_size=3))
+    types = draw(st.lists(st.sampled_from(list(ELEMENT_BYTES)), min_size=1, max_size=3))
+    shapes = [[size if draw(st.integers(0, 3)) else 1 for size in shape] for _ in types[1:]]
+    leaves = list(zip("abc", types, strict=False))
+    value, dtype = draw(st.sampled_from(leaves))
+    for name, own in draw(st.permutations(leaves)):  # all are used
+        value, dtype = draw(_changed(value, dtype, leaves))
+        other = draw(_changed(name, own, leaves))
+        value = f"{draw(st.sampled_from(['max', 'min', 'equal', 'less']))}({_cast(*other, dtype)};{value})"
+    value, dtype = draw(_changed(value, dtype, leaves))
+    return written("elementwise", {"shapes": ".".join(map(_by, [shape, *shapes])), "types": ".".join(types), "value": value})
+
+
+def _cast(value: str, dtype: str, wanted: str) -> str:
+    return value if dtype == wanted else f"cast_{wanted}({value})"
+
+
+@st.composite
+def _changed(draw: st.DrawFn, value: str, dtype: str, leaves: list[tuple[str, str]]) -> tuple[str, str]:
+    """A value with its type after up to three functions, the last of them often a cast."""
+    for _ in range(draw(st.integers(0, 2))):
+        other, more = (_cast(*draw(st.sampled_from(leaves)), dtype) for _ in range(2))
+        numbers = {"float32": ["0", "1.5"], "bool": ["0", "1"], "uint8": ["0", "200"], "int64": ["-1", "9007199254740993"]}.get(dtype, ["-1", "100"])
+        args = [value, draw(st.sampled_from([other, *numbers])), more]
+        if dtype == "float32":
+            value = f"{draw(st.sampled_from(['add', 'max']))}({value};{draw(_calls(st.sampled_from(args[1:])))})"
+        else:
+            known = {name: n for name, n in FUNCTIONS.items() if name in INTEGER_FUNCTIONS and (dtype != "bool" or name in BOOL_FUNCTIONS)}
+            name = draw(st.sampled_from(list(known)))
+            if name == "select":
+                args = [draw(st.sampled_from([name for name, _ in leaves])), *args]
+            value = f"{name}({';'.join(args[: known[name]])})"
+    wanted = draw(st.sampled_from([dtype, *ELEMENT_BYTES]))
+    return _cast(value, dtype, wanted), wanted
+
+
 def _calls(values: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     cut = values.map(lambda x: f"max(min({x};3);-3)")
     positive = values.map(lambda x: f"add(min(abs({x});9);0.5)")
@@ -227,7 +270,7 @@ def product_texts(most: int = 40) -> st.SearchStrategy[str]:
 
 
 def operator_texts(most: int = 40) -> st.SearchStrategy[str]:
-    return st.one_of(product_texts(most), product_texts(most), reduce_texts(most), row_texts(most), pool_texts(), elementwise_texts(most))
+    return st.one_of(product_texts(most), product_texts(most), reduce_texts(most), row_texts(most), pool_texts(), elementwise_texts(most), typed_texts(most))
 
 
 @st.composite
@@ -239,7 +282,28 @@ def target(lanes: int = 16, vector_registers: int = 32, threads: int = 2) -> Tar
     return Target("generic", "", lanes, vector_registers, 1 << 15, 1 << 20, 1 << 25, threads)
 
 
-def random_inputs(program: Program, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+def random_inputs(program: Program, seed: int = 0) -> dict[str, NDArray[Any]]:
     rng = np.random.default_rng(seed)
-    drawn = {tensor: rng.standard_normal(tensor.shape, dtype=np.float32) for tensor in program.inputs}
+    drawn = {tensor: _drawn(tensor, rng) for tensor in program.inputs}
     return {tensor.name: np.abs(array) if tensor.positive else array for tensor, array in drawn.items()}
+
+
+def _drawn(tensor: Tensor, rng: np.random.Generator) -> NDArray[Any]:
+    """Of integers half anywhere in their range, half near 0."""
+    if tensor.dtype == "float32":
+        return rng.standard_normal(tensor.shape, dtype=np.float32)
+    low, high = integer_range(tensor.dtype)
+    anywhere, near = (rng.integers(max(low, -most), min(high, most), tensor.shape, tensor.dtype, endpoint=True) for most in (1 << 63, 100))
+    return np.where(rng.random(tensor.shape) < 0.5, anywhere, near)
+
+
+def extremes(dtype: str) -> NDArray[Any]:
+    """Numbers of a type at which casts from it to another one may go wrong."""
+    if dtype == "float32":
+        ends = [float(end) for name in ELEMENT_BYTES if name != dtype for end in integer_range(name)]
+        near = [np.nextafter(np.float32(end), np.float32(by)) for end in ends for by in (-np.inf, np.inf)]
+        return np.array([*ends, *near, 0.5, -0.5, -0.0, 1.5, -1.5, 127.5, -128.5, 255.5, 1e30, -1e30, 1e-45, np.inf, -np.inf, np.nan], np.float32)
+    low, high = integer_range(dtype)
+    ends = {end + by for name in ELEMENT_BYTES if name != "float32" for end in integer_range(name) for by in (-1, 0, 1)}
+    halfway = {sign * (number + by) for number in (1 << 24, 1 << 53, (1 << 62) + (1 << 38)) for by in (1, 3) for sign in (-1, 1)}  # between two floats
+    return np.array(sorted(number for number in ends | halfway if low <= number <= high), dtype)

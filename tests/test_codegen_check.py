@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen.check import GUARD_BYTES, Guards, Reference, WrongAnswer, check_output, random_inputs, reference
+from codegen.check import GUARD_BYTES, SPREAD, Guards, Reference, WrongAnswer, check_output, random_inputs, reference
 from codegen.emit import ALIGNMENT
 from ir.interpreter import interpret
+from ir.program import ELEMENT_BYTES
 from ir.task import task
 
 TEXTS = ["matmul:m=7,n=9,k=300,epilogue=bias+relu", "conv2d:c=5,h=9,w=8,k=6,r=3,s=3,pad=1,epilogue=sigmoid", "batch_matmul:batch=2,m=3,n=4,k=5"]
@@ -91,3 +92,48 @@ def test_what_is_too_large_for_fp32_may_be_infinite() -> None:
     check_output(np.array([np.inf, -np.inf, np.inf], np.float32), expected)
     with pytest.raises(WrongAnswer, match="2 of 3"):
         check_output(np.array([-np.inf, -3e38, 3.4e38], np.float32), expected)
+
+
+def test_inputs_of_each_type() -> None:
+    text = "elementwise:shapes=300." + ".".join(["300"] * 5) + ",types=" + ".".join(ELEMENT_BYTES) + ",value="
+    value = "a"
+    for name in "bcdef":
+        value = f"add({value};cast_float32({name}))"
+    inputs = random_inputs(text + value, 0)
+    assert [str(array.dtype) for array in inputs.values()] == list(ELEMENT_BYTES)
+    ends = {"a": (-SPREAD, SPREAD), "d": (0, 1), "f": (0, SPREAD)}
+    for name, array in inputs.items():
+        low, high = ends.get(name, (-SPREAD, SPREAD))
+        assert low <= array.min() < array.max() <= high
+        assert len(np.unique(array)) > (high - low) * 0.9
+
+
+def test_integers_are_compared_exactly() -> None:
+    values = np.array([1 << 60, -(1 << 63), 7])
+    expected = Reference(values, np.array([0.0, 0.0, 1.0]))
+    check_output(values + np.array([0, 0, 1]), expected)
+    words = f"1 of 3 elements are wrong, the worst at [0]: {(1 << 60) + 1} instead of {1 << 60}, which may be off by 0.0e+00"
+    with pytest.raises(WrongAnswer, match=f"^{re.escape(words)}$"):
+        check_output(values + np.array([1, 0, -1]), expected)
+    with pytest.raises(WrongAnswer, match=r"^1 of 3 elements are wrong, the worst at \[1\]"):
+        check_output(np.array([1 << 60, (1 << 63) - 1, 7]), expected)
+
+
+def test_a_bool_is_0_or_1() -> None:
+    values = np.array([True, False])
+    expected = Reference(values, np.zeros(2))
+    check_output(values, expected)
+    for wrong in ([2, 0], [1, 255], [1, 1], [0, 0]):
+        with pytest.raises(WrongAnswer, match=r"^1 of 2 elements are wrong"):
+            check_output(np.array(wrong, np.uint8).view(bool), expected)
+
+
+@pytest.mark.parametrize("dtype", ELEMENT_BYTES)
+def test_guarded_arrays_of_each_type(dtype: str) -> None:
+    guards = Guards()
+    array = guards.empty((3, 5), dtype)
+    assert array.dtype == dtype
+    assert array.ctypes.data % ALIGNMENT == 0
+    with pytest.raises(WrongAnswer, match=r"^15 of 15 elements are wrong"):
+        check_output(array, Reference(np.zeros((3, 5), dtype if dtype != "float32" else np.float64), np.zeros((3, 5))))
+    guards.check()

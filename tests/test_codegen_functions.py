@@ -20,7 +20,7 @@ from codegen.kernel import aligned_copy, aligned_empty
 from codegen.power import LOG2
 from ir.expression import add, mul, symbol
 from ir.nest import Buffer, Call, For, Load, Nest, Store
-from ir.program import FUNCTIONS, Constant
+from ir.program import CASTS, FUNCTIONS, Constant
 from schedule.target import Target
 
 Floats = NDArray[np.float32]
@@ -59,7 +59,7 @@ def map_nest(function: str, n: int, lanes: int, exponent: float | None = None) -
     chunk, outer, inner = symbol("chunk"), symbol("outer"), symbol("inner")
     at = (add(mul(outer, lanes), inner),)
     read = [Load(Buffer(f"x{i}", (n,), "input"), at) for i in range(FUNCTIONS[function] if exponent is None else 1)]
-    result = Buffer("y", (n,), "output")
+    result = Buffer("y", (n,), "output", dtype=CASTS.get(function, "float32"))
     value = Call(function, (*read, *([] if exponent is None else [Constant(exponent)])))
     vector = For(inner, lanes, (Store(result, at, value),), "vector")
     body = For(chunk, 1, (For(outer, n // lanes, (vector,)),), "parallel")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llvmlite import binding as llvm
-from operator_samples import operator_texts, random_inputs
+from operator_samples import extremes, operator_texts, random_inputs
 
 from codegen.check import Guards, Reference, check_output
 from codegen.kernel import Array, Code, Kernel, aligned_empty, build, find_sketch
@@ -16,7 +16,7 @@ from codegen.machine import detect_target, enabled_features
 from codegen.openmp import register_openmp
 from ir.errors import IllegalCandidate, UserError
 from ir.interpreter import interpret
-from ir.program import Program
+from ir.program import ELEMENT_BYTES, Program
 from ir.rounding import tolerance
 from ir.task import task
 from schedule.algorithms import algorithm_of, rounded_program
@@ -45,7 +45,7 @@ def run_guarded(code: Code, inputs: dict[str, Array]) -> Array:
     kernel = Kernel(code, guards.empty)
     program = kernel.task.program
     bound = kernel.bind(**{tensor.name: inputs[tensor.name] for tensor in program.inputs if tensor.constant})
-    out = guards.empty(program.output.shape)
+    out = guards.empty(program.output.shape, program.output.dtype)
     bound(*(inputs[tensor.name] for tensor in program.inputs if not tensor.constant), out=out)
     guards.check()
     return out
@@ -81,6 +81,22 @@ def test_random_candidates(name: str, text: str, threads: int, seed: int) -> Non
     if target is None:
         pytest.skip(f"this machine cannot run code for {name}")
     check_random_candidate(text, replace(target, threads=threads), seed)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("source", ELEMENT_BYTES)
+def test_casts_of_extremes(name: str, source: str) -> None:
+    """Two whole vectors and a part of one, to each type."""
+    target = TARGETS[name]
+    if target is None:
+        pytest.skip(f"this machine cannot run code for {name}")
+    for dtype in ELEMENT_BYTES:
+        given_ = np.resize(extremes(source), 37)
+        problem = task(f"elementwise:shapes=37,types={source},value=cast_{dtype}(a)")
+        sketch = sketches(problem.program, target)[0]
+        out = run_guarded(build(problem, sketch, sketch.default_row(), target), {"a": given_})
+        assert out.dtype == dtype
+        check_output(out, expected(problem.program, sketch, {"a": given_}))
 
 
 # Shapes that the random ones seldom have: larger than a block, and every kind of program with its default schedule.
@@ -247,6 +263,19 @@ def test_wrong_bindings() -> None:
 def test_wrong_out(out: object, kind: type[Exception], words: str) -> None:
     with pytest.raises(kind, match=f"^{re.escape(f'{KEY}: {words}')}$"):
         kernel()(*arrays(), out=out)
+
+
+def test_arrays_of_other_types() -> None:
+    text = "elementwise:shapes=3x4.4,types=int32.uint8,value=less(a;cast_int32(b))"
+    kernel, a, b = kernel_of(text), np.arange(12, dtype=np.int32).reshape(3, 4), np.full(4, 5, np.uint8)
+    result = kernel(a, b)
+    assert result.dtype == np.int32
+    assert np.array_equal(result, a < 5)
+    for wrong, words in (((a, a[0]), "b must be uint8, got int32"), ((a.astype(np.float32), b), "a must be int32, got float32")):
+        with pytest.raises(TypeError, match=f"^{re.escape(f'{text}: {words}')}$"):
+            kernel(*wrong)
+    with pytest.raises(TypeError, match=re.escape(f"{text}: out must be int32, got float32")):
+        kernel(a, b, out=np.empty((3, 4), np.float32))
 
 
 def test_out_must_not_be_an_input() -> None:

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operator_samples import elementwise_texts, pool_texts, product_texts, reduce_texts, row_texts
+from operator_samples import elementwise_texts, pool_texts, product_texts, reduce_texts, row_texts, typed_texts
 
 from codegen.lower import lower
-from costmodel.access import LINE_BYTES, LINE_ELEMENTS
+from costmodel.access import LINE_BYTES
 from costmodel.feature_table import FEATURE_VERSION, FEATURES, SCALES
 from costmodel.features import FeatureExtractor
 from costmodel.stage import ROLES, StageQuantities, operands_by_role
@@ -105,7 +105,7 @@ class Candidate:
 
 @st.composite
 def candidates(draw: st.DrawFn) -> Candidate:
-    small = (product_texts(16), reduce_texts(16), elementwise_texts(16), row_texts(12), pool_texts(8))
+    small = (product_texts(16), reduce_texts(16), elementwise_texts(16), typed_texts(16), row_texts(12), pool_texts(8))
     found = task(draw(st.one_of(_matmul(), _conv2d(), _conv2d(), _winograd(), _split(), *small)))
     target = draw(st.sampled_from([TARGET, SMALL_TARGET]))
     sketch = draw(st.sampled_from(sketches(found.program, target)))
@@ -180,6 +180,9 @@ class StageTrace:
     def bands(self) -> tuple[str, ...]:
         """Those whose iterations are loops; across a reduce axis a step is a vector of a vector loop."""
         return BANDS[:-1] if self.tiled.is_across else BANDS
+
+    def element_bytes(self, role: str) -> int:
+        return (self.stage.output if role == "output" else operands_by_role(self.tiled)[role].read.tensor).element_bytes
 
     @property
     def is_confined(self) -> bool:
@@ -350,10 +353,10 @@ def footprints_are_the_distinct_elements(candidate: Candidate) -> None:
                 q = f"{slot}.{role}.{place}"
                 if place != "step" or (found.stage.tables and role != "output"):
                     elements = most_distinct(*merged(found, accesses, bands))
-                    assert found.agrees(FLOAT_BYTES * elements, quantities[f"{q}.bytes"]), (role, place)
+                    assert found.agrees(found.element_bytes(role) * elements, quantities[f"{q}.bytes"]), (role, place)
                 elif role != "output" and not found.tiled.is_across:
                     elements = max(most_distinct(group(e, found.columns(e, bands)), addresses) for e, addresses in accesses)
-                    assert found.agrees(FLOAT_BYTES * elements, quantities[f"{q}.bytes"]), (role, place)
+                    assert found.agrees(found.element_bytes(role) * elements, quantities[f"{q}.bytes"]), (role, place)
 
 
 def lines_are_the_fewest_that_hold_the_elements(candidate: Candidate) -> None:
@@ -364,9 +367,10 @@ def lines_are_the_fewest_that_hold_the_elements(candidate: Candidate) -> None:
             for place, bands in AROUND.items():
                 if place != "step" and not quantities.get(f"{slot}.{role}.packed"):
                     groups, addresses = merged(found, accesses, bands)
+                    line_elements = LINE_BYTES // found.element_bytes(role)
                     if not found.is_confined:
-                        assert quantities[f"{slot}.{role}.{place}.lines"] <= most_distinct(groups, addresses // LINE_ELEMENTS), (role, place)
-                    assert quantities[f"{slot}.{role}.{place}.lines"] * LINE_ELEMENTS >= most_distinct(groups, addresses), (role, place)
+                        assert quantities[f"{slot}.{role}.{place}.lines"] <= most_distinct(groups, addresses // line_elements), (role, place)
+                    assert quantities[f"{slot}.{role}.{place}.lines"] * line_elements >= most_distinct(groups, addresses), (role, place)
 
 
 def loads_of_a_step_are_exact(candidate: Candidate) -> None:
@@ -543,7 +547,7 @@ def test_traffic_is_near_that_of_a_cache_that_drops_what_was_used_longest_ago() 
     for row in whole:
         (updates,) = (e for e in trace(lower(sketch, X[row], target).kernel).stores if e.store.buffer.scope == "register" and e.store.reduction)
         first = updates.first_lanes(target.lanes)
-        lines = [addresses[first] // LINE_ELEMENTS for _, addresses in memory_loads(updates)]
+        lines = [addresses[first] * FLOAT_BYTES // LINE_BYTES for _, addresses in memory_loads(updates)]
         for role, misses in zip("ab", least_recently_used(lines, target.l1_bytes // LINE_BYTES), strict=True):
             ratios.append(raw[f"compute.l1.{role}_bytes"][row] / (LINE_BYTES * misses))
     assert len(ratios) == 24

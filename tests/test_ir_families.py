@@ -13,20 +13,25 @@ from operator_samples import (
     convolution_texts,
     einsum_texts,
     elementwise_texts,
+    extremes,
     pool_texts,
     random_inputs,
     reduce_texts,
     row_texts,
     transposed_texts,
+    typed_texts,
 )
 from scipy import special
 from scipy.special import log_softmax, softmax
 
+from codegen.check import Reference, check_output
 from ir.convolution import KERNEL, LAYOUTS, SPATIAL
 from ir.interpreter import interpret
 from ir.operators import OPERATORS, parse_operator
+from ir.program import CASTS, ELEMENT_BYTES, Apply, Constant, Read, Value
 from ir.rounding import tolerance
 from ir.simplify import simplify
+from ir.types import integer_range
 
 settled = settings(deadline=None, max_examples=40)
 Doubles = NDArray[np.float64]
@@ -275,3 +280,81 @@ def test_chains_are_python_with_other_commas(text: str, seed: int) -> None:
     np.testing.assert_allclose(result, exact, rtol=1e-12, atol=1e-12)
     single = eval(code, SCALARS | inputs)
     assert (np.abs(single.astype(float) - result) <= tolerance(program, inputs)).all()
+
+
+def as_numpy(x: NDArray, dtype: str, real: type) -> NDArray:
+    """`real` stands for fp32. Where ONNX leaves open what a cast gives, the nearest end of the range, and 0 for NaN."""
+    if dtype == "float32":
+        return x.astype(real)
+    if dtype == "bool" or x.dtype.kind != "f":
+        return x.astype(dtype)
+    low, high = integer_range(dtype)
+    whole = [0 if np.isnan(number) else high if number > high else low if number < low else int(number) for number in x.ravel().tolist()]
+    return np.array(whole, dtype).reshape(x.shape)
+
+
+@pytest.mark.parametrize("dtype", ELEMENT_BYTES)
+@pytest.mark.parametrize("source", ELEMENT_BYTES)
+def test_casts_are_numpys(source: str, dtype: str) -> None:
+    """Exactly, and no error is tolerated but that of an integer that fp32 does not have."""
+    given_ = extremes(source)
+    program = parse_operator(f"elementwise:shapes={given_.size},types={source},value=cast_{dtype}(a)")[1]
+    result, bound = interpret(program, {"a": given_}), tolerance(program, {"a": given_})
+    expected = as_numpy(given_, dtype, np.float64)
+    assert program.output.dtype == dtype
+    assert result.dtype == expected.dtype
+    np.testing.assert_array_equal(result, expected)
+    check_output(as_numpy(given_, dtype, np.float32), Reference(result, bound))
+    finite = np.isfinite(expected)
+    assert (bound[finite] <= (2e-6 * np.abs(expected[finite]) + 1e-30 if dtype == "float32" else 0)).all()
+
+
+def by_numpy(value: Value, inputs: Mapping[str, NDArray], real: type) -> NDArray:
+    """Of a chain; `real` stands for fp32."""
+    match value:
+        case Constant(number, dtype):
+            return np.array(number, real if dtype == "float32" else dtype)
+        case Read(tensor):
+            return as_numpy(inputs[tensor.name], tensor.dtype, real)
+        case Apply(function, args):
+            given_ = [by_numpy(arg, inputs, real) for arg in args]
+            result = np.asarray(as_numpy(given_[0], CASTS[function], real) if function in CASTS else SCALARS[function](*given_))
+            return result.astype(given_[0].dtype) if function in ("less", "equal") else result
+    raise TypeError(value)
+
+
+@settings(deadline=None, max_examples=150)
+@given(typed_texts(), st.integers(0, 9))
+def test_chains_of_other_types_are_numpys(text: str, seed: int) -> None:
+    """And single precision is tolerated, also where it changes what a float is cut to."""
+    program = parse_operator(text)[1]
+    inputs = random_inputs(program, seed)
+    with np.errstate(all="ignore"):
+        exact, single = (by_numpy(program.stages[0].body, inputs, real) for real in (np.float64, np.float32))
+    result = interpret(program, inputs)
+    assert result.dtype == (np.float64 if program.output.dtype == "float32" else program.output.dtype)
+    if program.output.dtype == "float32":
+        np.testing.assert_allclose(result, exact, rtol=1e-12, atol=1e-12)
+    else:
+        np.testing.assert_array_equal(result, exact)
+    assert single.dtype == program.output.dtype
+    check_output(single, Reference(result, tolerance(program, inputs)))
+
+
+@pytest.mark.parametrize(
+    ("value", "given_", "bound"),
+    [
+        ("cast_int32(mul(a;0.1))", [30, 35, -30, 0, 1e20, np.nan], [1, 0, 1, 0, 0, 0]),  # 0.1 is rounded
+        ("cast_int8(cast_int32(mul(a;0.1)))", [1260, 1280, 1285], [1, 255, 0]),  # from 127 to -128
+        ("cast_int8(mul(a;0.1))", [1270, 1280, 1290], [1, 0, 0]),  # which ends at 127
+        ("cast_bool(sub(mul(a;0.1);3))", [30, 31, 0], [1, 0, 0]),
+        ("cast_bool(a)", [0, 1e-45, -1], [0, 0, 0]),
+        ("add(cast_uint8(mul(a;0.1));cast_uint8(3))", [2510, 2520, 2525], [1, 255, 0]),
+        ("select(less(mul(a;0.1);3);cast_int64(7);cast_int64(-7))", [29, 30], [0, 14]),
+        ("cast_float32(cast_int32(mul(a;0.1)))", [35], [None]),
+    ],
+)
+def test_what_rounding_may_do_to_integers(value: str, given_: list[float], bound: list[float | None]) -> None:
+    program = parse_operator(f"elementwise:shapes={len(given_)},value={value}")[1]
+    found = tolerance(program, {"a": np.array(given_, np.float32)})
+    assert all(error < 1e-5 if wanted is None else error == wanted for error, wanted in zip(found.tolist(), bound, strict=True)), found

@@ -1,9 +1,10 @@
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operator_samples import conv2d_parameters, matmul_parameters, operator_texts, pool_texts, row_texts, written
+from operator_samples import conv2d_parameters, matmul_parameters, operator_texts, pool_texts, row_texts, typed_texts, written
 
 from ir.convolution import channel_block
 from ir.errors import UserError
@@ -29,7 +30,7 @@ def shapes(text: str) -> dict[str, tuple[int, ...]]:
 
 
 @settled
-@given(st.one_of(operator_texts(), row_texts(), pool_texts()))
+@given(st.one_of(operator_texts(), row_texts(), pool_texts(), typed_texts()))
 def test_a_key_is_its_own_key(text: str) -> None:
     key, program = parse_operator(text)
     assert parse_operator(key) == (key, program)
@@ -67,6 +68,36 @@ def test_the_same_task_has_the_same_key(text: str, other: str) -> None:
 def test_the_same_chain_has_the_same_key() -> None:
     assert parse_operator("elementwise:shapes=02x3.3,value=max(add(a;mul(b;2.0));-0)")[0] == "elementwise:shapes=2x3.3,value=max(add(a;mul(b;2));0)"
     assert parse_operator("elementwise:value=add(a;0.100000001),shapes=3")[0] == "elementwise:shapes=3,value=add(a;0.1)"
+    assert parse_operator("elementwise:shapes=3.3,types=float32.float32,value=add(a;b)")[0] == "elementwise:shapes=3.3,value=add(a;b)"
+    assert parse_operator("elementwise:value=add(a;02),types=int8,shapes=3")[0] == "elementwise:shapes=3,types=int8,value=add(a;2)"
+    assert parse_operator("elementwise:shapes=3.3,types=int8.int8,value=add(a;b)") == parse_operator("elementwise:shapes=3.3,types=int8,value=add(a;b)")
+
+
+@pytest.mark.parametrize(
+    ("types", "value", "dtype"),
+    [
+        ("float32", "less(a;b)", "float32"),
+        ("int8", "less(a;b)", "int8"),
+        ("bool", "max(a;b)", "bool"),
+        ("int32.float32", "cast_bool(add(cast_float32(a);b))", "bool"),
+        ("bool.int64", "select(a;b;-1)", "int64"),
+        ("int64.bool", "select(b;a;9223372036854775807)", "int64"),
+        ("bool.bool", "select(a;select(b;1;2);3)", "float32"),
+        ("uint8.float32", "cast_uint8(mul(b;cast_float32(add(a;add(1;2)))))", "uint8"),
+    ],
+)
+def test_the_type_of_a_chain(types: str, value: str, dtype: str) -> None:
+    program = parse_operator(f"elementwise:shapes=2x3.3,types={types},value={value}")[1]
+    assert program.output.dtype == dtype
+    assert program.n_bytes == sum(tensor.n_bytes for tensor in program.inputs) + 6 * np.dtype(dtype).itemsize
+    assert [tensor.dtype for tensor in program.inputs] == (types.split(".") * 2)[:2]
+
+
+def test_numbers_of_integers_lose_no_digit() -> None:
+    text = "elementwise:shapes=2,types=int64,value=add(a;9007199254740993)"
+    key, program = parse_operator(text)
+    assert key == text
+    assert program_text(program) == "y[d0] = (a[d0] + 9007199254740993)  for d0<2"
 
 
 def test_keys_are_written_out_in_full() -> None:
@@ -231,6 +262,22 @@ def test_depthwise_channels_are_blocked_as_their_layout() -> None:
         ("elementwise:shapes=2,value=add(a;1e39)", "elementwise: value='add(a;1e39)' has a number beyond the range of fp32: '1e39'"),
         ("elementwise:shapes=2,value=" + "abs(" * 65, "has more than 64 functions"),
         ("elementwise:shapes=" + "1." * 27 + "1,value=abs(a)", "has 28 shapes, more than there are letters to name inputs"),
+        ("elementwise:shapes=2,types=int16,value=abs(a)", "types='int16' has an unknown type 'int16' (known: float32, int32, int64, bool, int8, uint8)"),
+        ("elementwise:shapes=2,types=,value=abs(a)", "elementwise: types='' has an unknown type ''"),
+        ("elementwise:shapes=2.2.2,types=int8.int8,value=add(a;add(b;c))", "elementwise: 2 types for 3 shapes"),
+        (
+            "elementwise:shapes=2.2,types=int32.float32,value=mul(2;add(a;b))",
+            "elementwise: add takes arguments of one type, not int32 and float32: cast them, as in cast_float32(a) in 'mul(2;add(a;b))'",
+        ),
+        ("elementwise:shapes=2.2,types=int32.bool,value=select(b;a;b)", "select takes arguments of one type, not int32 and bool"),
+        ("elementwise:shapes=2,types=int32,value=exp(a)", "there is no exp of int32: cast its arguments, as in cast_float32(a) in 'exp(a)'"),
+        ("elementwise:shapes=2,types=uint8,value=div(a;2)", "there is no div of uint8"),
+        ("elementwise:shapes=2,types=bool,value=add(a;1)", "there is no add of bool"),
+        ("elementwise:shapes=2,types=uint8,value=max(a;-1)", "the number -1 is no uint8, which what stands beside it is in 'max(a;-1)'"),
+        ("elementwise:shapes=2,types=int32,value=max(a;0.5)", "the number 0.5 is no int32"),
+        ("elementwise:shapes=2,types=int64,value=max(a;9223372036854775808)", "the number 9223372036854775808 is no int64"),
+        ("elementwise:shapes=2,value=cast_float64(a)", "has an unknown function 'cast_float64'"),
+        ("elementwise:shapes=2,value=cast_int8(a;a)", "gives cast_int8 2 arguments, not 1"),
         ("conv2d:c=64,h=9,w=9,k=64,groups=32,r=3,s=3,layout=nchwc", "layout nchwc cannot block 64 channels by 16 with these groups; use nhwc or nchw"),
     ],
 )

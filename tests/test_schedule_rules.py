@@ -10,7 +10,7 @@ from operator_samples import MACHINES, operator_texts, target, targets
 
 from ir.expression import Evaluator, Expr, symbols_of
 from ir.operators import parse_operator
-from ir.program import FLOAT_BYTES, Axis, Program
+from ir.program import Axis, Program
 from ir.simplify import simplify
 from schedule.rules import sketches
 from schedule.sketch import PACK_LEVELS, Sketch, TiledStage, Window, alike_permutations
@@ -118,7 +118,7 @@ def check_stage(sketch: Sketch, tiled: TiledStage, machine: Target, X: np.ndarra
             assert (level > 0).all(), "packing brings the padding in"
         dimensions = operand.dimensions(0, tiled.vector, stage.reduce)
         assert {axis for d in dimensions for axis in d.axes} == set(operand.read.axes)
-        n_bytes = FLOAT_BYTES * machine.threads * evaluated(sketch, [tiled.packed_extent(operand, d) for d in dimensions], X).prod(axis=1)
+        n_bytes = operand.read.tensor.element_bytes * machine.threads * evaluated(sketch, [tiled.packed_extent(operand, d) for d in dimensions], X).prod(axis=1)
         if not operand.prepared:
             assert (n_bytes[level > 0] <= MAX_WORKSPACE_BYTES).all()
 

@@ -95,6 +95,7 @@ def test_short_names() -> None:
         ("global_max_pool:c=3,h=9,w=8", "global max pool, 3 channels, 9×8"),
         ("attention:batch=2,heads=12,queries=128,keys=64,dim=32", "attention of 12 heads, 128×64, 32 each, batch 2"),
         ("elementwise:shapes=64x128.1x128,value=exp(max(a;b))", "exp(max(a;b)) of 64×128, 1×128"),
+        ("elementwise:shapes=64x128.1x128,types=bool.int8,value=min(a;cast_bool(b))", "min(a;cast_bool(b)) of 64×128, 1×128, bool, int8"),
     ):
         assert short_name(task_of(text).key) == name
     assert len(task_history(trials(1.0, task=LONGEST), [], 0).label) == MAX_LABEL

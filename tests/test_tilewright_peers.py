@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from operator_samples import operator_texts, pool_texts, row_texts
 from codegen.check import random_inputs, reference
 from ir.convolution import RANKS
 from ir.errors import Unsupported, UserError
-from ir.program import FUNCTIONS, Tensor
+from ir.program import CASTS, FUNCTIONS, Tensor
 from ir.task import task
 from tilewright import peers
 from tilewright.peers import PEERS, choose_peers, fastest, right_contenders
@@ -48,7 +49,7 @@ def answers(peer, text):
 
 
 @pytest.mark.parametrize("peer", INSTALLED)
-@given(text=st.one_of(operator_texts(), row_texts(), pool_texts()))
+@given(text=st.one_of(operator_texts(), row_texts(), pool_texts()).filter(lambda text: "cast_" not in text and "types=" not in text))
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_setting_of_every_peer_is_right(peer, text):
     found = answers(peer, text)
@@ -192,8 +193,36 @@ def test_activations(peer, epilogue):
     assert answers(peer, f"{PRODUCT},epilogue=bias+{epilogue}") or (peer.name, epilogue) == ("numpy", "gelu")
 
 
+# Within the range of what a float is cut to; beyond it libraries differ.
+TYPED = [
+    "elementwise:shapes=5x40.40,types=int32.float32,value=add(cast_float32(a);b)",
+    "elementwise:shapes=5x40.5x1,types=uint8.float32,value=mul(sub(cast_float32(a);7);b)",
+    "elementwise:shapes=5x40.40,types=float32,value=cast_int8(max(min(mul(a;b);127);-128))",
+    "elementwise:shapes=5x40.40,types=int64,value=select(less(a;b);max(a;add(b;9007199254740993));abs(mul(a;b)))",
+    "elementwise:shapes=5x40.40.1,types=bool.int64.int32,value=select(a;b;cast_int64(c))",
+    "elementwise:shapes=5x40.40,types=int32,value=cast_bool(equal(sub(a;b);3))",
+    "elementwise:shapes=5x40,types=int64,value=cast_uint8(mul(cast_int32(a);33))",
+    "elementwise:shapes=5x40.40,types=bool.bool,value=max(a;equal(b;0))",
+    "elementwise:shapes=5x40.40,types=int8,value=min(mul(a;b);abs(sub(a;100)))",
+]
+
+
 @pytest.mark.parametrize("peer", INSTALLED)
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("text", TYPED)
+def test_chains_of_other_types(peer, text):
+    assert answers(peer, text)
+
+
+@pytest.mark.skipif(not PEERS["onnxruntime"].installed, reason="onnxruntime is not installed")
+def test_onnxruntime_says_which_function_it_lacks_for_a_type():
+    text = "elementwise:shapes=9,types=bool,value=less(a;equal(a;0))"
+    contenders, (note,) = right_contenders(PEERS["onnxruntime"], problem(text), reference(task(text).key, 0))
+    assert contenders == []
+    assert re.match(r"onnxruntime: .*'tensor\(bool\)' of input parameter \(a\) of operator \(Less\)", note)
+
+
+@pytest.mark.parametrize("peer", INSTALLED)
+@pytest.mark.parametrize("function", [function for function in FUNCTIONS if function not in CASTS])
 def test_functions_of_a_chain(peer, function):
     args = ";".join(("add(abs(a);0.5)", "b", "sub(a;b)")[: FUNCTIONS[function]])
     text = f"elementwise:shapes=5x40.40,value=add({function}({args});b)"

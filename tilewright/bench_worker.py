@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from codegen.check import WrongAnswer, check_output, random_inputs, reference
+from codegen.check import WrongAnswer, check_output, random_inputs, reference, spoil
 from codegen.kernel import Kernel, aligned_copy, aligned_empty, build, find_sketch
 from codegen.limits import FMA_TURNS, Walk, aligned, build_probes, measure_limits
 from codegen.openmp import register_openmp
@@ -100,9 +100,9 @@ def our_contender(name: str, problem: Problem, candidate: Candidate, target: Tar
     kernel = Kernel(build(of, find_sketch(of, candidate.sketch, target), np.array(candidate.row, dtype=np.int64), target))
     constants = {tensor.name: problem.inputs[tensor.name] for tensor in of.program.inputs if tensor.constant}
     inputs = {name: aligned_copy(array) for name, array in problem.inputs.items() if name not in constants}
-    bound, out = kernel.bind(**constants), aligned_empty(of.program.output.shape)
+    bound, out = kernel.bind(**constants), aligned_empty(of.program.output.shape, of.program.output.dtype)
     pointers = bound.pointers(inputs, out)
-    out.fill(np.nan)
+    spoil(out)
     kernel.run(pointers)
     check_output(out, reference(of.key, SEED, kernel.code.algorithm))
     return Contender(name, candidate.sketch, partial(kernel.run, pointers), alive=(bound, inputs, out))

@@ -252,6 +252,7 @@ def short_name(key: str) -> str:
         words = [f"{value['function']} of {value['shape'].replace('x', '×')}", f"axes {value['axes'].replace('x', ', ')}"]
     elif operator == "elementwise":
         words = [f"{value['value']} of {value['shapes'].replace('x', '×').replace('.', ', ')}"]
+        words += value["types"].split(".") if "types" in value else []
     else:
         sizes = "×".join(value[name] for name in ("m", "n", "k"))
         words = [f"matmul {sizes}" if operator == "matmul" else f"batch matmul {value['batch']} of {sizes}"]

@@ -16,7 +16,7 @@ from threadpoolctl import ThreadpoolController
 
 from codegen.kernel import aligned_copy, aligned_empty
 from ir.errors import Unsupported
-from ir.program import Apply, Constant, Read, Value
+from ir.program import CASTS, Apply, Constant, Read, Value
 from tilewright.peer_numpy_pools import POOLS
 from tilewright.peer_numpy_rows import ROWS
 from tilewright.problem import Array, Problem, Way, clip_limits, leaky_slope
@@ -25,11 +25,12 @@ from tilewright.turns import Contender
 PASSES = {**ROWS, **POOLS}
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "max": np.maximum, "min": np.minimum, "pow": np.power},
-    "less": lambda a, b: np.less(a, b).astype(np.float32),
-    "equal": lambda a, b: np.equal(a, b).astype(np.float32),
+    "less": lambda a, b: np.less(a, b).astype(a.dtype),
+    "equal": lambda a, b: np.equal(a, b).astype(a.dtype),
     "select": lambda condition, a, b: np.where(condition != 0, a, b),
     **{"abs": np.abs, "sqrt": np.sqrt, "exp": np.exp, "log": np.log, "tanh": np.tanh},
     "sigmoid": lambda x: _sigmoid(np.copy(x)),
+    **{name: partial(np.ndarray.astype, dtype=dtype) for name, dtype in CASTS.items()},
 }  # of `ir.program`; there is no erf
 
 
@@ -141,8 +142,8 @@ def _elementwise(problem: Problem) -> Way:
 
     def call(value: Value) -> Callable[[], Any]:
         match value:
-            case Constant(number):
-                single = np.float32(number)
+            case Constant(number, dtype):
+                single = np.array(number, dtype)
                 return lambda: single
             case Read(tensor):
                 array = problem.arrays[tensor.name]
@@ -154,7 +155,7 @@ def _elementwise(problem: Problem) -> Way:
                 return lambda: function(*(arg() for arg in given))
         raise TypeError(f"not a value: {value!r}")
 
-    evaluate = call(problem.parameters["value"])
+    evaluate = call(problem.chain)
 
     def run() -> Any:
         with np.errstate(all="ignore"):

@@ -11,8 +11,13 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidGraph
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
-from ir.program import Apply, Constant, Read, Value
+from codegen.protocol import first_line
+from ir.errors import Unsupported
+from ir.program import CASTS, Apply, Constant, Read, Value
+from ir.types import type_of
 from tilewright.peer_onnxruntime_nodes import MICROSOFT, NEWER, NODES
 from tilewright.problem import Problem, Way, clip_limits, leaky_slope
 from tilewright.turns import Contender
@@ -40,6 +45,7 @@ FUNCTIONS = {
     **{name: name.capitalize() for name in ("abs", "sqrt", "exp", "log", "tanh", "erf", "sigmoid")},
     "select": "Where",
 }  # of `ir.program`
+LOGICAL = {"max": "Or", "min": "And"}  # those of bools
 
 Call: TypeAlias = Callable[[], object]
 Result: TypeAlias = Callable[[], NDArray[Any]]
@@ -71,14 +77,17 @@ def _session(model: bytes, threads: int, arena: bool) -> Any:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.enable_cpu_mem_arena = arena
     options.log_severity_level = 3  # errors
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except (NoKernel, InvalidGraph) as error:  # for a type of elements, and in ONNX itself
+        raise Unsupported(f"onnxruntime: {first_line(str(error))}") from None
 
 
 def _bound(session: Any, problem: Problem) -> tuple[Call, Result]:
     binding = session.io_binding()
     for name, array in problem.variables.items():
         binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
-    output = onnxruntime.OrtValue.ortvalue_from_shape_and_type(_shape(problem), np.float32)
+    output = onnxruntime.OrtValue.ortvalue_from_shape_and_type(_shape(problem), np.dtype(problem.task.program.output.dtype))
     binding.bind_ortvalue_output("result", output)
     run = partial(session.run_with_iobinding, binding)
 
@@ -122,8 +131,8 @@ def make_model(problem: Problem, heavy: str) -> bytes:
     graph = helper.make_graph(
         nodes,
         "task",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape) for name, array in problem.variables.items()],
-        [helper.make_tensor_value_info("result", TensorProto.FLOAT, _shape(problem))],
+        [helper.make_tensor_value_info(name, _onnx_type(str(array.dtype)), array.shape) for name, array in problem.variables.items()],
+        [helper.make_tensor_value_info("result", _onnx_type(problem.task.program.output.dtype), _shape(problem))],
         [numpy_helper.from_array(array, name) for name, array in (constants | more).items()],
     )
     opsets = [helper.make_opsetid("", NEWER.get(heavy, OPSET)), helper.make_opsetid(MICROSOFT, 1)]
@@ -140,7 +149,7 @@ def _with_epilogue(problem: Problem, heavy: str, constants: Mapping[str, NDArray
     elif heavy in ("Conv", "ConvTranspose") and "bias" in constants:
         more["bias"] = constants["bias"].reshape(-1, *[1] * problem.rank)
     if heavy == "elementwise":
-        nodes, found = _elementwise(problem.parameters["value"])
+        nodes, found = _elementwise(problem.chain)
         more |= found
     else:
         nodes = [helper.make_node(heavy, inputs, ["value0"], **_attributes(problem, heavy))]
@@ -181,7 +190,7 @@ def _step(step: str, x: str, y: str) -> tuple[list[Any], dict[str, float]]:
 
 
 def _elementwise(value: Value) -> tuple[list[Any], dict[str, NDArray[Any]]]:
-    """The nodes of a chain, one a function and casts from and to numbers, and its constants."""
+    """The nodes of a chain, one a function and casts from and to the bools of conditions and comparisons, and its constants."""
     nodes: list[Any] = []
     constants: dict[str, NDArray[Any]] = {}
 
@@ -193,20 +202,27 @@ def _elementwise(value: Value) -> tuple[list[Any], dict[str, NDArray[Any]]]:
         match value:
             case Read(tensor):
                 return tensor.name
-            case Constant(number):
+            case Constant(number, dtype):
                 name = f"constant{len(constants)}"
-                constants[name] = np.array(number, np.float32)
+                constants[name] = np.array(number, dtype)
                 return name
             case Apply(function, args):
                 names = [name_of(arg) for arg in args]
+                if function in CASTS:
+                    return node("Cast", names, to=_onnx_type(CASTS[function]))
                 if function == "select":
                     names[0] = node("Cast", names[:1], to=TensorProto.BOOL)
-                result = node(FUNCTIONS[function], names)
-                return node("Cast", [result], to=TensorProto.FLOAT) if function in ("less", "equal") else result
+                kinds = FUNCTIONS | (LOGICAL if type_of(value) == "bool" else {})
+                result = node(kinds[function], names)
+                return node("Cast", [result], to=_onnx_type(type_of(value))) if function in ("less", "equal") else result
         raise TypeError(f"not a value: {value!r}")
 
     name_of(value)
     return nodes, constants
+
+
+def _onnx_type(dtype: str) -> int:
+    return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
 def _transposed_product(problem: Problem) -> list[Any]:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F  # the name that everybody knows it by
 from numpy.typing import NDArray
 
-from ir.program import Apply, Constant, Read, Value
+from ir.program import CASTS, Apply, Constant, Read, Value
 from tilewright.peer_torch_pools import POOLS
 from tilewright.peer_torch_rows import ROWS, Call, Tensors
 from tilewright.problem import Problem, Way, clip_limits, leaky_slope
@@ -164,8 +164,8 @@ def _elementwise(problem: Problem, tensors: Tensors) -> dict[str, Call]:
 
     def call(value: Value) -> Call:
         match value:
-            case Constant(number):
-                single = torch.tensor(number, dtype=torch.float32)
+            case Constant(number, dtype):
+                single = torch.tensor(number, dtype=getattr(torch, dtype))
                 return lambda: single
             case Read(tensor):
                 return lambda: tensors[tensor.name]
@@ -174,15 +174,16 @@ def _elementwise(problem: Problem, tensors: Tensors) -> dict[str, Call]:
                 return lambda: function(*(arg() for arg in given))
         raise TypeError(f"not a value: {value!r}")
 
-    return {"eager": call(problem.parameters["value"])}
+    return {"eager": call(problem.chain)}
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{"add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "max": torch.maximum, "min": torch.minimum, "pow": torch.pow},
-    "less": lambda a, b: torch.lt(a, b).float(),
-    "equal": lambda a, b: torch.eq(a, b).float(),
+    "less": lambda a, b: torch.lt(a, b).to(a.dtype),
+    "equal": lambda a, b: torch.eq(a, b).to(a.dtype),
     "select": lambda condition, a, b: torch.where(condition != 0, a, b),
     **{name: getattr(torch, name) for name in ("abs", "sqrt", "exp", "log", "tanh", "erf", "sigmoid")},
+    **{name: partial(torch.Tensor.to, dtype=getattr(torch, dtype)) for name, dtype in CASTS.items()},
 }  # of `ir.program`
 MAKERS = {
     "matmul": _products, "batch_matmul": _batched_products, "einsum": _einsums, "reduce": _reductions, "elementwise": _elementwise, **ROWS, **POOLS,

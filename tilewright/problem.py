@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from codegen.kernel import aligned_copy
 from ir.convolution import KERNEL, LAYOUTS, RANKS
 from ir.operators import OPERATORS
+from ir.program import Value
 from ir.task import Task
 from tilewright.turns import Contender
 
-Array: TypeAlias = NDArray[np.float32]
+Array: TypeAlias = NDArray[Any]  # of the type of its tensor
 
 ACTIVATIONS = ("x", "residual")  # inputs of an operator on images that have its layout
 # Dimensions of an image, by operator.
@@ -103,6 +104,11 @@ class Problem:
             counts.append(inside.sum(axis=1))
         shares: Array = (1 / np.multiply.outer(*counts)).astype(np.float32)
         return shares[None, None]
+
+    @property
+    def chain(self) -> Value:
+        """The value of an elementwise task, its numbers with their types."""
+        return self.task.program.stages[0].body
 
     @property
     def product(self) -> Product:
