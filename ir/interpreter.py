@@ -55,8 +55,13 @@ def interpret(program: Program, inputs: Mapping[str, NDArray[np.float32]]) -> Do
 def _interpret(program: Program, inputs: Mapping[str, NDArray[np.float32]]) -> Doubles:
     values: dict[str, Doubles] = {tensor.name: np.asarray(inputs[tensor.name], np.float64).reshape(tensor.shape) for tensor in program.inputs}
     for stage in program.stages:
-        values[stage.output.name] = interpret_stage(stage, values)
+        values[stage.output.name] = joined(values.get(stage.output.name), interpret_stage(stage, values))
     return values[program.output.name]
+
+
+def joined(parts: Doubles | None, part: Doubles) -> Doubles:
+    """A tensor of which stages before have filled other parts; what none has filled is NaN."""
+    return part if parts is None else np.where(np.isnan(part), parts, part)
 
 
 def interpret_stage(stage: Stage, values: Mapping[str, Doubles]) -> Doubles:
@@ -155,7 +160,7 @@ def _window(read: Read, values: Mapping[str, Doubles]) -> tuple[Doubles, tuple[A
     ranges = [index.range for index in read.indices]
     padding = [(max(0, -low), max(0, high + 1 - size)) for (low, high), size in zip(ranges, array.shape, strict=True)]
     if any(before or after for before, after in padding):
-        array = np.pad(array, padding, constant_values=read.outside)
+        array = np.pad(array, padding, constant_values=read.outside) if read.beyond == "value" else np.pad(array, padding, mode=read.beyond)
     start = array[tuple(slice(index.constant + before, None) for index, (before, _) in zip(read.indices, padding, strict=True))]
     strides = [sum(index.factor(axis) * stride for index, stride in zip(read.indices, array.strides, strict=True)) for axis in read.axes]
     shape = tuple(axis.extent for axis in read.axes)

@@ -22,6 +22,10 @@ class Task:
     def flops(self) -> int:
         return self.program.flops
 
+    @cached_property
+    def work(self) -> int:
+        return self.program.work
+
 
 def task(text: str, count: int = 1, name: str = "") -> Task:
     """The task of an operator text; `UserError` if there is none."""

@@ -92,7 +92,7 @@ def _fused_sketches(program: Program, target: Target) -> Iterator[Sketch]:
     shared = shared_axes(program)
     if not shared:
         return
-    between = frozenset(name for group in groups(program)[:-1] for name in group.handed_on)
+    between = frozenset(name for group in groups(program)[:-1] for name in group.handed_on) - {program.output.name}
     for vector in _first_vector_axes(groups(program)[0].stage, target, between):
         turned = with_innermost(program, vector)
         stages = groups(turned)
