@@ -11,10 +11,9 @@ import numpy as np
 
 from ir.errors import UserError
 from ir.parameters import write_every_size, write_real
-from ir.program import BEYOND, Axis, Program, Read, Stage, Tensor, affine
+from ir.program import Axis, Beyond, Program, Read, Stage, Tensor, affine
 
-PAD_MODES = {"constant": "value", "edge": "edge", "reflect": "reflect"}  # what a read beyond the tensor gives
-assert set(PAD_MODES.values()) == set(BEYOND)
+PAD_MODES: dict[str, Beyond] = {"constant": "value", "edge": "edge", "reflect": "reflect"}  # what a read beyond the tensor gives
 
 _BLOCKED = re.compile(r"nchw([1-9]\d{0,3})c", re.ASCII)
 _REAL = re.compile(r"-?(?:\d+(?:\.\d+)?(?:e[+-]?\d{1,3})?|inf)|nan", re.ASCII)

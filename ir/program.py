@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, Union
+from typing import Literal, TypeAlias, Union
 
 from ir.expression import Expr, Symbol, add, mul, symbol
 
@@ -114,18 +114,18 @@ class Table:
 
 
 # What a read gives where its indices leave the tensor: a number, the nearest element, or the one as far on the inner side of the first or last element.
-BEYOND = ("value", "edge", "reflect")
+Beyond: TypeAlias = Literal["value", "edge", "reflect"]
 
 
 @dataclass(frozen=True)
 class Read:
-    """The element of `tensor` at `indices`; where they leave it, what `beyond`, one of `BEYOND`, says: "value" is `outside`. Indices that are
+    """The element of `tensor` at `indices`; where they leave it, what `beyond` says: "value" is `outside`. Indices that are
     reflected leave the tensor by less than its size."""
 
     tensor: Tensor
     indices: tuple[Affine, ...]
     outside: float = 0.0
-    beyond: str = "value"
+    beyond: Beyond = "value"
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -246,13 +246,16 @@ class Stage:
         return result
 
     @property
+    def n_points(self) -> int:
+        return math.prod(axis.extent for axis in (*self.spatial, *self.reduce))
+
+    @property
     def flops(self) -> int:
         """Floating-point operations, a multiply-add counted as two."""
         if self.tables:
             count = self.n_operations
             return (count["add"] + count["multiply"] + 2 * count["fma"]) * math.prod(axis.extent for axis in self.looped)
-        points = math.prod(axis.extent for axis in (*self.spatial, *self.reduce))
-        return points * (n_applies(self.body) + (self.reduction is not None))
+        return self.n_points * (n_applies(self.body) + (self.reduction is not None))
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def sketches(program: Program, target: Target) -> tuple[Sketch, ...]:
             return found
     named = ((_name(first, vector), program, vector) for vector in _vector_axes(first, target))
     plain = (_sketch(name, version, target, vector) for name, version, vector in (*named, *_split_programs(program, target)))
-    return tuple(replace(sketch, flops=program.flops) for sketch in (*plain, *_winograd_sketches(program, target)))
+    return tuple(replace(sketch, work=program.work) for sketch in (*plain, *_winograd_sketches(program, target)))
 
 
 def _name(stage: Stage, vector: Axis) -> str:
@@ -81,7 +81,7 @@ def _joined(
     for rule in rules:
         default |= rule.default
     space = Space((*columns, *(column for rule in rules for column in rule.columns)), tuple(limit for rule in rules for limit in rule.limits))
-    return Sketch(name, tuple(stages), space, default, program.flops, fused=fused)
+    return Sketch(name, tuple(stages), space, default, program.work, fused=fused)
 
 
 # --- fused stages ---------------------------------------------------------------------------------------------------

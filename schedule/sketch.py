@@ -273,7 +273,7 @@ class Sketch:
     stages: tuple[TiledStage, ...]
     space: Space
     default: Mapping[str, int]  # wished values of the default schedule
-    flops: int  # of the task, however many the stages have
+    work: int  # flops of the task, however many the stages have, or the elements that it moves
     beforehand: tuple[TiledStage, ...] = ()
     fused: tuple[Axis, ...] = ()
 
