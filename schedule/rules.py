@@ -28,14 +28,15 @@ DEFAULT_CHUNK = 4  # of these counts, what the default schedule wishes
 def sketches(program: Program, target: Target) -> tuple[Sketch, ...]:
     """All sketches of the program for this machine; the first one holds the default schedule."""
     program = simplify(program)
+    found: tuple[Sketch, ...] = ()  # stages that hand nothing on may as well run one after the other
     first = groups(program)[0].stage
     if len(groups(program)) > 1:
         found = tuple(_fused_sketches(program, target))
-        if found:
+        if found and program.between:
             return found
     named = ((_name(first, vector), program, vector) for vector in _vector_axes(first, target))
     plain = (_sketch(name, version, target, vector) for name, version, vector in (*named, *_split_programs(program, target)))
-    return tuple(replace(sketch, work=program.work) for sketch in (*plain, *_winograd_sketches(program, target)))
+    return tuple(replace(sketch, work=program.work) for sketch in (*found, *plain, *_winograd_sketches(program, target)))
 
 
 def _name(stage: Stage, vector: Axis) -> str:

@@ -300,8 +300,9 @@ class Sketch:
 
 def turned_axis(read: Read, stage: Stage, vector: Axis) -> Axis | None:
     """The axis along which a stage without reduction loads vectors of an input whose elements lie apart along the vector axis, to turn rows and columns
-    of the register tile over: the one along which the input is contiguous. None where there is no such axis or no need."""
-    if stage.reduce or abs(read.stride(vector)) <= 1:
+    of the register tile over: the one along which the input is contiguous. None where there is no such axis or no need, as for
+    what is packed beforehand."""
+    if stage.reduce or read.tensor.constant or abs(read.stride(vector)) <= 1:
         return None
     return next((axis for axis in read.axes if axis != vector and read.stride(axis) == 1), None)
 
