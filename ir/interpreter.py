@@ -55,17 +55,12 @@ def interpret(program: Program, inputs: Mapping[str, NDArray[np.float32]]) -> Do
 def _interpret(program: Program, inputs: Mapping[str, NDArray[np.float32]]) -> Doubles:
     values: dict[str, Doubles] = {tensor.name: np.asarray(inputs[tensor.name], np.float64).reshape(tensor.shape) for tensor in program.inputs}
     for stage in program.stages:
-        values[stage.output.name] = joined(values.get(stage.output.name), interpret_stage(stage, values))
+        values[stage.output.name] = interpret_stage(stage, values)
     return values[program.output.name]
 
 
-def joined(parts: Doubles | None, part: Doubles) -> Doubles:
-    """A tensor of which stages before have filled other parts; what none has filled is NaN."""
-    return part if parts is None else np.where(np.isnan(part), parts, part)
-
-
 def interpret_stage(stage: Stage, values: Mapping[str, Doubles]) -> Doubles:
-    """The stage's output from the tensors that it reads, by name."""
+    """The stage's output from the tensors that it reads, and the parts of it that stages before have filled, by name."""
     axes = (*stage.spatial, *stage.reduce)
     n_spatial = len(stage.spatial)
     if products := multiplied(stage):
@@ -75,7 +70,7 @@ def interpret_stage(stage: Stage, values: Mapping[str, Doubles]) -> Doubles:
         result = np.broadcast_to(evaluate(stage.body, values, axes), tuple(axis.extent for axis in axes))
         if stage.reduction is not None:
             result = _REDUCTIONS[stage.reduction](result, axis=tuple(range(n_spatial, len(axes))))
-    return reduced(stage, result)
+    return reduced(stage, result, values.get(stage.output.name))
 
 
 def multiplied(stage: Stage) -> tuple[Read | Table, ...]:
@@ -126,10 +121,12 @@ def _parts(stage: Stage, n_elements: int) -> list[slice]:
     return [slice(start, min(start + step, extent)) for start in range(0, extent, step)]
 
 
-def reduced(stage: Stage, result: Doubles) -> Doubles:
-    """The stage's output from an array with a dimension a spatial axis."""
+def reduced(stage: Stage, result: Doubles, others: Doubles | None = None) -> Doubles:
+    """The stage's output from an array with a dimension a spatial axis; `others`: the output with parts that other stages have filled."""
     shape = stage.output.shape
     output = np.full([max(size, index.range[1] + 1) for size, index in zip(shape, stage.indices, strict=True)], np.nan)
+    if others is not None:
+        output[tuple(map(slice, shape))] = others
     window, window_axes = _window(stage.write, {stage.output.name: output})
     order = [stage.spatial.index(axis) for axis in window_axes]
     window[...] = np.transpose(result, order)
