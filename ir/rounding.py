@@ -33,10 +33,10 @@ def tolerance(program: Program, inputs: Mapping[str, NDArray[np.float32]]) -> Do
 
 
 def _tolerance(program: Program, inputs: Mapping[str, NDArray[np.float32]]) -> Doubles:
-    values: dict[str, Doubles] = {tensor.name: np.asarray(inputs[tensor.name], np.float64).reshape(tensor.shape) for tensor in program.inputs}
-    errors: dict[str, Doubles] = {}
     if not program.flops:  # what is only moved is exact
         return np.zeros(program.output.shape)
+    values: dict[str, Doubles] = {tensor.name: np.asarray(inputs[tensor.name], np.float64).reshape(tensor.shape) for tensor in program.inputs}
+    errors: dict[str, Doubles] = {}
     for stage in program.stages:
         errors[stage.output.name] = _stage_error(stage, values, errors)
         values[stage.output.name] = interpret_stage(stage, values)
