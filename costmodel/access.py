@@ -118,13 +118,11 @@ class Access:
     def loads(self, tile: Box) -> Expr:
         """Load instructions of one step of a register tile of these extents; those of equal addresses are one."""
         vector = self.tiled.vector
-        turned = self._turned
-        if turned is not None:
-            rows = mul(*(extent for axis, extent in tile.items() if axis in self.read.axes and axis != turned))
-            return where(less(1, tile[turned]), mul(rows, ceil_div(tile[turned], self.lanes)), mul(rows, 1))
         starts = mul(*(distinct(_terms(index, tile, vector, self.lanes)) for index in self.read.indices))
-        one_by_one = less(1, self.stride(vector))
-        return mul(starts, where(one_by_one, self.lanes, 1))
+        if self._turned is not None:
+            rows = mul(*(extent for axis, extent in tile.items() if axis in self.read.axes and axis != self._turned))
+            return where(less(1, tile[self._turned]), mul(rows, ceil_div(tile[self._turned], self.lanes)), mul(starts, self.lanes))
+        return mul(starts, where(less(1, self.stride(vector)), self.lanes, 1))
 
     # -- strides
 

@@ -398,7 +398,8 @@ def by_element(found: StageTrace, role: str, vector_stride: int) -> list[int]:
         return [found.lanes if vector_stride > 1 else 1]
     if found.stage.reduce:
         return [found.lanes if vector_stride > 1 else 1 for _ in operand_loads(found, role)]
-    apart = abs(operands_by_role(found.tiled)[role].read.stride(found.tiled.vector)) > 1 and not operands_by_role(found.tiled)[role].prepared
+    operand = operands_by_role(found.tiled)[role]
+    apart = abs(operand.read.stride(found.tiled.vector)) > 1 and PACK_LEVELS[operand.level] == "none"
     return [found.lanes if apart and not is_row(execution) else 1 for execution, _, _ in operand_loads(found, role)]
 
 
