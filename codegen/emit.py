@@ -8,6 +8,7 @@ turns into registers.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from codegen.power import power
 from codegen.vectors import I8, I32, I64, fma, intrinsic, mangled, splat
 from ir.errors import InternalError
 from ir.expression import Expr, Op, Symbol, add, apply, mul, symbols_of
-from ir.nest import Across, Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store, type_of
+from ir.nest import Across, Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store, Turn, type_of
 from ir.program import CASTS, FLOAT, REDUCTIONS, Constant
 
 POINTER = ir.PointerType()
@@ -178,6 +179,8 @@ class _Body:
                     self.branch(condition, then, otherwise)
                 case Store():
                     self.store(statement)
+                case Turn():
+                    self.turn(statement)
                 case _:
                     raise InternalError(f"cannot emit {statement!r}")
 
@@ -285,6 +288,26 @@ class _Body:
             result = self.builder.select(self.lane_mask(self.vector[1]), result, self.builder.load(register, typ=self.kind))
         self.builder.store(result, register)
 
+    def turn(self, statement: Turn) -> None:
+        """Square blocks of as many vectors as a vector has lanes: halves of blocks change places, then halves of those, down to single lanes."""
+        *leading, rows, columns = statement.source.shape
+        lanes = self.lanes
+        for at in itertools.product(*map(range, leading), range(0, rows, lanes), range(0, columns, lanes)):
+            *outer, row, column = at
+            block = [self.builder.load(self.register(Load(statement.source, (*outer, row + i, column))), typ=self.kind) for i in range(lanes)]
+            distance = lanes
+            while distance > 1:
+                distance //= 2
+                for i in (i for i in range(lanes) if not i & distance):
+                    upper, lower = block[i], block[i + distance]
+                    block[i] = self.shuffled(upper, lower, [j - distance + lanes if j & distance else j for j in range(lanes)])
+                    block[i + distance] = self.shuffled(upper, lower, [j + lanes if j & distance else j + distance for j in range(lanes)])
+            for i, vector in enumerate(block):
+                self.builder.store(vector, self.register(Load(statement.target, (*outer, column + i, row))))
+
+    def shuffled(self, a: ir.Value, b: ir.Value, lanes: Sequence[int]) -> ir.Value:
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, self.lanes), list(lanes)))
+
     def across(self, value: Across) -> ir.Value:
         """A number, by halves: first of the vectors, then of the one that is left."""
         function, _ = REDUCTIONS[value.reduction]
@@ -381,9 +404,12 @@ class _Body:
     def load(self, load: Load) -> ir.Value:
         if load.buffer.scope == "register":
             return self.builder.load(self.register(load), typ=self.kind)
+        if not self.is_linear(load):
+            return self.load_lane_by_lane(load)
         stride, active = self.shape_of(load.buffer, load.indices)
         guarded = load.guard != 1
-        key = (load.buffer.name, self.address_key(load.buffer, load.indices), stride, active, None if not guarded else (load.guard, self.vector))
+        here = [(symbol, self.values[symbol]) for symbol in symbols_of(load.guard)]
+        key = (load.buffer.name, self.address_key(load.buffer, load.indices), stride, active, (load.guard, self.vector, *here) if guarded else None)
         found = self.loaded.get(key)
         if found is None:
             found = self.loaded[key] = self.fresh_load(load, stride, active)
@@ -416,10 +442,32 @@ class _Body:
             return builder.load(pointer, align=align, typ=kind)
         if stride == 1:
             return self.masked_load(buffer, pointer, self.lane_mask(active))
+        if stride == -1 and active == self.lanes:
+            first = builder.gep(pointer, [I64(1 - active)], source_etype=element)
+            vector = builder.load(first, align=align, typ=kind)
+            return self.shuffled(vector, vector, range(active)[::-1])
         result = splat(kind, 0)
         for lane in range(active):
             place = builder.gep(pointer, [I64(lane * stride)], source_etype=element)
             result = builder.insert_element(result, builder.load(place, align=align, typ=element), I32(lane))
+        return result
+
+    def is_linear(self, load: Load) -> bool:
+        """In the variable of the vector loop."""
+        return self.vector is None or not any(isinstance(atom, Op) and self.vector[0] in symbols_of(atom) for atom in self.linear(load.buffer, load.indices)[1])
+
+    def load_lane_by_lane(self, load: Load) -> ir.Value:
+        """A vector whose elements lie wherever their indices say."""
+        assert self.vector is not None
+        (variable, active), start = self.vector, self.values[self.vector[0]]
+        assert isinstance(start, int)
+        kind = ELEMENTS[load.buffer.dtype]
+        result: ir.Value = splat(ir.VectorType(kind, self.lanes), 0)
+        for lane in range(active):
+            self.values[variable] = start + lane
+            element = self.builder.load(self.address(load.buffer, load.indices), align=load.buffer.element_bytes, typ=kind)
+            result = self.builder.insert_element(result, element, I32(lane))
+        self.values[variable] = start
         return result
 
     def broadcast(self, scalar: ir.Value) -> ir.Value:

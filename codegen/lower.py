@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -18,10 +18,29 @@ from numpy.typing import NDArray
 
 from codegen.transform import apply_tables
 from ir.errors import IllegalCandidate, InternalError
-from ir.expression import Expr, Op, Symbol, add, both, ceil_div, equal, floor_div, interval, less, minimum, mod, mul, sub, substitute, symbol, symbols_of
-from ir.nest import Across, Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store
+from ir.expression import (
+    Expr,
+    Op,
+    Symbol,
+    add,
+    both,
+    ceil_div,
+    equal,
+    floor_div,
+    interval,
+    less,
+    maximum,
+    minimum,
+    mod,
+    mul,
+    sub,
+    substitute,
+    symbol,
+    symbols_of,
+)
+from ir.nest import Across, Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store, Turn
 from ir.program import REDUCTIONS, Affine, Apply, Axis, Constant, Read, Tensor, Value
-from schedule.sketch import EPILOGUE_LEVELS, PACK_LEVELS, Dimension, Operand, Sketch, TiledStage, handed_on
+from schedule.sketch import EPILOGUE_LEVELS, PACK_LEVELS, Dimension, Operand, Sketch, TiledStage, handed_on, turned_axis
 from schedule.target import Target
 
 Position = Mapping[Axis, Expr]
@@ -303,14 +322,20 @@ class _StageLowering:
             return over(Store(self.output, out, value, guard=guard, streamed=self._streams))
 
         if not self.stage.reduce:
-            return write(self._with_epilogue(self._value(self.stage.body, place, {}), place))
+            turned, before = self._turned(corner, sizes, inside)
+
+            def store(straight: Symbol | None) -> Store:
+                read = {each: turned.get(each) or self._load(each, place, {}, straight) for each in self.operands}
+                return Store(self.output, out, self._with_epilogue(self._value(self.stage.body, read.__getitem__), place), guard=guard, streamed=self._streams)
+
+            return [*before, *over(*self._by_vector(self.operands.keys() - turned.keys(), place, inside[vector], store))]
         _, identity = REDUCTIONS[self.stage.reduction or "sum"]
         start = over(Store(tile, at, Constant(identity)))
         if first != 1:
             start = [If(first, tuple(start), tuple(over(Store(tile, at, Load(self.output, out, guard)))))]
 
         def update(here: Position) -> list[Statement]:
-            value = self._value(self.stage.body, place, here)
+            value = self._value(self.stage.body, lambda read: self._load(read, place, here))
             return over(Store(tile, at, value, self.stage.reduction), *self._kept(value, place, here))
 
         loops = self._inner(list(self.tiled.ordered("inner")), corner, update)
@@ -321,6 +346,51 @@ class _StageLowering:
         else:
             finish = plain
         return [*start, *loops, *finish]
+
+    def _turned(self, corner: _Place, sizes: Mapping[Axis, int], inside: Mapping[Axis, Symbol]) -> tuple[dict[Read, Load], list[Statement]]:
+        """Reads whose elements lie apart along the vector axis: loaded in vectors along another axis, then turned over."""
+        vector, lanes = self.tiled.vector, self.target.lanes
+        found: dict[Read, Load] = {}
+        statements: list[Statement] = []
+        for read in self.operands:
+            along = turned_axis(read, self.stage, vector)
+            if along is None or sizes[along] == 1 or read in self.packed:
+                continue
+            others = [axis for axis in read.axes if axis not in (vector, along)]
+            whole = [_round_up(sizes[axis], lanes) for axis in (vector, along)]
+            loaded, stored = (
+                Buffer(f"{self.prefix}{read.tensor.name}_{name}{len(found)}", (*(sizes[axis] for axis in others), *shape), "register", whole_vectors=True)
+                for name, shape in (("rows", whole), ("columns", whole[::-1]))
+            )
+            variables = {axis: self._variable(f"{axis.name}t", sizes[axis]) for axis in (*others, vector, along)}
+            place = corner
+            for axis, variable in variables.items():
+                place = place.moved(axis, variable)
+            at = tuple(variables.values())
+            load = partial(self._load_row, loaded, at, read, place)
+            loops: tuple[Statement, ...] = tuple(self._by_vector([read], place, variables[along], load))
+            for axis, variable in reversed(variables.items()):
+                loops = (For(variable, sizes[axis], loops, "vector" if axis == along else "unrolled"),)
+            statements += [*loops, Turn(loaded, stored)]
+            found[read] = Load(stored, tuple(inside[axis] for axis in (*others, along, vector)))
+        return found, statements
+
+    def _load_row(self, tile: Buffer, at: tuple[Expr, ...], read: Read, place: _Place, straight: Symbol | None) -> Store:
+        return Store(tile, at, self._load(read, place, {}, straight))
+
+    def _by_vector(self, reads: Iterable[Read], place: _Place, variable: Symbol, store: Callable[[Symbol | None], Store]) -> list[Statement]:
+        """A store in a vector loop; where the value reads indices that are folded along the vector, a plain one for vectors that lie inside.
+
+        `store` makes it, with indices that move with the symbol given taken as they are."""
+        inside: Expr = 1
+        for read in (read for read in reads if read.beyond != "value"):
+            for index, size in zip(read.indices, read.tensor.shape, strict=True):
+                first = index.at(place.absolute)
+                if variable in symbols_of(first):
+                    last = add(first, substitute(index.at(place.absolute), {variable: self.target.lanes - 1}), mul(substitute(first, {variable: 0}), -1))
+                    for guard in self._guards((first, last), (size, size)):
+                        inside = both(inside, guard)
+        return [store(None)] if inside == 1 else [If(inside, (store(variable),), (store(None),))]
 
     def _across_tile(self, place: _Place, sizes: Mapping[Axis, int]) -> list[Statement]:
         """A register tile whose vectors lie along a reduce axis, the innermost one: rows times copies of accumulators, combined at the end."""
@@ -349,7 +419,7 @@ class _StageLowering:
 
             def update_at(base: Expr, lane: Expr) -> list[Statement]:
                 at = {**here, vector: add(base, lane)}
-                value = self._value(self.stage.body, place, at)
+                value = self._value(self.stage.body, lambda read: self._load(read, place, at))
                 return [Store(tile, (*rows.values(), lane), value, reduction), *self._kept(value, place, at)]
 
             result: list[Statement] = [For(step, count, (vectors(width, partial(update_at, mul(step, width))),))] if count else []
@@ -432,22 +502,25 @@ class _StageLowering:
 
     # -- values
 
-    def _value(self, value: Value, place: _Place, here: Position) -> NestValue:
-        """`value` inside the register tile; `here`: positions of the reduce axes within their slice."""
+    def _value(self, value: Value, load: Callable[[Read], NestValue]) -> NestValue:
+        """`value` inside the register tile."""
         match value:
             case Constant():
                 return value
             case Apply(function, args):
-                return Call(function, tuple(self._value(arg, place, here) for arg in args))
+                return Call(function, tuple(self._value(arg, load) for arg in args))
             case Read():
-                return self._load(value, place, here)
+                return load(value)
         raise InternalError(f"cannot lower {value!r}")
 
-    def _load(self, read: Read, place: _Place, here: Position) -> Load:
+    def _load(self, read: Read, place: _Place, here: Position, straight: Symbol | None = None) -> NestValue:
+        """`here`: positions of the reduce axes within their slice; indices that move with `straight` lie inside."""
         operand = self.operands[read]
         absolute = self._absolute(place, here)
         level = self._level(operand)
         if level == "none":
+            if read.padded:
+                return self._load_inside(read, place, straight)
             return Load(self._memory(read.tensor), self._at(read.tensor, read.indices, absolute, place.in_chunk))
         spatial = {"root": place.absolute, "chunk": place.in_chunk}.get(level, place.in_block)
         relative = {**spatial, **{axis: here.get(axis, 0) if level == "slice" else absolute[axis] for axis in self.stage.reduce}}
@@ -467,12 +540,27 @@ class _StageLowering:
                 indices.append(add(*(mul(relative[a], index.factor(a)) for a in dimension.axes)))
         return Load(self.packed[read], tuple(indices))
 
-    def _load_inside(self, read: Read, place: _Place) -> NestValue:
-        """The element of the tensor itself, or what is outside of it."""
+    def _load_inside(self, read: Read, place: _Place, straight: Symbol | None = None) -> NestValue:
+        """The element of the tensor itself, or what is outside of it; indices that move with `straight` lie inside."""
         indices = tuple(index.at(place.absolute) for index in read.indices)
+        if read.beyond != "value":
+            folded = (
+                index if straight in symbols_of(index) else self._folded(index, size, read.beyond)
+                for index, size in zip(indices, read.tensor.shape, strict=True)
+            )
+            return Load(self._memory(read.tensor), tuple(folded))
         if (guard := self._inside(read, indices)) == 0:
             return Constant(read.outside, read.tensor.dtype)
         return Load(self._memory(read.tensor), self._at(read.tensor, read.indices, place.absolute, place.in_chunk), guard, read.outside)
+
+    def _folded(self, index: Expr, size: int, beyond: str) -> Expr:
+        """The index of the element that stands for one beyond the tensor."""
+        low, high = interval(index, self.ranges)
+        if low < 0:
+            index = maximum(index, 0 if beyond == "edge" else mul(index, -1))
+        if high >= size:
+            index = minimum(index, size - 1 if beyond == "edge" else sub(2 * (size - 1), index))
+        return index
 
     def _inside(self, access: Read, indices: Sequence[Expr]) -> Expr:
         """Whether the indices lie inside the tensor."""

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from ir.expression import Expr, add, ceil_div, equal, less, maximum, minimum, mul, sub, where
 from ir.program import Affine, Axis, Read
-from schedule.sketch import PACK_LEVELS, Dimension, Operand, TiledStage
+from schedule.sketch import PACK_LEVELS, Dimension, Operand, TiledStage, turned_axis
 
 LINE_BYTES = 64
 SET_PERIOD_BYTES = 4096  # addresses this far apart fall on the same set of the first-level cache of every common CPU
@@ -126,14 +126,19 @@ class Access:
         """Load instructions of one step of a register tile of these extents; those of equal addresses are one."""
         vector = self.tiled.vector
         starts = mul(*(distinct(_terms(index, tile, vector, self.lanes)) for index in self.read.indices))
-        one_by_one = less(1, self.stride(vector))
-        return mul(starts, where(one_by_one, self.lanes, 1))
+        if self._turned is not None:
+            rows = mul(*(extent for axis, extent in tile.items() if axis in self.read.axes and axis != self._turned))
+            return where(less(1, tile[self._turned]), mul(rows, ceil_div(tile[self._turned], self.lanes)), mul(starts, self.lanes))
+        return mul(starts, where(less(1, self.stride(vector)), self.lanes, 1))
 
     # -- strides
 
     def stride(self, axis: Axis) -> Expr:
         """Elements between neighbours along the axis in one register tile; along a reduce axis, if its loop is the innermost."""
         in_tensor = add(*(mul(abs(index.factor(axis)), stride) for index, stride in zip(self.read.indices, self._strides, strict=True)))
+        turned = self._turned
+        if turned is not None and axis == self.tiled.vector:  # loaded along that axis, if a register tile has several positions along it
+            in_tensor = where(less(1, minimum(self.tiled.tilings[turned].sizes[0], turned.extent)), 1, in_tensor)
         return self._where_packed(in_tensor, [self._packed_stride(rows, axis) for rows in self._packed_layouts])
 
     def set_conflicts(self, extents: Box) -> Expr:
@@ -153,6 +158,10 @@ class Access:
     def in_place(self) -> Expr:
         """1 where the tensor itself is accessed, 0 where a packed copy is."""
         return 1 if self.operand is None else equal(self.operand.level, PACK_LEVELS.index("none"))
+
+    @cached_property
+    def _turned(self) -> Axis | None:
+        return turned_axis(self.read, self.tiled.stage, self.tiled.vector) if self.operand is not None else None
 
     def _where_packed(self, tensor: Expr, packed: Sequence[Expr]) -> Expr:
         """`tensor` or, by layout, one of `packed`."""

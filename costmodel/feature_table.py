@@ -276,7 +276,7 @@ _MACHINE = (
 )
 
 _TASK = (
-    _log("flops", "count", "floating-point operations of the task, computed directly"),
+    _log("flops", "count", "floating-point operations of the task, computed directly; elements moved where it has none"),
     _log("bytes", "bytes", "tensors of the operands and the output, each once"),
     _log_ratio("intensity", "flops a byte", "flops", "bytes", "operations for each byte of the operands and the output"),
     _log("output_elements", "elements", "elements of the output of the tiled stage with the most operations"),

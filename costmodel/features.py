@@ -69,7 +69,7 @@ class FeatureExtractor:
 
 def _slots(sketch: Sketch, target: Target) -> dict[str, Quantities]:
     """Quantities of the sketch by slot."""
-    main = max(sketch.stages, key=lambda tiled: tiled.stage.flops)
+    main = max(sketch.stages, key=lambda tiled: (tiled.stage.flops, tiled.stage.n_points))
     stages = [StageQuantities(tiled, target) for tiled in (main, *(tiled for tiled in sketch.stages if tiled is not main))]
     all_of_each = [stage.all() for stage in stages]
     packs = [_packs(stage) for stage in stages]
@@ -120,7 +120,7 @@ def _program(
         "half_cycles.epilogue": epilogue,
         "half_cycles.longest": add(others, *(stage["half_cycles.longest"] for stage in of_each)),
         "half_cycles.sum": add(others, *(stage["half_cycles.sum"] for stage in of_each)),
-        "half_cycles.ideal": -(-sketch.flops // (2 * target.lanes * target.threads)),
+        "half_cycles.ideal": -(-sketch.work // (2 * target.lanes * target.threads)),
     }
 
 
@@ -135,7 +135,7 @@ def _task(sketch: Sketch, stages: list[StageQuantities]) -> Quantities:
     spatial = [axis.extent for axis in stage.spatial]
     reduce = [axis.extent for axis in stage.reduce]
     return {
-        "flops": sketch.flops,
+        "flops": sketch.work,
         "bytes": variable + constant + output,
         "output_elements": math.prod(spatial),
         "vector_extent": vector.extent,

@@ -11,9 +11,9 @@ import onnx
 
 from graph.layers import Layer, layer
 from graph.model import Graph, inner_nodes, read_graph
-from graph.onnx_file import DOMAIN
+from graph.moves import MOVES
 from graph.shapes import Shape
-from graph.tunable import TUNABLE
+from graph.tunable import TUNABLE, is_tunable
 from ir.errors import UserError
 from ir.task import Task, task
 
@@ -85,7 +85,7 @@ def _layers(graph: Graph) -> tuple[list[Layer], list[Refusal]]:
     refusals: list[Refusal] = []
     taken: set[str] = set()
     for node in reversed(graph.nodes):
-        if node.op_type in TUNABLE and node.domain in DOMAIN:
+        if is_tunable(graph, node):
             try:
                 layers.append(layer(graph, node, taken))
                 taken.update(layers[-1].nodes)
@@ -101,7 +101,7 @@ def _unsupported(graph: Graph) -> Iterator[Refusal]:
         elif node.op_type in NOT_TUNABLE:
             yield Refusal(node.op_type, node.name, "there is no task for this operator yet")
         for inner in inner_nodes(node):
-            if inner.op_type in NOT_TUNABLE or inner.op_type in TUNABLE:
+            if inner.op_type in NOT_TUNABLE or (inner.op_type in TUNABLE and inner.op_type not in MOVES):
                 yield Refusal(inner.op_type, inner.name or inner.output[0], f"inside {node.op_type} {node.name!r}, which decides at run time")
 
 

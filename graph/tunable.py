@@ -6,15 +6,22 @@ from onnx import NodeProto, TensorProto, helper
 
 from graph.heavy import HEAVY, Heavy
 from graph.model import Graph
+from graph.moves import MOVES, moved_inputs, moves_data
+from graph.onnx_file import DOMAIN
 from graph.rows import ROWS
 from ir.errors import Unsupported
 
-TUNABLE = {**HEAVY, **ROWS}
+TUNABLE = {**HEAVY, **ROWS, **MOVES}
+
+
+def is_tunable(graph: Graph, node: NodeProto) -> bool:
+    """Whether the node is one of those, and has work to do."""
+    return node.op_type in TUNABLE and node.domain in DOMAIN and (node.op_type not in MOVES or moves_data(graph, node))
 
 
 def tunable(graph: Graph, node: NodeProto) -> Heavy:
     """The node, an operator of `TUNABLE`, as operator text; `Unsupported` says why it cannot be expressed."""
-    for name in filter(None, node.input):
+    for name in filter(None, moved_inputs(node) if node.op_type in MOVES else node.input):
         if graph.types.get(name) != TensorProto.FLOAT:
             found = helper.tensor_dtype_to_string(graph.types[name]) if name in graph.types else "an unknown type"
             raise Unsupported(f"{name!r} is {found.removeprefix('TensorProto.').lower()}, only float (fp32) can be tuned")

@@ -94,7 +94,7 @@ def exact_type(of: Tensor | Constant) -> np.dtype[Any]:
 
 
 def interpret_stage(stage: Stage, values: Mapping[str, Values]) -> Values:
-    """The stage's output from the tensors that it reads, by name."""
+    """The stage's output from the tensors that it reads, and the parts of it that stages before have filled, by name."""
     axes = (*stage.spatial, *stage.reduce)
     n_spatial = len(stage.spatial)
     if products := multiplied(stage):
@@ -104,7 +104,7 @@ def interpret_stage(stage: Stage, values: Mapping[str, Values]) -> Values:
         result = np.broadcast_to(evaluate(stage.body, values, axes), tuple(axis.extent for axis in axes))
         if stage.reduction is not None:
             result = _REDUCTIONS[stage.reduction](result, axis=tuple(range(n_spatial, len(axes))))
-    return reduced(stage, result)
+    return reduced(stage, result, values.get(stage.output.name))
 
 
 def multiplied(stage: Stage) -> tuple[Read | Table, ...]:
@@ -155,11 +155,13 @@ def _parts(stage: Stage, n_elements: int) -> list[slice]:
     return [slice(start, min(start + step, extent)) for start in range(0, extent, step)]
 
 
-def reduced(stage: Stage, result: Values) -> Values:
-    """The stage's output from an array with a dimension a spatial axis."""
+def reduced(stage: Stage, result: Values, others: Values | None = None) -> Values:
+    """The stage's output from an array with a dimension a spatial axis; `others`: the output with parts that other stages have filled."""
     shape = stage.output.shape
     nothing = np.nan if result.dtype.kind == "f" else 0
     output = np.full([max(size, index.range[1] + 1) for size, index in zip(shape, stage.indices, strict=True)], nothing, result.dtype)
+    if others is not None:
+        output[tuple(map(slice, shape))] = others
     window, window_axes = _window(stage.write, {stage.output.name: output})
     order = [stage.spatial.index(axis) for axis in window_axes]
     window[...] = np.transpose(result, order)
@@ -190,7 +192,7 @@ def _window(read: Read, values: Mapping[str, Values]) -> tuple[Values, tuple[Axi
     ranges = [index.range for index in read.indices]
     padding = [(max(0, -low), max(0, high + 1 - size)) for (low, high), size in zip(ranges, array.shape, strict=True)]
     if any(before or after for before, after in padding):
-        array = np.pad(array, padding, constant_values=read.outside)
+        array = np.pad(array, padding, constant_values=read.outside) if read.beyond == "value" else np.pad(array, padding, mode=read.beyond)
     start = array[tuple(slice(index.constant + before, None) for index, (before, _) in zip(read.indices, padding, strict=True))]
     strides = [sum(index.factor(axis) * stride for index, stride in zip(read.indices, array.strides, strict=True)) for axis in read.axes]
     shape = tuple(axis.extent for axis in read.axes)

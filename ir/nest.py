@@ -90,6 +90,14 @@ class Store:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """`target[..., j, i] = source[..., i, j]`, between register tiles whose last two dimensions are whole vectors."""
+
+    source: Buffer
+    target: Buffer
+
+
+@dataclass(frozen=True)
 class For:
     """`body` for 0 <= variable < extent. `kind` is "serial", "parallel", "unrolled" or "vector"; the last two have constant extents."""
 
@@ -106,7 +114,7 @@ class If:
     otherwise: tuple[Statement, ...] = ()
 
 
-Statement: TypeAlias = Union[Store, For, If]
+Statement: TypeAlias = Union[Store, Turn, For, If]
 
 
 @dataclass(frozen=True)
@@ -171,6 +179,8 @@ def _print(body: Sequence[Statement], depth: int, lines: list[str]) -> None:
                 if otherwise:
                     lines.append(f"{indent}else:")
                     _print(otherwise, depth + 1, lines)
+            case Turn(source, target):
+                lines.append(f"{indent}{target.name} = {source.name} turned over")
             case Store(buffer, indices, value, reduction, guard, streamed):
                 where = "" if guard == 1 else f" where {text(guard)}"
                 lines.append(f"{indent}{'stream ' if streamed else ''}{_place(buffer, indices)} {_ASSIGN[reduction]} {_value_text(value)}{where}")

@@ -15,8 +15,9 @@ from ir.convolution import KERNEL, LAYOUTS, SPATIAL, capsule_conv2d, conv1d, con
 from ir.elementwise import elementwise, parse_shapes, parse_types, parse_value, write_shapes, write_types, write_value
 from ir.epilogue import EPILOGUE
 from ir.errors import UserError
+from ir.movement import PAD_MODES, any_real, concat, cut, image_layout, pack, pad, transpose, write_any_real
 from ir.normalization import IMAGE_LAYOUTS, batch_norm, instance_norm, layer_norm, log_softmax, rms_norm, softmax
-from ir.parameters import Parameter, any_sizes, index, one_of, positive_real, quoted, size, sizes, write_every_size, write_real, write_sizes
+from ir.parameters import MAX_EXTENT, Parameter, any_sizes, index, one_of, positive_real, quoted, size, sizes, write_every_size, write_real, write_sizes
 from ir.pooling import average_pool2d, global_average_pool, global_max_pool, max_pool2d
 from ir.program import FLOAT, Program
 from ir.reduction import FUNCTIONS, reduce
@@ -59,6 +60,8 @@ _B = one_of("constant", "variable")
 _PLANE = _convolution(2)
 _SHAPE = Parameter(any_sizes(1, most=8), write=write_every_size)
 _AXES = Parameter(any_sizes(0, most=8), write=write_every_size)
+_POSITIONS = Parameter(any_sizes(-MAX_EXTENT, most=8), write=write_every_size)
+_SHAPES = Parameter(parse_shapes, write=write_shapes)
 _EPSILON = Parameter(positive_real, "1e-5", write_real)
 _IMAGES = _named_sizes("n", "c", "h", "w")
 _IMAGE_LAYOUT = Parameter(one_of(*IMAGE_LAYOUTS), IMAGE_LAYOUTS[0])
@@ -136,11 +139,30 @@ OPERATORS = {
         Operator(
             "elementwise",
             {
-                "shapes": Parameter(parse_shapes, write=write_shapes),
+                "shapes": _SHAPES,
                 "types": Parameter(parse_types, FLOAT, write_types, silent=True),
                 "value": Parameter(parse_value, write=write_value),
             },
             elementwise,
+        ),
+        Operator("transpose", {"shape": _SHAPE, "axes": _AXES}, transpose),
+        Operator(
+            "pad",
+            {
+                "shape": _SHAPE,
+                "before": _AXES,
+                "after": _AXES,
+                "mode": Parameter(one_of(*PAD_MODES), "constant"),
+                "value": Parameter(any_real, "0", write_any_real),
+            },
+            pad,
+        ),
+        Operator("slice", {"shape": _SHAPE, "starts": _POSITIONS, "stops": _POSITIONS, "steps": _POSITIONS}, cut),
+        Operator("concat", {"shapes": _SHAPES, "axis": Parameter(index)}, concat),
+        Operator(
+            "pack",
+            {"shape": _SHAPE, "from": Parameter(image_layout), "to": Parameter(image_layout)},
+            lambda **given: pack(given["shape"], given["from"], given["to"]),
         ),
     )
 }

@@ -2,6 +2,7 @@
 
 A program is a chain of stages. A stage fills its output tensor: for every point of its spatial axes it reduces (or just
 evaluates) a body over its reduce axes. Indices are affine in the axes; reading outside a tensor gives zero, or what the read says (padding).
+Several stages may each fill a part of the result, as those of a concatenation do.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, Union
+from typing import Literal, TypeAlias, Union
 
 from ir.expression import Expr, Symbol, add, mul, symbol
 
@@ -125,13 +126,19 @@ class Table:
             yield tuple(sorted(((column, number) for column, number in enumerate(row) if number), key=lambda term: term[1] != 1))
 
 
+# What a read gives where its indices leave the tensor: a number, the nearest element, or the one as far on the inner side of the first or last element.
+Beyond: TypeAlias = Literal["value", "edge", "reflect"]
+
+
 @dataclass(frozen=True)
 class Read:
-    """The element of `tensor` at `indices`; `outside` where they leave it."""
+    """The element of `tensor` at `indices`; where they leave it, what `beyond` says: "value" is `outside`. Indices that are
+    reflected leave the tensor by less than its size."""
 
     tensor: Tensor
     indices: tuple[Affine, ...]
     outside: float = 0.0
+    beyond: Beyond = "value"
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -210,8 +217,8 @@ def n_applies(value: Value) -> int:
 class Stage:
     """`output[indices] = reduction of body over reduce axes`, for every point of the spatial axes.
 
-    `reduction` is one of `REDUCTIONS`, or None where there are no reduce axes. The indices reach each output element exactly once; what they
-    reach outside of it is dropped.
+    `reduction` is one of `REDUCTIONS`, or None where there are no reduce axes. The indices of all stages with the same output reach each of its elements
+    exactly once; what they reach outside of it is dropped.
 
     A transform is a sum over the columns of tables alone, its body the product of the tables and one read; it is computed table by table.
     """
@@ -254,13 +261,16 @@ class Stage:
         return result
 
     @property
+    def n_points(self) -> int:
+        return math.prod(axis.extent for axis in (*self.spatial, *self.reduce))
+
+    @property
     def flops(self) -> int:
         """Floating-point operations, a multiply-add counted as two."""
         if self.tables:
             count = self.n_operations
             return (count["add"] + count["multiply"] + 2 * count["fma"]) * math.prod(axis.extent for axis in self.looped)
-        points = math.prod(axis.extent for axis in (*self.spatial, *self.reduce))
-        return points * (n_applies(self.body) + (self.reduction is not None))
+        return self.n_points * (n_applies(self.body) + (self.reduction is not None))
 
 
 @dataclass(frozen=True)
@@ -282,9 +292,20 @@ class Program:
         return sum(stage.flops for stage in heavy or self.stages)
 
     @property
+    def between(self) -> tuple[Tensor, ...]:
+        """What stages hand on to later ones."""
+        return tuple(dict.fromkeys(stage.output for stage in self.stages if stage.output != self.output))
+
+    @property
+    def work(self) -> int:
+        """What throughput counts: flops, or the elements of the result where data are only moved."""
+        return self.flops or math.prod(self.output.shape)
+
+    @property
     def n_bytes(self) -> int:
-        """Inputs read once and the result written once."""
-        return sum(tensor.n_bytes for tensor in (*self.inputs, self.output))
+        """The result written once, and inputs read once: all of them, or of data that are only moved those elements that are."""
+        inputs = sum(tensor.n_bytes for tensor in self.inputs)
+        return self.output.n_bytes + (inputs if self.flops else min(inputs, self.output.n_bytes))
 
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}

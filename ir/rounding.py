@@ -37,6 +37,8 @@ def tolerance(program: Program, inputs: Mapping[str, Values]) -> Doubles:
 
 
 def _tolerance(program: Program, inputs: Mapping[str, Values]) -> Doubles:
+    if not program.flops:  # what is only moved is exact
+        return np.zeros(program.output.shape)
     values = exact_inputs(program, inputs)
     errors: dict[str, Doubles] = {}
     for stage in program.stages:

@@ -22,6 +22,20 @@ class Task:
     def flops(self) -> int:
         return self.program.flops
 
+    @cached_property
+    def work(self) -> int:
+        """What throughput counts; see `ir.program.Program.work`."""
+        return self.program.work
+
+    @property
+    def speed_unit(self) -> str:
+        """Of what `speed` gives: data that are only moved have no flops."""
+        return "GFLOP/s" if self.flops else "GB/s"
+
+    def speed(self, seconds: float) -> float:
+        """As people read it, for one run in so many seconds."""
+        return 1e-9 * (self.flops or self.program.n_bytes) / seconds
+
 
 def task(text: str, count: int = 1, name: str = "") -> Task:
     """The task of an operator text; `UserError` if there is none."""

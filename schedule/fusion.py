@@ -60,25 +60,21 @@ def _is_epilogue(stage: Stage, follower: Stage, later: list[Stage]) -> bool:
 def shared_axes(program: Program) -> tuple[Axis, ...]:
     """Axes that every stage has and along which each works on its own part of what the others hand on, in the order in which all have them."""
     first, *rest = program.stages
-    accesses = list(_accesses_between(program))
+    accesses = list(_accesses(program))
     found: list[Axis] = []
     for axis in first.spatial:
-        if all(axis in stage.spatial for stage in rest) and all(_is_own_dimension(accesses, tensor, axis) for tensor in _between(program)):
+        if all(axis in stage.spatial for stage in rest) and all(_is_own_dimension(accesses, tensor, axis) for tensor in (*program.between, program.output)):
             found.append(axis)
     in_order = all(found == sorted(found, key=stage.spatial.index) for stage in rest)
     is_padded = any(read.padded for read in accesses)
     return tuple(found) if in_order and not is_padded else ()
 
 
-def _between(program: Program) -> list[Tensor]:
-    return [stage.output for stage in program.stages[:-1]]
-
-
-def _accesses_between(program: Program) -> Iterator[Read]:
-    """Of intermediate tensors."""
-    between = set(_between(program))
+def _accesses(program: Program) -> Iterator[Read]:
+    """Of what stages write."""
+    written = {*program.between, program.output}
     for stage in program.stages:
-        yield from (read for read in (stage.write, *reads(stage.body)) if read.tensor in between)
+        yield from (read for read in (stage.write, *reads(stage.body)) if read.tensor in written)
 
 
 def _is_own_dimension(accesses: list[Read], tensor: Tensor, axis: Axis) -> bool:
@@ -93,7 +89,7 @@ def _is_own_dimension(accesses: list[Read], tensor: Tensor, axis: Axis) -> bool:
 def with_innermost(program: Program, axis: Axis) -> Program:
     """The same program with every tensor that one group of stages hands to another, and that has a dimension of this axis, contiguous along it."""
     moved: dict[str, int] = {}
-    turned = {name for group in groups(program)[:-1] for name in (group.stage.output.name, *group.handed_on)}
+    turned = {name for group in groups(program)[:-1] for name in (group.stage.output.name, *group.handed_on)} - {program.output.name}
     for stage in (stage for stage in program.stages if stage.output.name in turned):
         place = next((i for i, index in enumerate(stage.indices) if index == affine(axis)), None)
         if place is not None:

@@ -28,14 +28,15 @@ DEFAULT_CHUNK = 4  # of these counts, what the default schedule wishes
 def sketches(program: Program, target: Target) -> tuple[Sketch, ...]:
     """All sketches of the program for this machine; the first one holds the default schedule."""
     program = simplify(program)
+    found: tuple[Sketch, ...] = ()  # stages that hand nothing on may as well run one after the other
     first = groups(program)[0].stage
     if len(groups(program)) > 1:
         found = tuple(_fused_sketches(program, target))
-        if found:
+        if found and program.between:
             return found
     named = ((_name(first, vector), program, vector) for vector in _vector_axes(first, target))
     plain = (_sketch(name, version, target, vector) for name, version, vector in (*named, *_split_programs(program, target)))
-    return tuple(replace(sketch, flops=program.flops) for sketch in (*plain, *_winograd_sketches(program, target)))
+    return tuple(replace(sketch, work=program.work) for sketch in (*found, *plain, *_winograd_sketches(program, target)))
 
 
 def _name(stage: Stage, vector: Axis) -> str:
@@ -81,7 +82,7 @@ def _joined(
     for rule in rules:
         default |= rule.default
     space = Space((*columns, *(column for rule in rules for column in rule.columns)), tuple(limit for rule in rules for limit in rule.limits))
-    return Sketch(name, tuple(stages), space, default, program.flops, fused=fused)
+    return Sketch(name, tuple(stages), space, default, program.work, fused=fused)
 
 
 # --- fused stages ---------------------------------------------------------------------------------------------------
@@ -92,7 +93,7 @@ def _fused_sketches(program: Program, target: Target) -> Iterator[Sketch]:
     shared = shared_axes(program)
     if not shared:
         return
-    between = frozenset(name for group in groups(program)[:-1] for name in group.handed_on)
+    between = frozenset(name for group in groups(program)[:-1] for name in group.handed_on) - {program.output.name}
     for vector in _first_vector_axes(groups(program)[0].stage, target, between):
         turned = with_innermost(program, vector)
         stages = groups(turned)

@@ -273,7 +273,7 @@ class Sketch:
     stages: tuple[TiledStage, ...]
     space: Space
     default: Mapping[str, int]  # wished values of the default schedule
-    flops: int  # of the task, however many the stages have
+    work: int  # flops of the task, however many the stages have, or the elements that it moves
     beforehand: tuple[TiledStage, ...] = ()
     fused: tuple[Axis, ...] = ()
 
@@ -298,9 +298,18 @@ class Sketch:
         return " ".join(f"{symbol.name}={number}" for symbol, number in zip(self.space.symbols, row, strict=True))
 
 
+def turned_axis(read: Read, stage: Stage, vector: Axis) -> Axis | None:
+    """The axis along which a stage without reduction loads vectors of an input whose elements lie apart along the vector axis, to turn rows and columns
+    of the register tile over: the one along which the input is contiguous. None where there is no such axis or no need, as for
+    what is packed beforehand."""
+    if stage.reduce or read.tensor.constant or abs(read.stride(vector)) <= 1:
+        return None
+    return next((axis for axis in read.axes if axis != vector and read.stride(axis) == 1), None)
+
+
 def handed_on(stages: Sequence[TiledStage]) -> list[tuple[TiledStage, Read]]:
-    """What the stages of a sketch store for one another: the results of all but the last, and what they keep."""
-    return [(stage, stage.write) for stage in stages[:-1]] + [(stage, stage.keeps) for stage in stages if stage.keeps]
+    """What the stages of a sketch store for one another: results other than the last stage's, and what they keep."""
+    return [(stage, stage.write) for stage in stages if stage.result != stages[-1].result] + [(stage, stage.keeps) for stage in stages if stage.keeps]
 
 
 def permutations(axes: tuple[Axis, ...]) -> list[tuple[Axis, ...]]:

@@ -33,6 +33,7 @@ from schedule.sketch import (
     TiledStage,
     Tiling,
     alike_permutations,
+    turned_axis,
 )
 from schedule.space import Column, sizes_up_to
 from schedule.target import Target
@@ -176,16 +177,18 @@ class StageRule:
         if self.stage.tables:
             return {axis: lanes if axis == self.vector else axis.extent if axis in self.stage.written_out else 1 for axis in self.stage.spatial}
         tile: dict[Axis, Expr] = {}
+        turned = {axis for read in reads(self.stage.body) if (axis := turned_axis(read, self.stage, self.vector))}
         vectors: Expr = copies
         room: Expr = registers - 2
         if not self.is_across:
             most = min(MAX_VECTORS, (registers - 1) // 2, -(-self.vector.extent // lanes))
-            tile[self.vector] = self._register(self.vector, tuple(lanes * n for n in range(1, most + 1)), None, lanes * min(2, most))
+            tile[self.vector] = self._register(self.vector, tuple(lanes * n for n in range(1, most + 1)), None, lanes * (1 if turned else min(2, most)))
             vectors = floor_div(tile[self.vector], lanes)
             room = sub(registers - 1, vectors)
         for number, axis in enumerate(axis for axis in reversed(self.stage.spatial) if axis != self.vector):
             sizes = tuple(range(1, min(axis.extent, MAX_REGISTER_TILE, registers - 2) + 1))
-            tile[axis] = self._register(axis, sizes, floor_div(room, vectors), 1 if number or not self.stage.reduce or self.is_across else min(8, axis.extent))
+            first = 1 if number or not self.stage.reduce or self.is_across else 8
+            tile[axis] = self._register(axis, sizes, floor_div(room, vectors), min(lanes if axis in turned else first, sizes[-1]))
             vectors = mul(vectors, tile[axis])
         return tile
 
@@ -250,9 +253,10 @@ class StageRule:
         levels = tuple(range(len(PACK_LEVELS)))
         if all(tiling.sizes[0] == tiling.sizes[-1] for axis, tiling in tilings.items() if axis in self.stage.reduce):
             levels = levels[:-1]  # one slice: the same as packing for a block
-        if read.padded or (self.vector in read.axes and read.stride(self.vector) != 1):
+        needs_care = read.padded or (self.vector in read.axes and read.stride(self.vector) != 1)
+        if needs_care and self.stage.reduce:
             levels = levels[1:]  # packing is what brings the padding in, and what makes lanes contiguous
-        elif set(read.axes) == {*self.stage.spatial, *self.stage.reduce}:
+        elif needs_care or set(read.axes) == {*self.stage.spatial, *self.stage.reduce}:
             levels = levels[:1]  # what is read once need not be packed
         block = PACK_LEVELS.index("block")
         n_slices = mul(*(tilings[axis].count(0) for axis in self.stage.reduce))

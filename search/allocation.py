@@ -22,7 +22,7 @@ class TaskProgress:
     """How far one task is: its best seconds after each batch, and whether it may still be given trials."""
 
     weight: float  # times the network runs it
-    flops: float
+    work: float  # of which throughput is the rate
     best_seconds: list[float] = field(default_factory=list)
     n_trials: list[int] = field(default_factory=list)
     open: bool = True
@@ -36,7 +36,7 @@ class TaskProgress:
         trials = max(self.n_trials[-1] - self.n_trials[back], 1)
         earlier = self.best_seconds[back] if math.isfinite(self.best_seconds[back]) else now
         slope = (earlier - now) / trials
-        hope = min(now / max(self.n_trials[-1], 1), max(now - self.flops / best_throughput, 0.02 * now) / max(self.n_trials[-1], 1))
+        hope = min(now / max(self.n_trials[-1], 1), max(now - self.work / best_throughput, 0.02 * now) / max(self.n_trials[-1], 1))
         return self.weight * (TRUST_IN_HISTORY * slope + (1 - TRUST_IN_HISTORY) * hope)
 
 
@@ -50,5 +50,5 @@ def choose_task(progress: Sequence[TaskProgress], rng: np.random.Generator) -> i
             return i
     if rng.random() < EXPLORE:
         return int(rng.choice(opened))
-    best = max((p.flops / p.best_seconds[-1] for p in progress if p.best_seconds and math.isfinite(p.best_seconds[-1])), default=1.0)
+    best = max((p.work / p.best_seconds[-1] for p in progress if p.best_seconds and math.isfinite(p.best_seconds[-1])), default=1.0)
     return max(opened, key=lambda i: progress[i].gain(best))

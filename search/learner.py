@@ -124,4 +124,4 @@ class Learner:
 
 def throughput(task: Task, seconds: float) -> float:
     """Flops a second; 0 for a candidate that failed."""
-    return task.flops / seconds if math.isfinite(seconds) else 0.0
+    return task.work / seconds if math.isfinite(seconds) else 0.0

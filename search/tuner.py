@@ -158,7 +158,7 @@ class Tuner:
         self._start = time.monotonic()
         self._rng = np.random.default_rng(options.seed)
         self.states = [self._state(number, task, make_search) for number, task in enumerate(tasks)]
-        self._progress = [TaskProgress(task.count, task.flops) for task in tasks]
+        self._progress = [TaskProgress(task.count, task.work) for task in tasks]
 
     # -- the loop
 

@@ -247,6 +247,37 @@ def _calls(values: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     )
 
 
+@st.composite
+def movement_texts(draw: st.DrawFn, most: int = 40) -> str:
+    """Data that are only moved."""
+    name = draw(st.sampled_from(["transpose", "pad", "slice", "concat", "pack"]))
+    if name == "pack":
+        layouts = draw(st.permutations([draw(st.sampled_from(["nchw4c", "nchw16c", "nchw3c", "nhwc"])), draw(st.sampled_from(["nchw", "nhwc"]))]))
+        layouts = ["nhwc", "nchw"] if layouts[0] == layouts[1] else layouts
+        n, c, h, w = draw(st.integers(1, 2)), draw(st.sampled_from([1, 3, 16, 20])), draw(st.integers(1, most // 2)), draw(st.integers(1, most // 2))
+        return written(name, {"shape": _by((n, h, w, c) if layouts[0] == "nhwc" else (n, c, h, w)), "from": layouts[0], "to": layouts[1]})
+    shape = draw(st.lists(st.one_of(st.sampled_from([1, 2, 3, 16, 17]), st.integers(1, most)), min_size=1, max_size=4))
+    places = range(len(shape))
+    if name == "transpose":
+        return written(name, {"shape": _by(shape), "axes": _by(draw(st.permutations(places)))})
+    if name == "concat":
+        axis = draw(st.sampled_from(places))
+        sizes = [shape[axis], *draw(st.lists(st.sampled_from([1, 2, 16, 19]), min_size=1, max_size=3))]
+        return written(name, {"shapes": ".".join(_by((*shape[:axis], size, *shape[axis + 1 :])) for size in sizes), "axis": str(axis)})
+    if name == "pad":
+        mode = draw(st.sampled_from(["constant", "reflect", "edge"]))
+        before, after = ([draw(st.integers(0, min(7, size - 1 if mode == "reflect" else 7))) for size in shape] for _ in range(2))
+        value = draw(st.sampled_from(["0", "-inf", "nan", "-0", "1.5e-7"])) if mode == "constant" else "0"
+        return written(name, {"shape": _by(shape), "before": _by(before), "after": _by(after), "mode": mode, "value": value})
+    steps = [draw(st.sampled_from([1, 1, 2, 3, -1, -2])) for _ in shape]
+    starts = [draw(st.integers(-size, size - 1)) for size in shape]
+    firsts = [start % size for start, size in zip(starts, shape, strict=True)]
+    # Beyond the first by one element at least; what lies before element 0 is written as -size - 1.
+    few = [draw(st.integers(1, size)) for size in shape]
+    stops = [first + n if step > 0 else first - n if first >= n else -size - 1 for first, n, step, size in zip(firsts, few, steps, shape, strict=True)]
+    return written(name, {"shape": _by(shape), "starts": _by(starts), "stops": _by(stops), "steps": _by(steps)})
+
+
 def _by(numbers: Iterable[int]) -> str:
     return "x".join(map(str, numbers))
 
@@ -270,7 +301,8 @@ def product_texts(most: int = 40) -> st.SearchStrategy[str]:
 
 
 def operator_texts(most: int = 40) -> st.SearchStrategy[str]:
-    return st.one_of(product_texts(most), product_texts(most), reduce_texts(most), row_texts(most), pool_texts(), elementwise_texts(most), typed_texts(most))
+    rest = (reduce_texts(most), row_texts(most), pool_texts(), elementwise_texts(most), typed_texts(most), movement_texts(most))
+    return st.one_of(product_texts(most), product_texts(most), *rest)
 
 
 @st.composite

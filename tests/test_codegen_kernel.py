@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llvmlite import binding as llvm
-from operator_samples import extremes, operator_texts, random_inputs
+from operator_samples import extremes, movement_texts, operator_texts, random_inputs
 
 from codegen.check import Guards, Reference, check_output
 from codegen.kernel import Array, Code, Kernel, aligned_empty, build, find_sketch
@@ -99,6 +99,26 @@ def test_casts_of_extremes(name: str, source: str) -> None:
         check_output(out, expected(problem.program, sketch, {"a": given_}))
 
 
+@pytest.mark.parametrize("name", TARGETS)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(text=movement_texts(), seed=st.integers(0, 1 << 30))
+def test_data_are_moved_to_the_bit(name: str, text: str, seed: int) -> None:
+    """Whatever the bits are: zeros with a sign, infinities, and NaN with the numbers that they carry."""
+    target, rng, problem = TARGETS[name], np.random.default_rng(seed), task(text)
+    if target is None:
+        pytest.skip(f"this machine cannot run code for {name}")
+    bits = {
+        tensor.name: rng.choice(np.array([0, 1 << 31, 0x7F800000, 0xFF800000, 0x7FC12345, 1, 0x3F800000], np.uint32), tensor.shape)
+        for tensor in problem.program.inputs
+    }
+    inputs = {each: array.view(np.float32) for each, array in bits.items()}
+    sketch = rng.choice(np.array(sketches(problem.program, target), dtype=object))
+    found = run_guarded(build(problem, sketch, rng.choice(sketch.space.sample(1, rng)), target), inputs).view(np.uint32)
+    with np.errstate(invalid="ignore"):
+        expected = interpret(problem.program, inputs).astype(np.float32).view(np.uint32)
+    assert np.array_equal(found, expected)
+
+
 # Shapes that the random ones seldom have: larger than a block, and every kind of program with its default schedule.
 PROGRAMS = [
     "matmul:m=70,n=130,k=300,epilogue=bias+relu",
@@ -113,6 +133,9 @@ PROGRAMS = [
     "conv2d:c=48,h=28,w=28,k=48,r=3,s=3,pad=1,groups=48,epilogue=bias+clip0:6",
     "conv2d:c=3,h=64,w=64,k=16,r=7,s=7,stride=2,pad=3x2x3x2,epilogue=relu",
     "conv2d:c=16,h=20,w=20,k=32,r=3,s=3,groups=4,dilation=2,pad=0x1x2x3",
+    "transpose:shape=30x70x50,axes=2x0x1",
+    "pad:shape=3x50x50,before=0x3x5,after=0x7x9,mode=reflect",
+    "pack:shape=1x30x31x50,from=nhwc,to=nchw16c",
 ]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operator_samples import elementwise_texts, pool_texts, product_texts, reduce_texts, row_texts, typed_texts
+from operator_samples import elementwise_texts, movement_texts, pool_texts, product_texts, reduce_texts, row_texts, typed_texts
 
 from codegen.lower import lower
 from costmodel.access import LINE_BYTES
@@ -25,7 +25,7 @@ from ir.nest import Call, For, Load, Nest, NestValue, Statement, Store
 from ir.program import FLOAT_BYTES, Apply, Constant, Value, reads
 from ir.task import Task, task
 from schedule.rules import sketches
-from schedule.sketch import BANDS, PACK_LEVELS, Sketch, TiledStage
+from schedule.sketch import BANDS, PACK_LEVELS, Sketch, TiledStage, turned_axis
 from schedule.target import Target
 
 TARGET = Target("generic", "", lanes=16, vector_registers=32, l1_bytes=48 << 10, l2_bytes=1 << 20, l3_bytes=32 << 20, threads=2)
@@ -105,7 +105,7 @@ class Candidate:
 
 @st.composite
 def candidates(draw: st.DrawFn) -> Candidate:
-    small = (product_texts(16), reduce_texts(16), elementwise_texts(16), typed_texts(16), row_texts(12), pool_texts(8))
+    small = (product_texts(16), reduce_texts(16), elementwise_texts(16), typed_texts(16), row_texts(12), pool_texts(8), movement_texts(16))
     found = task(draw(st.one_of(_matmul(), _conv2d(), _conv2d(), _winograd(), _split(), *small)))
     target = draw(st.sampled_from([TARGET, SMALL_TARGET]))
     sketch = draw(st.sampled_from(sketches(found.program, target)))
@@ -126,7 +126,9 @@ class StageTrace:
         own = {self.output, f"{prefix}accumulator", *(f"{prefix}{operand.read.tensor.name}_packed" for operand in tiled.operands)}
         self.loops = [run for run in found.loops if (*run.around, run.loop)[0].variable.name == chunk and run.loop.variable.name.startswith(prefix)]
         of_loop = [execution for execution in found.stores if execution.loops[0].variable.name == chunk]
-        self.stores = [execution for execution in of_loop if execution.store.buffer.name in own] if fused else of_loop
+        mine = [execution for execution in of_loop if all(loop.variable.name.startswith(prefix) for loop in execution.loops[1:])]
+        self.stores = [execution for execution in mine if execution.store.buffer.name in own] if fused else of_loop
+        self.rows = [e for e in mine if is_row(e)]
         self.updates = [e for e in self.stores if e.store.buffer.scope == "register" and e.store.reduction]
         self.starts = [e for e in self.stores if e.store.buffer.scope == "register" and isinstance(e.store.value, Constant)]
         self.reloads = [e for e in self.stores if e.store.buffer.scope == "register" and e.store.reduction is None and isinstance(e.store.value, Load)]
@@ -186,8 +188,9 @@ class StageTrace:
 
     @property
     def is_confined(self) -> bool:
-        """Whether some loop leaves out padding, or guards do: then less is touched than by a whole box, which is what footprints describe."""
-        if self.stage.tables:
+        """Whether some loop leaves out padding, or guards do, or it is made of what is inside: then less is touched than by a whole box, which is what
+        footprints describe."""
+        if self.stage.tables or not self.stage.reduce:
             return any(access.padded for access in (self.stage.write, *reads(self.stage.body)))
         return self.stage.write.padded or any(self.tiled.is_confined(window) for window in self.tiled.windows)
 
@@ -208,10 +211,10 @@ def stage_traces(candidate: Candidate) -> Iterator[tuple[str, StageTrace]]:
 
 
 def slots_are_the_stage_with_most_work_and_the_sum_of_the_others(candidate: Candidate) -> None:
-    quantities, flops = candidate.quantities, [tiled.stage.flops for tiled in candidate.stages]
-    main = flops.index(max(flops))
+    quantities, work = candidate.quantities, [(tiled.stage.flops, tiled.stage.n_points) for tiled in candidate.stages]
+    main = work.index(max(work))
     for name in (name.removeprefix("stage0.") for name in quantities if name.startswith("stage0.")):
-        by_stage = [quantities[f"stage{number}.{name}"] for number in range(len(flops))]
+        by_stage = [quantities[f"stage{number}.{name}"] for number in range(len(work))]
         assert quantities[f"compute.{name}"] == by_stage[main]
         assert quantities.get(f"final.{name}", 0) == sum(by_stage) - by_stage[main]
 
@@ -299,7 +302,7 @@ def operand_loads(found: StageTrace, role: str) -> list[tuple[Executions, Load, 
     operand = operands_by_role(found.tiled)[role]
     names = {operand.read.tensor.name, f"{found.prefix}{operand.read.tensor.name}_packed"}
     result = []
-    for execution in found.stores if found.stage.tables else found.updates or found.finishes:
+    for execution in found.stores if found.stage.tables else found.updates or found.finishes + found.rows:
         loads = [(load, addresses) for load, addresses in memory_loads(execution) if load.buffer.name in names]
         for load, addresses in loads if found.stage.tables else loads[:1]:
             result.append((replace(execution, points=execution.points[execution.evaluate(load.guard) != 0]), load, addresses))
@@ -381,17 +384,32 @@ def loads_of_a_step_are_exact(candidate: Candidate) -> None:
             if role == "output":
                 continue
             total = step = 0
-            for groups, addresses in steps(found, accesses):
-                total += len(np.unique(np.column_stack([groups, addresses]), axis=0))
-                step = max(step, most_distinct(groups, addresses))
-            by_element = candidate.target.lanes if quantities[f"{slot}.{role}.vector_stride"] > 1 else 1
-            if found.stage.tables and found.is_confined:
-                assert step * by_element <= quantities[f"{slot}.{role}.loads"]
-                assert total * by_element <= quantities[f"{slot}.{role}.load_instructions"]
+            for (groups, addresses), each in zip(steps(found, accesses), by_element(found, role, quantities[f"{slot}.{role}.vector_stride"]), strict=True):
+                total += len(np.unique(np.column_stack([groups, addresses]), axis=0)) * each
+                step = max(step, most_distinct(groups, addresses) * each)
+            if found.is_confined and (found.stage.tables or not found.stage.reduce):
+                assert step <= quantities[f"{slot}.{role}.loads"]
+                assert total <= quantities[f"{slot}.{role}.load_instructions"]
                 continue
             if total and not found.tiled.is_across:  # a window may lie wholly in the padding
-                assert quantities[f"{slot}.{role}.loads"] == step * by_element
-            assert quantities[f"{slot}.{role}.load_instructions"] == total * by_element
+                assert quantities[f"{slot}.{role}.loads"] == step
+            assert quantities[f"{slot}.{role}.load_instructions"] == total
+
+
+def by_element(found: StageTrace, role: str, vector_stride: int) -> list[int]:
+    """For each statement of `operand_loads`, or for all of a transform: the loads of a vector, many where neighbouring lanes lie apart."""
+    if found.stage.tables:
+        return [found.lanes if vector_stride > 1 else 1]
+    if found.stage.reduce:
+        return [found.lanes if vector_stride > 1 else 1 for _ in operand_loads(found, role)]
+    operand = operands_by_role(found.tiled)[role]
+    apart = abs(operand.read.stride(found.tiled.vector)) > 1 and PACK_LEVELS[operand.level] == "none"
+    return [found.lanes if apart and not is_row(execution) else 1 for execution, _, _ in operand_loads(found, role)]
+
+
+def is_row(execution: Executions) -> bool:
+    """Of a register tile that is turned over."""
+    return "_rows" in execution.store.buffer.name
 
 
 def loads_of_an_unrolled_body_are_exact(candidate: Candidate) -> None:
@@ -400,8 +418,8 @@ def loads_of_an_unrolled_body_are_exact(candidate: Candidate) -> None:
         loads = 0
         for role in operands_by_role(found.tiled):
             accesses = [(e, addresses) for e, _, addresses in operand_loads(found, role)]
-            by_element = candidate.target.lanes if quantities.get(f"{slot}.{role}.vector_stride", 1) > 1 else 1
-            loads += max(most_distinct(*pairs) for pairs in steps(found, accesses, rolled=True)) * by_element
+            each_by = by_element(found, role, quantities.get(f"{slot}.{role}.vector_stride", 1))
+            loads += max(most_distinct(*pairs) * each for pairs, each in zip(steps(found, accesses, rolled=True), each_by, strict=True))
         assert found.agrees(loads, quantities[f"{slot}.loads_unrolled"])
 
 
@@ -409,7 +427,10 @@ def strides_are_those_of_the_addresses(candidate: Candidate) -> None:
     quantities = candidate.quantities
     for slot, found in stage_traces(candidate):
         for role in described_roles(found):
+            turned = turned_axis(operands_by_role(found.tiled)[role].read, found.stage, found.tiled.vector)
             for execution, _, addresses in operand_loads(found, role):
+                if turned and not is_row(execution):
+                    continue  # what is left of a tile that is turned over
                 loops = [loop.kind for loop in execution.loops]
                 steps = {"vector_stride": loops.index("vector")}
                 inner = found.columns(execution, ("inner",))
@@ -419,7 +440,9 @@ def strides_are_those_of_the_addresses(candidate: Candidate) -> None:
                     others = group(execution, [i for i in range(len(loops)) if i != column])
                     order = np.lexsort([execution.points[:, column], others])
                     neighbours = np.diff(others[order]) == 0
-                    strides = np.unique(np.diff(addresses[order])[neighbours])
+                    strides = np.unique(np.abs(np.diff(addresses[order])[neighbours]))
+                    if found.is_confined and not found.stage.reduce:
+                        strides = strides[strides == strides.max(initial=0)]  # others are of what is folded back
                     assert set(strides) <= {quantities[f"{slot}.{role}.{name}"]}, (role, name)
 
 
@@ -457,7 +480,7 @@ def size_of_code_and_memory_are_exact(candidate: Candidate) -> None:
 def packing_is_exact(candidate: Candidate) -> None:
     quantities, nest = candidate.quantities, candidate.kernel
     found = candidate.trace
-    tiled = max(candidate.stages, key=lambda tiled: tiled.stage.flops)
+    tiled = max(candidate.stages, key=lambda tiled: (tiled.stage.flops, tiled.stage.n_points))
     prefix = f"s{candidate.stages.index(tiled)}_" if len(candidate.stages) > 1 else ""
     for role, operand in operands_by_role(tiled).items():
         if role not in ROLES:

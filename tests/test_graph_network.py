@@ -13,15 +13,15 @@ from ir.errors import UserError
 node = helper.make_node
 ONES = np.ones((4, 4), np.float32)
 
-# Networks that come with the onnx package, with weights that are constant fills: distinct tasks, layers (pooling and softmax too), and millions of
-# multiply-adds of the others as published for these architectures at 224x224.
+# Networks that come with the onnx package, with weights that are constant fills: distinct tasks, layers (pooling, softmax and concatenation too),
+# and millions of multiply-adds of the others as published for these architectures at 224x224.
 LIGHT = {
     "resnet50": (31, 57, 4089),
     "vgg19": (18, 25, 19632),
-    "squeezenet": (23, 31, 349),
-    "shufflenet": (24, 56, 125),
-    "inception_v1": (62, 73, 1432),
-    "densenet121": (72, 126, 2834),
+    "squeezenet": (27, 39, 349),
+    "shufflenet": (31, 75, 125),
+    "inception_v1": (71, 82, 1432),
+    "densenet121": (130, 184, 2834),
 }
 
 

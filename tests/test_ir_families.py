@@ -14,6 +14,7 @@ from operator_samples import (
     einsum_texts,
     elementwise_texts,
     extremes,
+    movement_texts,
     pool_texts,
     random_inputs,
     reduce_texts,
@@ -26,7 +27,9 @@ from scipy.special import log_softmax, softmax
 
 from codegen.check import Reference, check_output
 from ir.convolution import KERNEL, LAYOUTS, SPATIAL
+from ir.errors import UserError
 from ir.interpreter import interpret
+from ir.movement import block_of
 from ir.operators import OPERATORS, parse_operator
 from ir.program import CASTS, ELEMENT_BYTES, Apply, Constant, Read, Value
 from ir.rounding import tolerance
@@ -358,3 +361,72 @@ def test_what_rounding_may_do_to_integers(value: str, given_: list[float], bound
     program = parse_operator(f"elementwise:shapes={len(given_)},value={value}")[1]
     found = tolerance(program, {"a": np.array(given_, np.float32)})
     assert all(error < 1e-5 if wanted is None else error == wanted for error, wanted in zip(found.tolist(), bound, strict=True)), found
+
+
+# --- data that are only moved ---------------------------------------------------------------------------------------
+
+
+def moved(text: str, inputs: Mapping[str, NDArray]) -> NDArray:
+    """In numpy's own words."""
+    given_, (x, *_) = parameters_of(text), inputs.values()
+    match text.partition(":")[0]:
+        case "transpose":
+            return x.transpose(given_["axes"])
+        case "pad":
+            widths = list(zip(given_["before"], given_["after"], strict=True))
+            return np.pad(x, widths, constant_values=given_["value"]) if given_["mode"] == "constant" else np.pad(x, widths, mode=given_["mode"])
+        case "slice":
+            return x[tuple(slice(*part) for part in zip(given_["starts"], given_["stops"], given_["steps"], strict=True))]
+        case "concat":
+            return np.concatenate(list(inputs.values()), given_["axis"])
+    source, target = given_["from"], given_["to"]
+    if block_of(source):
+        n, blocks, h, w, block = x.shape
+        x = np.moveaxis(x, -1, 2).reshape(n, blocks * block, h, w)[:, : given_["shape"][1]]
+    elif source == "nhwc":
+        x = np.moveaxis(x, -1, 1)
+    if block := block_of(target):
+        x = np.pad(x, ((0, 0), (0, -x.shape[1] % block), (0, 0), (0, 0)))
+        return np.moveaxis(x.reshape(x.shape[0], -1, block, *x.shape[2:]), 2, -1)
+    return np.moveaxis(x, 1, -1) if target == "nhwc" else x
+
+
+@settled
+@given(movement_texts(20))
+def test_moved_data_are_the_same_numbers(text: str) -> None:
+    program = parse_operator(text)[1]
+    inputs = random_inputs(program)
+    for array in inputs.values():
+        array.flat[:: max(1, array.size // 4)] = [-0.0, np.nan, np.inf, -np.inf, 1e-45][: len(array.flat[:: max(1, array.size // 4)])]
+    expected = moved(text, inputs)
+    for each in (program, simplify(program)):
+        found = interpret(each, inputs).reshape(expected.shape).astype(np.float32)
+        assert np.array_equal(found.view(np.int32), np.ascontiguousarray(expected).view(np.int32))
+    assert (program.flops, program.work) == (0, expected.size)
+    assert not tolerance(program, inputs).any()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("transpose:shape=3x4x5,axes=2x0", "transpose: axes=2x0 are not the 3 dimensions of shape=3x4x5, each once"),
+        ("pad:shape=4x5,before=1x2,after=0", "pad: after=0 has 1 numbers for the 2 dimensions of the shape"),
+        ("pad:shape=4x5,before=4x2,after=0x0,mode=reflect", "pad: mode=reflect takes less than the 4 elements of dimension 0, not 4"),
+        ("pad:shape=4,before=1,after=1,value=x", "pad: value='x' is no decimal number such as -1.5, nor inf, -inf or nan"),
+        ("pad:shape=4,before=1,after=1,value=1e39", "pad: value='1e39' is beyond the range of fp32"),
+        ("pad:shape=4,before=1,after=1,value=1,mode=edge", "pad: value=1 is for mode=constant, not for mode=edge"),
+        ("slice:shape=9,starts=3,stops=1,steps=1", "slice: nothing lies from 3 to 1 in steps of 1 in the 9 of dimension 0"),
+        ("slice:shape=9,starts=1,stops=1,steps=0", "slice: steps=0 has a step of 0"),
+        ("concat:shapes=3x4,axis=1", "concat: shapes has one shape, and there is nothing to join it with"),
+        ("concat:shapes=3x4.2x4,axis=1", "concat: shapes=3x4.2x4 differ in more than dimension 1"),
+        ("concat:shapes=3x4.3x4,axis=2", "concat: axis=2 of shapes with 2 dimensions"),
+        ("pack:shape=1x3x4x20,from=nhwc,to=nhwc", "pack: from and to are the same layout, nhwc"),
+        ("pack:shape=1x3x4x20,from=nhwc,to=nchw0c", "pack: to='nchw0c' is neither nchw, nor nhwc, nor nchw<N>c such as nchw16c"),
+        ("pack:shape=1x3x4,from=nhwc,to=nchw8c", "pack: shape=1x3x4 has 3 numbers, an image has n, c, h and w"),
+        ("pack:shape=1x3x4x3,from=nchw16c,to=nchw8c", "pack: from=nchw16c and to=nchw8c are both in blocks of channels, one must be nchw or nhwc"),
+    ],
+)
+def test_what_cannot_be_moved_so_is_said_in_one_line(text: str, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_operator(text)
+    assert str(caught.value) == words

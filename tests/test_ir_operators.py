@@ -20,7 +20,7 @@ STEPS = "bias, add, relu, sigmoid, tanh, gelu, silu, hardswish, leaky<slope>, cl
 KNOWN = (
     "matmul, batch_matmul, einsum, conv1d, conv2d, conv3d, conv_transpose2d, capsule_conv2d, reduce, "
     "softmax, log_softmax, layer_norm, rms_norm, batch_norm, instance_norm, "
-    "max_pool2d, average_pool2d, global_average_pool, global_max_pool, attention, elementwise"
+    "max_pool2d, average_pool2d, global_average_pool, global_max_pool, attention, elementwise, transpose, pad, slice, concat, pack"
 )
 
 

@@ -64,7 +64,7 @@ def test_speed_is_work_over_time() -> None:
 
 def test_task_of_another_version_has_times_but_no_work() -> None:
     found = task_history(trials(2e-3, 1e-3, task=FOREIGN), [], 0)
-    assert (found.flops, found.label, found.unit) == (None, FOREIGN[: MAX_LABEL - 1] + "…" if len(FOREIGN) > MAX_LABEL else FOREIGN, "runs/s")
+    assert (found.task, found.label, found.unit) == (None, FOREIGN[: MAX_LABEL - 1] + "…" if len(FOREIGN) > MAX_LABEL else FOREIGN, "runs/s")
     assert (found.best_speed, found.speedup) == (pytest.approx(1000), pytest.approx(2))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from operator_samples import operator_texts, pool_texts, row_texts
+from operator_samples import movement_texts, operator_texts, pool_texts, row_texts
 
 from codegen.check import random_inputs, reference
 from ir.convolution import RANKS
@@ -24,6 +24,7 @@ INSTALLED = [pytest.param(peer, marks=pytest.mark.skipif(not peer.installed, rea
 PRODUCT = "matmul:m=13,n=40,k=24"
 ATTENTION = "attention:batch=2,heads=3,queries=5,keys=7,dim=8,layout=bihd"
 POOL = "max_pool2d:c=3,h=9,w=8,r=3,s=2,stride=2,pad=1"
+PACKING = "pack:shape=1x3x4x20,from=nhwc,to=nchw16c"
 HOW = [f"{how}, {arena}" for how in ("bound", "passed") for arena in ("arena", "no arena")]
 CONVOLUTION = "conv2d:c=32,h=9,w=8,k=48,r=3,s=3,pad=1"
 
@@ -49,7 +50,7 @@ def answers(peer, text):
 
 
 @pytest.mark.parametrize("peer", INSTALLED)
-@given(text=st.one_of(operator_texts(), row_texts(), pool_texts()).filter(lambda text: "cast_" not in text and "types=" not in text))
+@given(text=st.one_of(operator_texts(), row_texts(), pool_texts(), movement_texts(20)).filter(lambda text: "cast_" not in text and "types=" not in text))
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_setting_of_every_peer_is_right(peer, text):
     found = answers(peer, text)
@@ -90,6 +91,14 @@ def test_pointwise_convolutions_are_right_in_every_layout(peer, layout, epilogue
         ("onnxruntime", "rms_norm:shape=5x7,axes=1", {f"{node}, {how}" for node in ("RMSNormalization", "ReduceMean") for how in HOW}),
         ("onnxruntime", ATTENTION, {f"{node}, {how}" for node in ("Attention", "MatMul", "MultiHeadAttention") for how in HOW}),
         ("onnxruntime", POOL, {f"MaxPool, {how}" for how in HOW}),
+        ("torch", "transpose:shape=5x7x2,axes=2x0x1", {"clone", "out"}),
+        ("torch", "slice:shape=5x7,starts=0x-1,stops=5x0,steps=2x-2", {"flip"}),
+        ("torch", "pad:shape=5x7,before=0x2,after=1x3,mode=reflect", {"pad", "index_select"}),
+        ("torch", "pad:shape=5x7x2x2,before=1x0x0x0,after=0x0x0x0,mode=edge", {"index_select"}),
+        ("torch", "concat:shapes=5x7.5x2,axis=1", {"cat", "out"}),
+        ("torch", PACKING, {"permute"}),
+        ("onnxruntime", "pad:shape=5x7,before=0x2,after=1x3,value=-inf", {f"Pad, {how}" for how in HOW}),
+        ("onnxruntime", PACKING, {f"Transpose, {how}" for how in HOW}),
         ("onnxruntime", "batch_matmul:batch=2,m=3,n=4,k=5", {f"MatMul, {how}" for how in HOW}),
     ],
 )
@@ -100,7 +109,8 @@ def test_settings(name, text, settings):
 
 @pytest.mark.parametrize("peer", INSTALLED)
 @pytest.mark.parametrize(
-    "text", [ATTENTION, ATTENTION.replace("bihd", "bhid"), POOL, POOL.replace("max", "average"), "global_max_pool:c=3,h=4,w=5", "log_softmax:shape=4,axis=0"]
+    "text",
+    [ATTENTION, ATTENTION.replace("bihd", "bhid"), POOL, POOL.replace("max", "average"), "global_max_pool:c=3,h=4,w=5", "log_softmax:shape=4,axis=0", PACKING],
 )
 def test_every_peer_knows_rows_and_pools(peer, text):
     assert answers(peer, text)

@@ -122,9 +122,14 @@ class Result:
             "tasks": [self._task_json(state) for state in self.states],
         }
 
+    def peak_fraction(self, state: TaskState) -> float | None:
+        """Of the machine's multiply-adds; None where nothing is known, or no flops are."""
+        if not state.best_seconds or not state.task.flops:
+            return None
+        return state.task.speed(state.best_seconds) / self.limits.fma_gflops_all.best
+
     def _task_json(self, state: TaskState) -> dict[str, object]:
         best = state.best
-        gflops = state.task.flops / state.best_seconds / 1e9 if state.best_seconds else None
         return {
             "key": state.task.key,
             "name": state.task.name,
@@ -134,8 +139,9 @@ class Result:
             "failed": dict(state.failures),
             "default_seconds": state.default_seconds,
             "best_seconds": state.best_seconds,
-            "best_gflops": gflops,
-            "peak_fraction": gflops / self.limits.fma_gflops_all.best if gflops else None,
+            "best_gflops": 1e-9 * state.task.flops / state.best_seconds if state.best_seconds else None,
+            "best_gb_per_second": 1e-9 * state.task.program.n_bytes / state.best_seconds if state.best_seconds else None,
+            "peak_fraction": self.peak_fraction(state),
             "tuning_seconds": state.tuning_seconds,
             "sketch": best.sketch if best else None,
             "row": list(best.row) if best else None,

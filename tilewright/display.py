@@ -52,8 +52,11 @@ def milliseconds(seconds: float | None) -> str:
     return "–" if seconds is None else f"{1e3 * seconds:.4g} ms"
 
 
-def gflops(task: Task, seconds: float | None) -> str:
-    return "–" if not seconds else f"{task.flops / seconds / 1e9:.1f}"
+def speed(task: Task, seconds: float | None) -> str:
+    """For a column of GFLOP/s; of data that are only moved, with its unit."""
+    if not seconds:
+        return "–"
+    return f"{task.speed(seconds):.1f}" if task.flops else f"{task.speed(seconds):.1f} {task.speed_unit}"
 
 
 def percent(fraction: float | None) -> str:
@@ -64,7 +67,7 @@ def percent(fraction: float | None) -> str:
 
 
 def print_network(network: Network) -> None:
-    total = sum(task.flops * task.count for task in network.tasks)
+    total = max(1, sum(task.flops * task.count for task in network.tasks))
     rows = [
         (i, task.key, task.count, f"{task.flops / 1e6:.1f}", percent(task.flops * task.count / total), task.name if task.name != task.key else "")
         for i, task in enumerate(network.tasks)
@@ -127,7 +130,7 @@ class Watcher:
         status = status_line(progress)
         if self._verbose:
             candidate, seconds = next(reversed(progress.state.measured.items()))
-            rate = f"{progress.state.task.flops / seconds / 1e9:.1f} GFLOP/s" if seconds < float("inf") else "failed"
+            rate = f"{progress.state.task.speed(seconds):.1f} {progress.state.task.speed_unit}" if seconds < float("inf") else "failed"
             self.say(f"{candidate.sketch} {list(candidate.row)}: {rate}")
         if self._live.disable:
             now = time.monotonic()
@@ -141,14 +144,14 @@ class Watcher:
 def status_line(progress: tuner.Progress) -> str:
     """Elapsed, left, task, trials, best, failed."""
     best = progress.state.best_seconds
-    speed = f"{gflops(progress.state.task, best)} GFLOP/s" if best else "nothing yet"
+    rate = f"{progress.state.task.speed(best):.1f} {progress.state.task.speed_unit}" if best else "nothing yet"
     left = seconds_left(progress)
     parts = [
         f"{clock(progress.elapsed_seconds)} elapsed",
         f"{clock(left)} left" if left is not None else "",
         f"task {progress.task_number + 1}/{progress.n_tasks}",
         f"trials {progress.n_trials}" + (f"/{progress.options.max_trials}" if progress.options.max_trials else ""),
-        f"best {speed}",
+        f"best {rate}",
         f"failed {progress.n_failed}",
     ]
     return "  ".join(part for part in parts if part)
@@ -183,10 +186,10 @@ def print_result(result: Result, network: Network) -> bool:
     rows = []
     for i, state in enumerate(result.states):
         speedup = f"{state.default_seconds / state.best_seconds:.2f}×" if state.best_seconds and state.default_seconds else "–"
-        peak = state.task.flops / state.best_seconds / 1e9 / result.limits.fma_gflops_all.best if state.best_seconds else None
+        peak = result.peak_fraction(state)
         rows.append((
             i, state.task.key, state.task.count, state.n_trials, sum(state.failures.values()), milliseconds(state.default_seconds),
-            milliseconds(state.best_seconds), speedup, gflops(state.task, state.best_seconds), percent(peak),
+            milliseconds(state.best_seconds), speedup, speed(state.task, state.best_seconds), percent(peak),
         ))  # fmt: skip
     columns = ("#", "task", "uses", "trials", "failed", "default", "best", "speedup", "GFLOP/s", "of peak")
     print_table("", columns, rows, left=2)
@@ -226,10 +229,11 @@ def print_bench(result: BenchResult) -> bool:
     rows = []
     for bench in result.tasks:
         for row in bench.rows(result.limits):
+            flops = (f"{row.gflops:.1f}", percent(row.peak_fraction)) if bench.task.flops else ("–", "–")
             ratio = f"{row.ratio_to_best_peer:.2f}×" if row.ratio_to_best_peer is not None else "–"
             rows.append((
                 row.task if row.contender == bench.series[0].contender else "", f"{row.contender} {row.setting}".strip(), milliseconds(row.min_seconds),
-                milliseconds(row.median_seconds), f"{row.gflops:.1f}", percent(row.peak_fraction), f"{row.gb_per_second:.1f}", ratio,
+                milliseconds(row.median_seconds), *flops, f"{row.gb_per_second:.1f}", ratio,
                 f"{row.noise_minima:.2f}" if row.contender == bench.series[0].contender else "",
             ))  # fmt: skip
     columns = ("task", "contender", "fastest", "median", "GFLOP/s", "of peak", "GB/s", "best peer / this", "A/A")

@@ -16,7 +16,7 @@ from data.record import Record, Round, Setting, best_of
 from data.store import Store
 from ir.convolution import KERNEL, RANKS, SPATIAL
 from ir.errors import UserError
-from ir.task import task
+from ir.task import Task, task
 
 MAX_LABEL = 48  # characters
 
@@ -27,6 +27,7 @@ SCORES = {
     "top_1": ("top-1", "first choice, of the fastest"),
     "top_5": ("top-5", "best of five, of the fastest"),
 }
+OPTIONS = ("axis", "axes", "before", "after", "mode", "starts", "stops", "steps", "from", "to")  # of an operator on one tensor, that its short name tells
 PARTS = ("search", "build", "measure", "model")  # of the time of a round
 
 
@@ -42,7 +43,7 @@ class TaskHistory:
     key: str
     number: int | None  # as `tilewright best` lists it; None where no trial is valid
     label: str  # the key in short
-    flops: int | None  # None where this version does not know the task
+    task: Task | None  # None where this version does not know it
     trials: pd.DataFrame
     rounds: pd.DataFrame
     default: Record | None  # None where it failed or is not recorded
@@ -67,12 +68,12 @@ class TaskHistory:
     @property
     def unit(self) -> str:
         """Of speeds."""
-        return "runs/s" if self.flops is None else "GFLOP/s"
+        return "runs/s" if self.task is None else self.task.speed_unit
 
     @property
     def work(self) -> float:
         """Speed times seconds."""
-        return 1.0 if self.flops is None else self.flops / 1e9
+        return 1.0 if self.task is None else self.task.speed(1.0)
 
     @property
     def best_seconds(self) -> float:
@@ -224,13 +225,13 @@ def task_history(records: Sequence[Record], rounds: Iterable[Round], number: int
     """The history of one setting from its records (at least one) and rounds, oldest first; `number` is for the task if some trial is valid."""
     key, best = records[0].task, best_of(records)
     try:
-        flops, label = task(key).flops, short_name(key)
+        of, label = task(key), short_name(key)
     except UserError:  # recorded by a version that knows more operators than this one: its times can be shown all the same
-        flops, label = None, key
+        of, label = None, key
     if len(label) > MAX_LABEL:
         label = label[: MAX_LABEL - 1] + "…"
     trials = _trials(records)
-    return TaskHistory(key, None if best is None else number, label, flops, trials, _rounds(rounds, trials), _default(records), best)
+    return TaskHistory(key, None if best is None else number, label, of, trials, _rounds(rounds, trials), _default(records), best)
 
 
 def short_name(key: str) -> str:
@@ -241,7 +242,7 @@ def short_name(key: str) -> str:
         words = _convolution_words(operator, value)
     elif "shape" in value and operator != "reduce":
         words = [f"{operator.replace('_', ' ')} of {value['shape'].replace('x', '×')}"]
-        words += [f"{name} {value[name].replace('x', ', ')}" for name in ("axis", "axes") if name in value]
+        words += [f"{name} {value[name].replace('x', ', ')}" for name in OPTIONS if name in value]
     elif operator == "attention":
         words = [f"attention of {value['heads']} heads, {value['queries']}×{value['keys']}, {value['dim']} each", *_batch(value["batch"])]
     elif "c" in value:
@@ -250,6 +251,8 @@ def short_name(key: str) -> str:
         words = [f"einsum {value['equation'].replace('.', ' ')}", value["sizes"].replace(".", " ")]
     elif operator == "reduce":
         words = [f"{value['function']} of {value['shape'].replace('x', '×')}", f"axes {value['axes'].replace('x', ', ')}"]
+    elif operator == "concat":
+        words = [f"concat of {value['shapes'].replace('x', '×').replace('.', ', ')}", f"axis {value['axis']}"]
     elif operator == "elementwise":
         words = [f"{value['value']} of {value['shapes'].replace('x', '×').replace('.', ', ')}"]
         words += value["types"].split(".") if "types" in value else []

@@ -35,12 +35,8 @@ class Best:
     here: bool
 
     @property
-    def gflops(self) -> float:
-        return self.task.flops / self.record.best_seconds / 1e9
-
-    @property
     def peak_fraction(self) -> float | None:
-        return self.gflops / self.peak_gflops if self.peak_gflops else None
+        return self.task.speed(self.record.best_seconds) / self.peak_gflops if self.peak_gflops and self.task.flops else None
 
 
 def best_schedules(path: Path, threads: int | None, algorithms: Collection[str] = ALGORITHMS) -> list[Best]:
@@ -71,13 +67,14 @@ def best_schedules(path: Path, threads: int | None, algorithms: Collection[str] 
 
 
 def print_best(found: Sequence[Best]) -> None:
-    from tilewright.display import milliseconds, percent, print_table
+    from tilewright.display import milliseconds, percent, print_table, speed
 
     rows = []
     for i, best in enumerate(found):
         speedup = f"{best.default_seconds / best.record.best_seconds:.2f}×" if best.default_seconds else "–"
         rows.append((
-            i, best.task.key, schedule_text(best.record), best.n_trials, milliseconds(best.record.best_seconds), speedup, f"{best.gflops:.1f}",
+            i, best.task.key, schedule_text(best.record), best.n_trials, milliseconds(best.record.best_seconds), speedup,
+            speed(best.task, best.record.best_seconds),
             percent(best.peak_fraction) if best.here else "other machine",
         ))  # fmt: skip
     print_table("", ("#", "task", "schedule", "trials", "best", "speedup", "GFLOP/s", "of peak"), rows, left=3)
@@ -88,7 +85,9 @@ def best_json(found: Sequence[Best]) -> list[dict[str, object]]:
         {
             "key": best.task.key, "sketch": best.record.sketch, "row": dict(zip(best.record.columns, best.record.row, strict=True)),
             "threads": best.record.threads, "trials": best.n_trials, "failed": best.n_failed, "default_seconds": best.default_seconds,
-            "best_seconds": best.record.best_seconds, "best_gflops": best.gflops, "peak_fraction": best.peak_fraction, "machine": best.record.machine,
+            "best_seconds": best.record.best_seconds, "best_gflops": 1e-9 * best.task.flops / best.record.best_seconds,
+            "best_gb_per_second": 1e-9 * best.task.program.n_bytes / best.record.best_seconds, "peak_fraction": best.peak_fraction,
+            "machine": best.record.machine,
         }
         for best in found
     ]  # fmt: skip

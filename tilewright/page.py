@@ -152,7 +152,7 @@ def _task(row: Element, task: TaskHistory) -> None:
     cells = (
         f"{task.n_trials:,}", f"{task.n_failed:,}", milliseconds(task.default_seconds if task.default else None),
         milliseconds(task.best_seconds if task.best else None), f"{task.speedup:.2f}×" if task.compared else "–",
-        f"{task.best_speed:,.4g}" if task.best and task.flops is not None else "–",
+        f"{task.best_speed:,.4g}{'' if task.task.flops else f' {task.unit}'}" if task.best and task.task is not None else "–",
     )  # fmt: skip
     for column, cell in zip(COLUMNS, cells, strict=True):
         _text(row, "td", cell, "strong" if column == "speedup" else "").set("data-label", column)

@@ -17,12 +17,13 @@ from threadpoolctl import ThreadpoolController
 from codegen.kernel import aligned_copy, aligned_empty
 from ir.errors import Unsupported
 from ir.program import CASTS, Apply, Constant, Read, Value
+from tilewright.peer_numpy_moves import MOVES
 from tilewright.peer_numpy_pools import POOLS
 from tilewright.peer_numpy_rows import ROWS
 from tilewright.problem import Array, Problem, Way, clip_limits, leaky_slope
 from tilewright.turns import Contender
 
-PASSES = {**ROWS, **POOLS}
+PASSES = {**ROWS, **POOLS, **MOVES}
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "max": np.maximum, "min": np.minimum, "pow": np.power},
     "less": lambda a, b: np.less(a, b).astype(a.dtype),

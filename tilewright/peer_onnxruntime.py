@@ -18,6 +18,7 @@ from codegen.protocol import first_line
 from ir.errors import Unsupported
 from ir.program import CASTS, Apply, Constant, Read, Value
 from ir.types import type_of
+from tilewright.peer_onnxruntime_moves import MOVES
 from tilewright.peer_onnxruntime_nodes import MICROSOFT, NEWER, NODES
 from tilewright.problem import Problem, Way, clip_limits, leaky_slope
 from tilewright.turns import Contender
@@ -33,6 +34,7 @@ HEAVY = {
     "matmul": ("MatMul", "Gemm"),
     "batch_matmul": ("MatMul",),
 }
+WRITTEN = {**NODES, **MOVES}  # by operator, the ways to write it
 REDUCE = {"sum": "ReduceSum", "mean": "ReduceMean", "max": "ReduceMax", "min": "ReduceMin", "prod": "ReduceProd", "l2": "ReduceL2"}
 HEAVY_INPUTS = {name: ["x", "weights"] for name in ("Conv", "ConvTranspose")}
 STEPS = {
@@ -111,9 +113,9 @@ def _passed(session: Any, problem: Problem) -> tuple[Call, Result]:
 def _heavy(problem: Problem) -> tuple[str, ...]:
     if problem.operator == "reduce":
         return (REDUCE[problem.parameters["function"]],)
-    if problem.operator in NODES:
+    if problem.operator in WRITTEN:
         knows = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= NEWER_FROM
-        return tuple(name for name in NODES[problem.operator] if knows or name not in NEWER)
+        return tuple(name for name in WRITTEN[problem.operator] if knows or name not in NEWER)
     if problem.operator == "elementwise":
         return ("elementwise",)
     if problem.operator != "einsum":
@@ -126,7 +128,7 @@ def _heavy(problem: Problem) -> tuple[str, ...]:
 def make_model(problem: Problem, heavy: str) -> bytes:
     """The task as a serialized model in which `heavy` does the work. Constants are initializers; the output is called "result"."""
     constants: dict[str, NDArray[Any]] = {name: array for name, array in problem.arrays.items() if name not in problem.variables}
-    nodes, more = NODES[problem.operator][heavy](problem) if problem.operator in NODES else _with_epilogue(problem, heavy, constants)
+    nodes, more = WRITTEN[problem.operator][heavy](problem) if problem.operator in WRITTEN else _with_epilogue(problem, heavy, constants)
     nodes[-1].output[0] = "result"
     graph = helper.make_graph(
         nodes,

@@ -18,13 +18,13 @@ NEWER = {"Attention": 23, "RMSNormalization": 23}  # the ways that need a newer 
 MICROSOFT = "com.microsoft"
 
 
-def _node(kind: str, inputs: list[str], **attributes: Any) -> Any:
+def node(kind: str, inputs: list[str], **attributes: Any) -> Any:
     """Its output is named by what it is and what it reads."""
     return helper.make_node(kind, inputs, [f"{kind} of {', '.join(inputs)}"], **attributes)
 
 
 def _single(kind: str, inputs: list[str], attributes: Callable[[Problem], dict[str, Any]]) -> Mapping[str, Callable[[Problem], Written]]:
-    return {kind: lambda problem: ([_node(kind, inputs, **attributes(problem))], {})}
+    return {kind: lambda problem: ([node(kind, inputs, **attributes(problem))], {})}
 
 
 def _axis(problem: Problem) -> dict[str, Any]:
@@ -51,12 +51,12 @@ def _nothing(problem: Problem) -> dict[str, Any]:
 
 def _root_mean_square(problem: Problem) -> Written:
     """Step by step, which ONNX Runtime recognizes."""
-    nodes = [_node("Pow", ["x", "two"])]
-    nodes.append(_node("ReduceMean", [nodes[-1].output[0]], axes=problem.parameters["axes"]))
-    nodes.append(_node("Add", [nodes[-1].output[0], "epsilon"]))
-    nodes.append(_node("Sqrt", [nodes[-1].output[0]]))
-    nodes.append(_node("Div", ["x", nodes[-1].output[0]]))
-    nodes.append(_node("Mul", [nodes[-1].output[0], "scale"]))
+    nodes = [node("Pow", ["x", "two"])]
+    nodes.append(node("ReduceMean", [nodes[-1].output[0]], axes=problem.parameters["axes"]))
+    nodes.append(node("Add", [nodes[-1].output[0], "epsilon"]))
+    nodes.append(node("Sqrt", [nodes[-1].output[0]]))
+    nodes.append(node("Div", ["x", nodes[-1].output[0]]))
+    nodes.append(node("Mul", [nodes[-1].output[0], "scale"]))
     return nodes, {"two": np.array(2, np.float32), "epsilon": np.array(problem.parameters["epsilon"], np.float32)}
 
 
@@ -65,46 +65,46 @@ def _root_mean_square(problem: Problem) -> Written:
 
 def _two_products(problem: Problem) -> Written:
     first = problem.parameters["layout"] == "bhid"
-    moved = {"k": _node("Transpose", ["k"], perm=(0, 1, 3, 2) if first else (0, 2, 3, 1))}
+    moved = {"k": node("Transpose", ["k"], perm=(0, 1, 3, 2) if first else (0, 2, 3, 1))}
     if not first:
-        moved |= {name: _node("Transpose", [name], perm=(0, 2, 1, 3)) for name in "qv"}
+        moved |= {name: node("Transpose", [name], perm=(0, 2, 1, 3)) for name in "qv"}
     q, k, v = (moved[name].output[0] if name in moved else name for name in "qkv")
-    nodes = [*moved.values(), _node("MatMul", [q, k])]
-    nodes.append(_node("Mul", [nodes[-1].output[0], "factor"]))
-    nodes.append(_node("Softmax", [nodes[-1].output[0]], axis=-1))
-    nodes.append(_node("MatMul", [nodes[-1].output[0], v]))
+    nodes = [*moved.values(), node("MatMul", [q, k])]
+    nodes.append(node("Mul", [nodes[-1].output[0], "factor"]))
+    nodes.append(node("Softmax", [nodes[-1].output[0]], axis=-1))
+    nodes.append(node("MatMul", [nodes[-1].output[0], v]))
     if not first:
-        nodes.append(_node("Transpose", [nodes[-1].output[0]], perm=(0, 2, 1, 3)))
+        nodes.append(node("Transpose", [nodes[-1].output[0]], perm=(0, 2, 1, 3)))
     return nodes, {"factor": np.array(problem.attention_scale, np.float32)}
 
 
 def _attention(problem: Problem) -> Written:
     """It takes the heads as a dimension, or side by side in the last one."""
     if problem.parameters["layout"] == "bhid":
-        return [_node("Attention", ["q", "k", "v"], scale=problem.attention_scale)], {}
+        return [node("Attention", ["q", "k", "v"], scale=problem.attention_scale)], {}
     heads = problem.parameters["heads"]
-    nodes = [_node("Reshape", [name, "flat"]) for name in "qkv"]
+    nodes = [node("Reshape", [name, "flat"]) for name in "qkv"]
     names = [node.output[0] for node in nodes]
-    nodes.append(_node("Attention", names, scale=problem.attention_scale, q_num_heads=heads, kv_num_heads=heads))
-    nodes.append(_node("Reshape", [nodes[-1].output[0], "whole"]))
+    nodes.append(node("Attention", names, scale=problem.attention_scale, q_num_heads=heads, kv_num_heads=heads))
+    nodes.append(node("Reshape", [nodes[-1].output[0], "whole"]))
     return nodes, {"flat": np.array([0, 0, -1]), "whole": np.array(problem.shape)}
 
 
 def _multi_head_attention(problem: Problem) -> Written:
     """Microsoft's own, which wants the queries' heads side by side."""
     first = problem.parameters["layout"] == "bhid"
-    nodes = [_node("Transpose", ["q"], perm=(0, 2, 1, 3))] if first else []
-    nodes.append(_node("Reshape", [nodes[-1].output[0] if nodes else "q", "flat"]))
+    nodes = [node("Transpose", ["q"], perm=(0, 2, 1, 3))] if first else []
+    nodes.append(node("Reshape", [nodes[-1].output[0] if nodes else "q", "flat"]))
     names = [nodes[-1].output[0], "k", "v"]
     if not first:
-        nodes += [_node("Reshape", [name, "flat"]) for name in "kv"]
+        nodes += [node("Reshape", [name, "flat"]) for name in "kv"]
         names = [node.output[0] for node in nodes]
     attributes = {"domain": MICROSOFT, "num_heads": problem.parameters["heads"], "scale": problem.attention_scale}
-    nodes.append(_node("MultiHeadAttention", names, **attributes))
-    nodes.append(_node("Reshape", [nodes[-1].output[0], "whole"]))
+    nodes.append(node("MultiHeadAttention", names, **attributes))
+    nodes.append(node("Reshape", [nodes[-1].output[0], "whole"]))
     b, i, h, d = (problem.shape[at] for at in ((0, 2, 1, 3) if first else range(4)))
     if first:
-        nodes.append(_node("Transpose", [nodes[-1].output[0]], perm=(0, 2, 1, 3)))
+        nodes.append(node("Transpose", [nodes[-1].output[0]], perm=(0, 2, 1, 3)))
     return nodes, {"flat": np.array([0, 0, -1]), "whole": np.array([b, i, h, d])}
 
 

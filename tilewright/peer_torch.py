@@ -17,6 +17,7 @@ import torch.nn.functional as F  # the name that everybody knows it by
 from numpy.typing import NDArray
 
 from ir.program import CASTS, Apply, Constant, Read, Value
+from tilewright.peer_torch_moves import MOVES
 from tilewright.peer_torch_pools import POOLS
 from tilewright.peer_torch_rows import ROWS, Call, Tensors
 from tilewright.problem import Problem, Way, clip_limits, leaky_slope
@@ -187,6 +188,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }  # of `ir.program`
 MAKERS = {
     "matmul": _products, "batch_matmul": _batched_products, "einsum": _einsums, "reduce": _reductions, "elementwise": _elementwise, **ROWS, **POOLS,
+    **MOVES,
 }  # fmt: skip
 
 

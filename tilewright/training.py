@@ -77,7 +77,7 @@ def dataset(records: Iterable[Record]) -> tuple[NDArray[np.float32], NDArray[np.
         left_out["sketch has other columns now"] += len(mine) - len(known)
         if known:
             features.append(FeatureExtractor(sketch, target)(np.array([record.row for record in known], dtype=np.int64)))
-            throughputs += [of.flops / record.best_seconds if record.ok else 0.0 for record in known]
+            throughputs += [of.work / record.best_seconds if record.ok else 0.0 for record in known]
             groups += [str(setting)] * len(known)
     return np.concatenate(features), np.array(throughputs), np.array(groups), +left_out
 
