@@ -48,7 +48,7 @@ def integer_function(builder: ir.IRBuilder, function: str, args: list[ir.Value],
 
 
 def is_not_zero(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """NaN is not."""
+    """Lane by lane; NaN is not zero."""
     zero = splat(x.type, 0)
     return builder.fcmp_unordered("!=", x, zero) if zero.type == lanes_of(x.type, F32) else builder.icmp_signed("!=", x, zero)
 

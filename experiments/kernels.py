@@ -173,8 +173,8 @@ def _line(row: pd.Series) -> list[str]:
     return [
         row["task"],
         mark_text(row),
-        f"{row['gflops']:.1f}",
-        f"{row['peak_fraction']:.1%}",
+        f"{row['gflops']:.1f}" if row["gflops"] else "–",
+        f"{row['peak_fraction']:.1%}" if row["gflops"] else "–",
         f"{row['gb_per_second']:.1f} ({row['bandwidth_fraction']:.0%} of {row['memory_level']})",
         row["best_peer"] or "–",
         f"{row['ratio_to_best_peer']:.3f}" if compared else "–",
