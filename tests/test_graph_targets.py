@@ -25,7 +25,7 @@ def test_a_file_is_a_network(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "shapes", "words"),
     [
-        ("nosuch", {}, r"'nosuch' is neither a file nor an operator text such as matmul:m=512,n=512,k=512 \(operators: matmul, .*elementwise\)$"),
+        ("nosuch", {}, r"'nosuch' is neither a file nor an operator text such as matmul:m=512,n=512,k=512 \(operators: matmul, .*elementwise, .*pack\)$"),
         ("", {}, r"'' is neither a file nor an operator text"),
         ("nosuch:m=1", {}, r"'nosuch:m=1' is neither"),
         ("x" * 5000, {}, "is neither"),
