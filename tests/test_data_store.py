@@ -325,7 +325,7 @@ def test_ours_but_without_version_or_tables(path: Path) -> None:
     change(path, f"PRAGMA application_id = {APPLICATION_ID}")
     assert "it is corrupted: found schema version 0, tables none" in refused(path)
     change(path, f"PRAGMA user_version = {SCHEMA_VERSION}", "CREATE TABLE trials (id)")
-    assert "found schema version 1, tables trials; expected an intact SQLite file with tables machines, trials, rounds" in refused(path)
+    assert f"found schema version {SCHEMA_VERSION}, tables trials; expected an intact SQLite file with tables machines, trials, rounds" in refused(path)
 
 
 @pytest.mark.parametrize("left", [0.1, 0.5, 0.9])

@@ -45,6 +45,12 @@ class SearchName(StrEnum):
     random = "random"
 
 
+class SuiteName(StrEnum):
+    standard = "standard"
+    networks = "networks"
+    operators = "operators"
+
+
 class Form(StrEnum):
     nest = "nest"
     llvm = "llvm"
@@ -191,6 +197,36 @@ def bench(
     write_json(json, result.to_json())
     if require_tuned and not tuned:
         raise typer.Exit(NO_VALID_TRIAL)
+
+
+@app.command()
+def record(
+    targets: Annotated[list[str] | None, typer.Argument(metavar="[TARGET]...", help="ONNX files and operator texts.")] = None,
+    suite: Annotated[SuiteName | None, typer.Option(help="A set of tasks, instead of targets; networks that are not there yet are fetched by pip.")] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIRECTORY", help="Where measurements are kept, and gone on from.")] = Path("measured"),
+    max_trials: Annotated[int, typer.Option(min=2, help="Candidates of each task, those already measured included.")] = 128,
+    max_seconds: Annotated[float | None, typer.Option(min=1.0, help="Time for the whole run.")] = None,
+    shape: ShapeOption = None,
+    threads: ThreadsOption = None,
+    seed: SeedOption = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure candidates of many tasks to learn from: half drawn uniformly, half searched for, some measured twice. Resumes and appends."""
+    from graph.shapes import parse_shapes
+    from graph.suite import named_suite, target_suite
+    from ir.errors import UserError
+    from search.campaign import CampaignOptions
+    from tilewright.record import print_recorded, record
+
+    if suite is not None and (targets or shape):
+        raise UserError(f"--suite {suite.value} and targets or shapes are not for one campaign: give one of them, then append the other to the same directory")
+    chosen = named_suite(suite.value) if suite is not None else target_suite(targets or [], parse_shapes(shape or []))
+    for note in chosen.notes:
+        print(f"note: left out: {note}", file=sys.stderr)
+    recorded = record(chosen, out, CampaignOptions(max_trials, max_seconds, seed), threads=threads, quiet=quiet)
+    print_recorded(recorded)
+    if recorded.interrupted:
+        raise typer.Exit(INTERRUPTED)
 
 
 @app.command()
