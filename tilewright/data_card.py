@@ -17,7 +17,7 @@ CARD = "README.md"
 _HEAD = """# Measured candidates
 
 {n_candidates} candidates of {n_tasks} tasks: tensor programs that were scheduled, compiled, checked and timed by Tilewright. Written by
-`tilewright record`; `tilewright train` reads the directory. Several campaigns are one when their files lie in one directory.
+`tilewright record`; `tilewright train` and `tilewright evaluate` read the directory. Several campaigns are one when their files lie in one directory.
 
 A row of a `.parquet` file is one measurement: the task as an operator text, the name of the sketch, its columns (the names of its choices) and the row (their
 values), the seconds of every repeat or the class of failure, machine, threads, and versions. No features are kept: they are computed again from the row,
