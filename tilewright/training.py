@@ -65,15 +65,16 @@ def train_from_data(
     measured = read_measured(paths)
     data = examples(measured, mix_machines=mix_machines)
     mask = held_out(data, holdout, seed, networks) if holdout else np.zeros(len(data.groups), dtype=bool)
+    gone = tuple(networks) if holdout == "network" else ()
     model = CostModel(seed=seed)
     X, y, groups = data.X[~mask], data.y[~mask], data.names[~mask]
     validation = None if holdout else cross_validate(X, y, groups, model, seed=seed, programs=data.programs)
     fitted = train_model(X, y, groups, model)
-    judged = Judged(holdout, _scores(fitted, data, mask), repeatability(measured.records)) if holdout else None
+    judged = Judged(holdout, _scores(fitted, data, mask, gone), repeatability(measured.records)) if holdout else None
     known = {
         "split": holdout,
         "seed": seed,
-        "networks": list(networks) if holdout == "network" else [],
+        "networks": list(gone),
         "machines": measured.machines,
         "trained": sorted(set(data.programs[~mask].tolist())),
         "held_out": sorted(set(data.programs[mask].tolist())),
@@ -99,10 +100,11 @@ def evaluate(
             f"{path} was trained on machine {', '.join(known['machines'])}, the measurements are of {', '.join(foreign)}; --mix-machines allows that"
         )
     data = examples(measured, mix_machines=mix_machines)
-    mask = held_out(data, split, known["seed"], networks or known["networks"] or NETWORKS)
+    chosen = tuple(networks or known["networks"] or NETWORKS)
+    mask = held_out(data, split, known["seed"], chosen)
     if not allow_trained:
         _refuse_trained(path, known, split, data, mask)
-    return Judged(split, _scores(model, data, mask), repeatability(measured.records))
+    return Judged(split, _scores(model, data, mask, chosen if split == "network" else ()), repeatability(measured.records))
 
 
 def _refuse_trained(path: Path, known: dict[str, Any], split: str, data: Examples, mask: Mask) -> None:
@@ -115,8 +117,10 @@ def _refuse_trained(path: Path, known: dict[str, Any], split: str, data: Example
         raise UserError(f"{path} was trained {trained}: it knows {tasks}; --allow-trained scores them anyway")
 
 
-def _scores(model: CostModel, data: Examples, mask: Mask) -> HeldOutScores:
-    found = held_out_scores(model.predict(data.X[mask]), data.seconds[mask], data.groups[mask], [group.uses for group in data.of_group])
+def _scores(model: CostModel, data: Examples, mask: Mask, networks: tuple[str, ...]) -> HeldOutScores:
+    """Where networks are held out, what they share with others counts for them alone."""
+    uses = [{name: n for name, n in group.uses.items() if name in networks} or group.uses for group in data.of_group]
+    found = held_out_scores(model.predict(data.X[mask]), data.seconds[mask], data.groups[mask], uses)
     if found is None:
         raise UserError("none of the tasks held out has two candidates of different speed, so there is nothing to judge")
     return found
