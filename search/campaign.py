@@ -179,6 +179,8 @@ class Campaign:
         return [record for record in found if columns.get(record.sketch) == record.columns]
 
     def _count(self, of: Task) -> None:
+        if not self._store.records(of.key, machine_id(self._machine), self._target.threads):
+            return  # as at the start of a campaign of many tasks, whose sketches take seconds
         turn = _Turn(of, (), self._records(of, sketches_of(of.program, self._target)))
         self._n_trials[of.key] = turn.n_trials
         self._n_failed += sum(not math.isfinite(seconds) for seconds in turn.measured.values())
