@@ -1,6 +1,6 @@
 """Measurements to learn from, wherever they lie: directories that `tilewright record` wrote, single Parquet files, and records files of tuning runs.
 
-A directory holds for each machine `<id>.parquet` with its records, and `<id>.json` beside it with what is not in a record: where each task comes from
+A directory holds for each machine `<id>.parquet` with its records, and `<id>.about.json` beside it with what is not in a record: where each task comes from
 ("sources": by task, how often each network or operator family uses it), and the machine's measured limits by number of threads.
 """
 
@@ -16,6 +16,8 @@ from data import exchange
 from data.record import Record
 from data.store import read_all
 from ir.errors import UserError
+
+ABOUT = ".about.json"  # not any .json: whoever exports records may well have a JSON result of the same name
 
 Sources = dict[str, dict[str, int]]
 
@@ -41,7 +43,7 @@ def read_measured(paths: Iterable[Path]) -> Measured:
         for part in _parts(path):
             for record in exchange.read(part)[0] if part.suffix == ".parquet" else read_all([part]):
                 records.setdefault(record.key, record)
-            for task, uses in read_about(part.with_suffix(".json")).sources.items():
+            for task, uses in read_about(part.with_suffix(ABOUT)).sources.items():
                 sources.setdefault(task, {}).update(uses)
     return Measured(tuple(records.values()), sources)
 

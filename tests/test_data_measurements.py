@@ -20,7 +20,7 @@ def directory(path: Path, records, about=ABOUT) -> Path:
     path.mkdir()
     machine = records[0].setting.machine
     exchange.write(path / f"{machine}.parquet", records)
-    (path / f"{machine}.json").write_text(json.dumps(about))
+    (path / f"{machine}.about.json").write_text(json.dumps(about))
     return path
 
 
@@ -39,6 +39,13 @@ def test_records_files_and_single_parquet_files(tmp_path):
         store.append(trials[:4])
     exchange.write(tmp_path / "r.parquet", trials[2:])
     assert read_measured([tmp_path / "r.db", tmp_path / "r.parquet"]).records == tuple(trials)
+
+
+def test_a_json_result_beside_records_is_not_asked(tmp_path):
+    with Store(tmp_path / "r.db") as store:
+        store.append([record()])
+    (tmp_path / "r.json").write_text('{"tasks": []}')
+    assert read_measured([tmp_path / "r.db"]).sources == {}
 
 
 def test_fifty_thousand_candidates_fit(tmp_path):

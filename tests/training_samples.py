@@ -10,6 +10,7 @@ from data_samples import VERSIONS
 from search_samples import TARGET, seconds_of
 
 from data import exchange
+from data.measurements import ABOUT
 from data.record import Record, machine_id
 from ir.task import task
 from schedule.rules import sketches
@@ -52,5 +53,5 @@ def directory(path: Path, sources: dict[str, dict[str, int]] = SOURCES, **change
     part = path / f"{machine_id(found[0].machine)}.parquet"
     exchange.write(part, found)
     keys = {task(text).key: uses for text, uses in sources.items()}
-    part.with_suffix(".json").write_text(json.dumps({"machine": found[0].machine, "limits": {}, "sources": keys}))
+    part.with_suffix(ABOUT).write_text(json.dumps({"machine": found[0].machine, "limits": {}, "sources": keys}))
     return path

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.measurements import Measured, read_about, read_measured
+from data.measurements import ABOUT, Measured, read_about, read_measured
 from data.record import Record
 from data.repeatability import Repeatability, repeatability
 from tilewright.files import write_file
@@ -21,7 +21,7 @@ _HEAD = """# Measured candidates
 
 A row of a `.parquet` file is one measurement: the task as an operator text, the name of the sketch, its columns (the names of its choices) and the row (their
 values), the seconds of every repeat or the class of failure, machine, threads, and versions. No features are kept: they are computed again from the row,
-so the data outlive changes of the features. The `.json` beside it says where each task comes from, and what the machine can do.
+so the data outlive changes of the features. The `.about.json` beside it says where each task comes from, and what the machine can do.
 
 ## How it was measured
 
@@ -47,7 +47,7 @@ The same seed draws the same samples; what the search asks for depends on what w
 def write_card(directory: Path) -> None:
     """Writes the README of what all Parquet files in the directory hold; `UserError` where one of them cannot be read."""
     measured = read_measured([directory])
-    limits = {path.stem: read_about(path).limits for path in sorted(directory.glob("*.json"))}
+    limits = {part.stem: read_about(part.with_suffix(ABOUT)).limits for part in sorted(directory.glob("*.parquet"))}
     write_file(directory / CARD, card_text(measured, limits).encode())
 
 

@@ -1,6 +1,6 @@
 """A measurement campaign into a directory: a working store while it runs, and at its end what is kept and shared.
 
-`campaign.db` is the working store, in which every trial is safe as soon as it is measured. `<machine>.parquet`, `<machine>.json` and README.md are made
+`campaign.db` is the working store, in which every trial is safe as soon as it is measured. `<machine>.parquet`, `<machine>.about.json` and README.md are made
 of it, each in one step, and are enough to go on from. Directories of several machines are merged by copying these files together.
 """
 
@@ -18,7 +18,7 @@ from codegen.limits import Limits
 from codegen.machine import detect_machine
 from codegen.runner import LiveRunner
 from data import exchange
-from data.measurements import read_about
+from data.measurements import ABOUT, read_about
 from data.record import machine_id
 from data.store import Store
 from graph.suite import Suite
@@ -57,11 +57,11 @@ def record(suite: Suite, directory: Path, options: CampaignOptions, *, threads: 
     with Store(directory / STORE) as store:
         if part.exists():
             exchange.import_records(store, part)
-        about = read_about(part.with_suffix(".json"))
+        about = read_about(part.with_suffix(ABOUT))
         limits = _quieter(about.limits, api.quiet_limits(machine.target))
         sources = about.sources | {task: about.sources.get(task, {}) | uses for task, uses in suite.sources.items()}
         content = json.dumps({"machine": description, "limits": limits, "sources": sources}, indent=1, sort_keys=True)
-        write_file(part.with_suffix(".json"), content.encode())  # now: a killed run has its tasks' sources too
+        write_file(part.with_suffix(ABOUT), content.encode())  # now: a killed run has its tasks' sources too
         with LiveRunner(machine.target, seed=options.seed) as runner:
             campaign = Campaign(
                 suite.tasks, machine.target, runner, store, options, machine=description, versions=api.versions(), watch=_Watcher(quiet),
