@@ -210,6 +210,13 @@ def test_files_that_are_not_there(measured, tmp_path):
     assert not (tmp_path / "m.ubj").exists()
 
 
+def test_a_model_that_does_not_say_what_it_was_trained_on(measured, data, tmp_path):
+    model = CostModel(n_estimators=2).fit(data.X, data.y, data.names)
+    model.save(tmp_path / "m.ubj", FEATURE_VERSION, FeatureExtractor.names, "00")
+    with pytest.raises(UserError, match=r"m\.ubj does not say what it was trained on"):
+        evaluate(tmp_path / "m.ubj", [measured], "task")
+
+
 def test_the_command_line(measured, tmp_path):
     trained = tilewright("train", measured, "-o", "m.ubj", "--holdout", "network", "--networks", "b", "--json", "t.json", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr

@@ -93,6 +93,8 @@ def evaluate(
     """
     model = CostModel.load(path, FEATURE_VERSION, FeatureExtractor.names)
     known = model.card_.training
+    if not known:
+        raise UserError(f"{path} does not say what it was trained on; expected a model that tilewright train wrote")
     measured = read_measured(paths)
     foreign = [machine for machine in measured.machines if machine not in known["machines"]]
     if foreign and not mix_machines:
