@@ -39,8 +39,8 @@ def _stage_text(stage: Stage, names: _Names) -> str:
 
 def _value_text(value: Value, names: _Names) -> str:
     match value:
-        case Constant(number):
-            return repr(number)
+        case Constant(number, dtype):
+            return f"{dtype} {number!r}"
         case Table(row, column, numbers):
             return f"table {names.axes[row]} {names.axes[column]} {numbers}"
         case Read():
@@ -55,7 +55,8 @@ def _read_text(read: Read, names: _Names) -> str:
     if read.tensor.constant:
         dimensions.sort()
     kind = "constant" if read.tensor.constant else "tensor"
-    return f"{kind} {names.tensor(read.tensor.name)}[{', '.join(dimensions)}] outside {read.outside!r}"
+    outside = f"outside {read.outside!r}" if read.beyond == "value" else read.beyond
+    return f"{kind} {read.tensor.dtype} {names.tensor(read.tensor.name)}[{', '.join(dimensions)}] {outside}"
 
 
 def _index_text(index: Affine, names: _Names) -> str:

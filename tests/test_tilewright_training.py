@@ -50,7 +50,7 @@ def test_one_group_for_a_program_under_two_names(data):
     assert group.uses == {"a": 1, "b": 2}
     assert group.families == {"matmul", "conv2d"}
     assert len(data.seconds) == 40 * len(SOURCES)
-    assert data.y.max() == pytest.approx((np.array([g.flops for g in data.of_group])[data.groups] / data.seconds).max())
+    assert data.y.max() == pytest.approx((np.array([g.work for g in data.of_group])[data.groups] / data.seconds).max())
 
 
 def test_rows_belong_together(data):

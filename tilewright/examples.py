@@ -30,7 +30,7 @@ class Group:
     program: str  # a `program_id`
     machine: str
     threads: int
-    flops: int
+    work: int  # what throughput counts: flops, or elements where data are only moved
     families: frozenset[str]  # operator families, by each of its names
     uses: dict[str, int]  # by the networks and operator families that it comes from; `UNKNOWN` where nothing is said
 
@@ -52,8 +52,8 @@ class Examples:
 
     @cached_property
     def y(self) -> NDArray[np.float64]:
-        """(n,) throughput in flops a second, 0 where it failed."""
-        return np.array([group.flops for group in self.of_group], dtype=np.float64)[self.groups] / self.seconds
+        """(n,) throughput, as `Task.work` a second, 0 where it failed."""
+        return np.array([group.work for group in self.of_group], dtype=np.float64)[self.groups] / self.seconds
 
     @cached_property
     def names(self) -> NDArray[np.str_]:
@@ -113,8 +113,8 @@ def _group(of_group: dict[tuple[str, str, int], tuple[int, Group]], setting: Set
     """Number and group of a setting; what is known of it is added to the group."""
     of = task(setting.task)
     key = (program_id(of.program), setting.machine, setting.threads)
-    number, known = of_group.get(key, (len(of_group), Group(*key, of.flops, frozenset(), {})))
-    group = Group(*key, of.flops, known.families | {family(setting.task)}, known.uses | uses)
+    number, known = of_group.get(key, (len(of_group), Group(*key, of.work, frozenset(), {})))
+    group = Group(*key, of.work, known.families | {family(setting.task)}, known.uses | uses)
     of_group[key] = number, group
     return number, group
 
