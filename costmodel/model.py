@@ -111,17 +111,23 @@ class CostModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         return np.asarray(self.booster_.inplace_predict(matrix), dtype=np.float32)
 
     def save(
-        self, path: str | Path, feature_version: int, feature_names: Sequence[str], data_sha256: str, scores: Mapping[str, Any] | None = None
+        self,
+        path: str | Path,
+        feature_version: int,
+        feature_names: Sequence[str],
+        data_sha256: str,
+        scores: Mapping[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
     ) -> ModelCard:
         """Writes the fitted model and what it is, as UBJSON of XGBoost; returns what it says of itself. `UserError` if the file cannot be written.
 
-        `ValueError` where the model was fitted to another number of features. `scores` is anything JSON can hold.
+        `ValueError` where the model was fitted to another number of features. `scores` and `training` are anything JSON can hold.
         """
         check_is_fitted(self)
         if len(feature_names) != self.n_features_in_:
             raise ValueError(f"the model was fitted to {self.n_features_in_} features, not to {len(feature_names)}")
         versions = {"python": platform.python_version(), "xgboost": xgb.__version__, "scikit-learn": sklearn.__version__, "numpy": np.__version__}
-        card = ModelCard(feature_version, tuple(feature_names), self.get_params(), data_sha256, dict(scores or {}), versions)
+        card = ModelCard(feature_version, tuple(feature_names), self.get_params(), data_sha256, dict(scores or {}), dict(training or {}), versions)
         write_model(path, self.booster_, card)
         return card
 

@@ -19,7 +19,7 @@ import xgboost as xgb
 
 from ir.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: what it was trained on
 
 _CARD, _SEAL = "tilewright", "tilewright_seal"  # names of booster attributes
 _START = b"{L\x00\x00\x00\x00\x00\x00\x00\x07learner"  # of every XGBoost model in UBJSON
@@ -37,6 +37,7 @@ class ModelCard:
     parameters: Mapping[str, Any]  # of the `CostModel`
     data_sha256: str  # of the features, throughputs and groups that it learned from
     scores: Mapping[str, Any]  # how good it was on held-out data; JSON
+    training: Mapping[str, Any]  # what it was trained on, and what not; JSON
     versions: Mapping[str, str]  # of the packages that made it
 
 

@@ -55,14 +55,17 @@ class Validation:
         return {"split": self.split, "k": self.k, "n_splits": len(self.per_split), "n_groups": len(self.per_group), "n_left_out": self.n_left_out, "mean": mean}
 
 
-def cross_validate(X: ArrayLike, y: ArrayLike, groups: ArrayLike, model: Ranker, n_splits: int = 5, k: int = 30, seed: int = 0) -> Validation:
+def cross_validate(
+    X: ArrayLike, y: ArrayLike, groups: ArrayLike, model: Ranker, n_splits: int = 5, k: int = 30, seed: int = 0, programs: ArrayLike | None = None
+) -> Validation:
     """Fits copies of the model to all but one split and judges them on that split, for each split. The model itself stays as it is.
 
     Tasks are held out whole: in `n_splits` splits, or one at a time where there are no more than that. Of one task, candidates are held out.
+    `programs` (n,): what is held out together, where several groups (one task on several machines, say) are one; the groups if None.
     `UserError` where there is too little to learn from.
     """
     X, y, groups = _checked(X, y, groups)
-    split, rows = _splits(groups, n_splits, seed)
+    split, rows = _splits(groups if programs is None else np.asarray(programs), n_splits, seed)
     per_split = tuple(_held_out(clone(model), X, y, groups, learn, hold, k) for learn, hold in rows)
     found: defaultdict[Any, list[Quality]] = defaultdict(list)
     for judged in per_split:

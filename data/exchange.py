@@ -113,7 +113,7 @@ def _read_lines(file: BinaryIO, path: Path) -> Iterator[Entry]:
 def _write_parquet(file: BinaryIO, records: list[Record], rounds: list[Round]) -> None:
     rows = [record.to_json() | {name: canonical_json(getattr(record, name)) for name in _JSON_COLUMNS} for record in records]
     metadata = {_VERSION_KEY: str(SCHEMA_VERSION), _ROUNDS_KEY: canonical_json([entry.to_json() for entry in rounds])}
-    pq.write_table(pa.Table.from_pylist(rows, pa.schema(_PARQUET_TYPES.items(), metadata)), file)
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema(_PARQUET_TYPES.items(), metadata)), file, compression="zstd", compression_level=9)
 
 
 def _read_parquet(file: BinaryIO, path: Path) -> Iterator[Entry]:

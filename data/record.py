@@ -18,9 +18,12 @@ from data import fields
 from data.fields import Parser
 from ir.errors import UserError
 
-SCHEMA_VERSION = 1  # of records in every format; a change of the fields below is a new version
+SCHEMA_VERSION = 2  # of records in every format; a change of the fields below, or of what they may hold, is a new version. 2: more kinds
 
-KINDS = ("trial", "final")
+# "trial": a search chose it. "sample": drawn uniformly from the spaces. "repeat": an earlier trial or sample of the same setting, sketch and row, measured
+# again. "final": measured again at the end of a tuning, default and winner taking turns.
+KINDS = ("trial", "final", "sample", "repeat")
+FIRST_KINDS = ("trial", "sample")
 CACHES = ("warm", "cold")
 
 
@@ -102,7 +105,7 @@ class Record(Entry):
     trial: int  # number within the tuning of this task
     elapsed_seconds: float  # since the tuning of this task started
     cache: str = "warm"  # what the caches held when a repeat started
-    kind: str = "trial"  # or "final": measured again at the end, default and winner taking turns
+    kind: str = "trial"  # of `KINDS`
     kept: bool = False  # the final one of the schedule that tuning kept
 
     parsers: ClassVar[Mapping[str, Parser]] = {
@@ -139,6 +142,11 @@ class Record(Entry):
     @property
     def ok(self) -> bool:
         return not self.failure
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether it is the first measurement of its candidate, however that was chosen."""
+        return self.kind in FIRST_KINDS
 
     @property
     def best_seconds(self) -> float:
@@ -210,6 +218,6 @@ def best_of(records: Iterable[Record]) -> Record | None:
     best: Record | None = None
     for record in records:
         faster = best is None or record.best_seconds < best.best_seconds
-        if record.kept or (record.ok and record.kind == "trial" and faster):
+        if record.kept or (record.ok and record.is_trial and faster):
             best = record
     return best

@@ -14,14 +14,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from data.record import SCHEMA_VERSION, Entry, Record, Round, Setting, best_of, canonical_json
+from data.record import FIRST_KINDS, SCHEMA_VERSION, Entry, Record, Round, Setting, best_of, canonical_json
 from ir.errors import UserError
 from schedule.algorithms import ALGORITHMS, algorithm_of
 
 APPLICATION_ID = 0x54575254  # "TWRT", in the header of every records file
 BUSY_SECONDS = 30  # how long to wait for another process that writes; one write takes milliseconds
 
-# Version 1. Lists and tables are JSON text; `machine` is the id of a row of machines; `key` is the identity of the content.
+# Versions 1 and 2. Lists and tables are JSON text; `machine` is the id of a row of machines; `key` is the identity of the content.
 _TABLES = {
     "machines": """CREATE TABLE machines (id TEXT PRIMARY KEY, description TEXT NOT NULL)""",
     "trials": """CREATE TABLE trials (
@@ -38,6 +38,7 @@ _TABLES = {
 }
 _INDEX = "CREATE INDEX trials_setting ON trials (task, machine, threads)"
 _TABLE_OF: dict[type[Entry], str] = {Record: "trials", Round: "rounds"}
+_FIRST = f"kind IN ({', '.join(repr(kind) for kind in FIRST_KINDS)})"  # measurements of a candidate
 _JSON = ("columns", "row", "seconds", "versions", "machine")
 
 # What went wrong, by SQLite's primary result code; every other code is our own mistake and stays an exception of sqlite3.
@@ -119,7 +120,7 @@ class Store:
 
     def tasks(self) -> list[TaskCounts]:
         """All settings that have trials, in the order of their first one."""
-        query = "SELECT task, machine, threads, count(*), sum(failure <> '') FROM trials WHERE kind = 'trial' GROUP BY 1, 2, 3 ORDER BY min(id)"
+        query = f"SELECT task, machine, threads, count(*), sum(failure <> '') FROM trials WHERE {_FIRST} GROUP BY 1, 2, 3 ORDER BY min(id)"
         with self._explained():
             rows = self._connection.execute(query).fetchall()
         return [TaskCounts(Setting(task, machine, threads), n_trials, n_failed) for task, machine, threads, n_trials, n_failed in rows]
@@ -127,7 +128,7 @@ class Store:
     def failures(self, task: str | None = None, machine: str | None = None, threads: int | None = None) -> dict[str, int]:
         """How many trials failed in each class, the most frequent first."""
         condition, values = _condition(task, machine, threads)
-        query = f"SELECT failure, count(*) FROM trials WHERE {condition} AND failure <> '' AND kind = 'trial' GROUP BY 1 ORDER BY 2 DESC, 1"
+        query = f"SELECT failure, count(*) FROM trials WHERE {condition} AND failure <> '' AND {_FIRST} GROUP BY 1 ORDER BY 2 DESC, 1"
         with self._explained():
             return dict(self._connection.execute(query, values).fetchall())
 
@@ -181,10 +182,10 @@ class Store:
             raise self._error(f"it is corrupted: found {detail}; expected an intact SQLite file with tables {', '.join(_TABLES)}")
 
     def _try_to_write(self) -> None:
-        """A tuner must learn now, not after its first batch, that the file is read-only."""
-        self._connection.execute("BEGIN IMMEDIATE")  # alone it succeeds on a read-only file
-        self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        self._connection.execute("ROLLBACK")
+        """A tuner must learn now, not after its first batch, that the file is read-only. From now on an older Tilewright refuses it: it may hold what
+        that does not know."""
+        with self._transaction():
+            self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _pragma(self, name: str) -> Any:
         return self._connection.execute(f"PRAGMA {name}").fetchone()[0]

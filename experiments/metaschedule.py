@@ -33,7 +33,8 @@ from codegen.process import Tail, death
 from data.record import machine_id
 from data.store import Store
 from experiments.kernels import markdown_table
-from experiments.operators import FAMILIES, _chosen, _mean
+from experiments.operators import _chosen, _mean
+from graph.operator_suite import FAMILIES
 from ir.errors import UserError
 from ir.task import Task
 from tilewright import api

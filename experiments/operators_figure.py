@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.operators import FAMILIES
+from graph.operator_suite import FAMILIES
 
 COLOURS = {1: "#56B4E9", 16: "#0072B2"}  # Okabe and Ito's: safe for the colour-blind
 COLUMNS = 4

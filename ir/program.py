@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeAlias, Union
 
 from ir.expression import Expr, Symbol, add, mul, symbol
@@ -235,17 +236,17 @@ class Stage:
         """The output access, in the form of a read."""
         return Read(self.output, self.indices)
 
-    @property
+    @cached_property
     def tables(self) -> tuple[Table, ...]:
         """Those of a transform, in the order in which they are applied; no other stage has any."""
         return tuple(factor for factor in factors(self.body) if isinstance(factor, Table))
 
-    @property
+    @cached_property
     def written_out(self) -> tuple[Axis, ...]:
         """The axes that are never looped over."""
         return tuple(axis for table in self.tables for axis in table.axes)
 
-    @property
+    @cached_property
     def looped(self) -> tuple[Axis, ...]:
         """The other spatial axes."""
         return tuple(axis for axis in self.spatial if axis not in self.written_out)

@@ -310,7 +310,7 @@ class Tuner:
             records = self._store.records(state.task.key, machine_id(self._machine), self._target.threads)
             state.has_others = any(record.ok and algorithm_of(record.sketch) not in self._options.algorithms for record in records)
             known = [record for record in records if columns.get(record.sketch) == record.columns]
-            trials = [record for record in known if record.kind == "trial"]
+            trials = [record for record in known if record.is_trial]
             for record in trials:
                 candidate = Candidate(record.sketch, record.row)
                 state.measured[candidate] = min(record.best_seconds, state.measured.get(candidate, math.inf))

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data_samples import batch_round, failed, golden, random_records, record, records, rounds
+from data_samples import batch_round, failed, golden, golden_2, random_records, record, records, rounds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -68,8 +68,9 @@ def test_from_store_to_store(tmp_path: Path, store: Store, ending: str) -> None:
 
 
 @both_formats
-def test_golden_files_of_version_1(ending: str) -> None:
+def test_golden_files_of_every_version(ending: str) -> None:
     assert read(GOLDEN / f"records_v1.{ending}") == golden()
+    assert read(GOLDEN / f"records_v2.{ending}") == golden_2()
 
 
 def test_parquet_is_readable_by_others(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from data_samples import MACHINE, TASK, batch_round, failed, golden, random_records, record, records, rounds
+from data_samples import MACHINE, TASK, batch_round, failed, golden, golden_2, random_records, record, records, rounds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -143,6 +143,33 @@ def test_a_golden_file_of_version_1(path: Path) -> None:
     with Store(path) as store:
         assert (store.records(), store.rounds()) == golden()
         assert store.append([record(trial=99)]) == 1
+
+
+def test_a_file_of_version_1_that_is_opened_to_append_becomes_version_2(path: Path) -> None:
+    """So that whoever knows version 1 alone refuses it in words. Reading changes nothing."""
+    shutil.copy(GOLDEN / "records_v1.db", path)
+    for create, version in ((False, 1), (True, 2)):
+        with Store(path, create=create):
+            pass
+        connection = sqlite3.connect(path)
+        assert connection.execute("PRAGMA user_version").fetchone() == (version,)
+        connection.close()
+    with Store(path) as store:
+        store.append(golden_2()[0])
+        assert (store.records(), store.rounds()) == golden_2()
+
+
+def test_a_golden_file_of_version_2(path: Path) -> None:
+    shutil.copy(GOLDEN / "records_v2.db", path)
+    with Store(path, create=False) as store:
+        assert (store.records(), store.rounds()) == golden_2()
+
+
+def test_samples_count_as_trials_and_repeats_do_not(path: Path) -> None:
+    with Store(path) as store:
+        store.append([record(kind="sample"), record(row=(5, 5), seconds=(1e-6,), kind="sample", trial=1), record(kind="repeat", seconds=(1e-7,), trial=2)])
+        assert [(counts.n_trials, counts.n_failed) for counts in store.tasks()] == [(2, 0)]
+        assert [best.row for best in store.best().values()] == [(5, 5)]
 
 
 # --- several processes ----------------------------------------------------------------------------------------------------
@@ -325,7 +352,7 @@ def test_ours_but_without_version_or_tables(path: Path) -> None:
     change(path, f"PRAGMA application_id = {APPLICATION_ID}")
     assert "it is corrupted: found schema version 0, tables none" in refused(path)
     change(path, f"PRAGMA user_version = {SCHEMA_VERSION}", "CREATE TABLE trials (id)")
-    assert "found schema version 1, tables trials; expected an intact SQLite file with tables machines, trials, rounds" in refused(path)
+    assert f"found schema version {SCHEMA_VERSION}, tables trials; expected an intact SQLite file with tables machines, trials, rounds" in refused(path)
 
 
 @pytest.mark.parametrize("left", [0.1, 0.5, 0.9])

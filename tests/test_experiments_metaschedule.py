@@ -12,7 +12,7 @@ import pytest
 from experiments import metaschedule, metaschedule_worker
 from experiments.metaschedule import CONFIG, Config, main, table
 from experiments.metaschedule_worker import WORKLOADS, check, failure_line, parse
-from experiments.operators import FAMILIES
+from graph.operator_suite import FAMILIES
 from ir.errors import UserError
 from tilewright import api
 

@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 
 from experiments import operators
-from experiments.operators import CONFIG, FAMILIES, Config, table
+from experiments.operators import CONFIG, Config, table
 from experiments.operators_figure import draw
+from graph.operator_suite import FAMILIES
 from ir.errors import UserError
 from tilewright import api
 

@@ -44,7 +44,7 @@ def records(tmp_path_factory):
 def test_help_names_every_command():
     done = tilewright("--help")
     assert done.returncode == 0
-    for command in ("doctor", "tasks", "tune", "best", "show", "bench", "train", "plot", "export", "import"):
+    for command in ("doctor", "tasks", "tune", "best", "show", "bench", "record", "train", "evaluate", "plot", "export", "import"):
         assert command in done.stdout
 
 

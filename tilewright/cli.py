@@ -39,10 +39,26 @@ DeterministicOption = Annotated[
 TasksOption = Annotated[str | None, typer.Option("--tasks", metavar="0,3-5", help="Work on these tasks only, numbered as `tilewright tasks` does.")]
 
 
+NetworksOption = Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Networks that the split `network` holds out; minilm,ppocr-det by default.")]
+MixOption = Annotated[bool, typer.Option("--mix-machines", help="Take measurements of several machines together.")]
+
+
 class SearchName(StrEnum):
     evolutionary = "evolutionary"
     annealing = "annealing"
     random = "random"
+
+
+class SuiteName(StrEnum):
+    standard = "standard"
+    networks = "networks"
+    operators = "operators"
+
+
+class SplitName(StrEnum):
+    task = "task"
+    network = "network"
+    within = "within"
 
 
 class Form(StrEnum):
@@ -194,20 +210,86 @@ def bench(
 
 
 @app.command()
+def record(
+    targets: Annotated[list[str] | None, typer.Argument(metavar="[TARGET]...", help="ONNX files and operator texts.")] = None,
+    suite: Annotated[SuiteName | None, typer.Option(help="A set of tasks, instead of targets; networks that are not there yet are fetched by pip.")] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIRECTORY", help="Where measurements are kept, and gone on from.")] = Path("measured"),
+    max_trials: Annotated[int, typer.Option(min=2, help="Candidates of each task, those already measured included.")] = 128,
+    max_seconds: Annotated[float | None, typer.Option(min=1.0, help="Time for the whole run.")] = None,
+    shape: ShapeOption = None,
+    threads: ThreadsOption = None,
+    seed: SeedOption = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure candidates of many tasks to learn from: half drawn uniformly, half searched for, some measured twice. Resumes and appends."""
+    from graph.shapes import parse_shapes
+    from graph.suite import named_suite, target_suite
+    from ir.errors import UserError
+    from search.campaign import CampaignOptions
+    from tilewright.record import print_recorded, record
+
+    if suite is not None and (targets or shape):
+        raise UserError(f"--suite {suite.value} and targets or shapes are not for one campaign: give one of them, then append the other to the same directory")
+    chosen = named_suite(suite.value) if suite is not None else target_suite(targets or [], parse_shapes(shape or []))
+    for note in chosen.notes:
+        print(f"note: left out: {note}", file=sys.stderr)
+    recorded = record(chosen, out, CampaignOptions(max_trials, max_seconds, seed), threads=threads, quiet=quiet)
+    print_recorded(recorded)
+    if recorded.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
 def train(
-    records: Annotated[list[Path] | None, typer.Option("--records", metavar="FILE", help="Records file; more may follow as arguments.")] = None,
-    more: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="Further records files.")] = None,
+    data: Annotated[list[Path] | None, typer.Argument(metavar="[DATA]...", help="Directories of `tilewright record`, Parquet files, records files.")] = None,
+    records: Annotated[list[Path] | None, typer.Option("--records", metavar="FILE", help="The same as an argument; may be repeated.")] = None,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Where to write the model (.ubj).")] = Path("model.ubj"),
+    holdout: Annotated[SplitName | None, typer.Option(help="Learn from all but this, and print the scores on it; else cross-validation.")] = None,
+    networks: NetworksOption = None,
+    mix_machines: MixOption = False,
     seed: SeedOption = 0,
     json: JsonOption = None,
 ) -> None:
-    """Train a cost model from recorded measurements, and print its held-out scores."""
+    """Train a cost model from measurements, and print its held-out scores."""
     from tilewright.display import write_json
-    from tilewright.training import print_training, train_from_records
+    from tilewright.splits import NETWORKS
+    from tilewright.training import print_training, train_from_data
 
-    report = train_from_records([*(records or []), *(more or [])], output, seed)
+    chosen = _held_out_networks(networks, holdout)
+    report = train_from_data(
+        [*(records or []), *(data or [])], output, seed, holdout=holdout and holdout.value, networks=chosen or NETWORKS, mix_machines=mix_machines,
+    )  # fmt: skip
     print_training(report, output)
     write_json(json, report.to_json())
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `tilewright train` wrote.")],
+    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Directories of `tilewright record`, Parquet files, records files.")],
+    split: Annotated[SplitName, typer.Option(help="Score on what this holds out.")] = SplitName.task,
+    networks: NetworksOption = None,
+    allow_trained: Annotated[bool, typer.Option("--allow-trained", help="Score on tasks that the model was trained on, too.")] = False,
+    mix_machines: MixOption = False,
+    json: JsonOption = None,
+) -> None:
+    """Score a trained cost model on measurements that it was not trained on."""
+    from tilewright.display import write_json
+    from tilewright.training import evaluate as judge
+    from tilewright.training import print_judged
+
+    chosen = _held_out_networks(networks, split)
+    judged = judge(model, data, split.value, networks=chosen, allow_trained=allow_trained, mix_machines=mix_machines)
+    print_judged(judged)
+    write_json(json, judged.to_json())
+
+
+def _held_out_networks(names: str | None, split: SplitName | None) -> tuple[str, ...] | None:
+    from ir.errors import UserError
+
+    if names is not None and split is not SplitName.network:
+        raise UserError(f"--networks {names}: only the split `network` holds out networks")
+    return None if names is None else tuple(names.split(","))
 
 
 @app.command()

@@ -305,7 +305,7 @@ def _section(tasks: Sequence[TaskHistory], records: Sequence[Record], machine: s
 def _trials(records: Iterable[Record]) -> pd.DataFrame:
     """Tunings that were recorded apart and came together later are shown as if they had run side by side."""
     fields = {"elapsed_seconds": float, "seed": int, "round": int, "seconds": float, "failure": object, "message": object}
-    rows = [(r.elapsed_seconds, r.seed, r.round, r.best_seconds, r.failure, r.message) for r in records if r.kind == "trial"]
+    rows = [(r.elapsed_seconds, r.seed, r.round, r.best_seconds, r.failure, r.message) for r in records if r.is_trial]
     trials = pd.DataFrame(rows, columns=list(fields)).astype(fields)
     trials = trials.sort_values("elapsed_seconds", kind="stable", ignore_index=True)
     return trials.assign(so_far=trials["seconds"].cummin())

@@ -1,98 +1,161 @@
-"""From records files to a cost model file."""
+"""From measurements to a cost model file, and scores on what a model has not seen."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from codegen.kernel import find_sketch
 from costmodel.features import FEATURE_VERSION, FeatureExtractor
+from costmodel.held_out import HeldOutScores, held_out_scores
 from costmodel.model import CostModel
 from costmodel.training import Validation, cross_validate, data_sha256
 from costmodel.training import train as train_model
-from data.record import Record
-from data.store import read_all
-from ir.errors import IllegalCandidate, UserError
-from ir.task import task
-from schedule.target import Target
+from data.measurements import read_measured
+from data.repeatability import Repeatability, repeatability
+from ir.errors import UserError
+from tilewright.examples import Examples, examples
+from tilewright.splits import NETWORKS, Mask, held_out
 
 
 @dataclass(frozen=True)
 class Training:
-    """What was learned from, and how good the model is on what it had not seen."""
+    """What was learned from, and how good the model is on what it had not seen: by cross-validation, or on what was held out."""
 
     n_trials: int
     n_failed: int
     n_settings: int
     left_out: Counter[str]  # trials that mean nothing to this version, by reason
-    validation: Validation
+    validation: Validation | None
+    judged: Judged | None
 
     def to_json(self) -> dict[str, object]:
-        return {
-            "n_trials": self.n_trials,
-            "n_failed": self.n_failed,
-            "n_settings": self.n_settings,
-            "left_out": dict(self.left_out),
-            "validation": self.validation.summary(),
-        }
+        counts = {"n_trials": self.n_trials, "n_failed": self.n_failed, "n_settings": self.n_settings, "left_out": dict(self.left_out)}
+        validation = {"validation": self.validation.summary()} if self.validation else {}
+        return counts | validation | (self.judged.to_json() if self.judged else {})
 
 
-def train_from_records(paths: Sequence[Path], output: Path, seed: int) -> Training:
-    """Train on all trials of these records files and write the model; `UserError` if there is too little to learn from."""
-    if not paths:
-        raise UserError("train needs --records FILE, one or more")
-    records = [record for record in read_all(paths) if record.kind == "trial"]
-    X, y, groups, left_out = dataset(records)
-    model = CostModel(seed=seed)
-    validation = cross_validate(X, y, groups, model, seed=seed)
-    train_model(X, y, groups, model).save(output, FEATURE_VERSION, FeatureExtractor.names, data_sha256(X, y, groups), validation.summary())
-    return Training(len(y), int(np.count_nonzero(y == 0)), len(np.unique(groups)), left_out, validation)
+@dataclass(frozen=True)
+class Judged:
+    """Scores on what `split` holds out, and what the noise of the measurements lets any model reach."""
+
+    split: str
+    scores: HeldOutScores
+    repeatability: Repeatability  # of all the measurements, held out or not
+
+    def to_json(self) -> dict[str, object]:
+        bound = self.repeatability.pairwise_bound
+        return {"split": self.split, **self.scores.to_json(), "pairwise_bound": bound, "repeatability": self.repeatability.to_json()}
 
 
-def dataset(records: Iterable[Record]) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.str_], Counter[str]]:
-    """(n, f) features, (n,) throughputs, (n,) settings by name, and what was left out by reason.
+def train_from_data(
+    paths: Sequence[Path], output: Path, seed: int, *, holdout: str | None = None, networks: Sequence[str] = NETWORKS, mix_machines: bool = False
+) -> Training:
+    """Train on all trials of these directories, Parquet files and records files, and write the model.
 
-    The features are computed anew from the rows, so records do not grow old with them; a record whose sketch has other columns now is left out.
+    With `holdout`, a split of `tilewright.splits`, the model learns from the rest alone; without, from everything, and is judged by cross-validation.
+    `UserError` if there is too little to learn from, nothing to judge, or several machines that are not to be mixed.
     """
-    by_sketch: dict[tuple[object, str], list[Record]] = {}
-    for record in records:
-        by_sketch.setdefault((record.setting, record.sketch), []).append(record)
-    features, throughputs, groups = [np.empty((0, len(FeatureExtractor.names)), np.float32)], list[float](), list[str]()
-    left_out: Counter[str] = Counter()
-    for (setting, name), mine in by_sketch.items():
-        first, of = mine[0], task(mine[0].task)
-        target = Target.from_json({**{k: v for k, v in first.machine.items() if k != "cpu_model"}, "threads": first.threads})
-        try:
-            sketch = find_sketch(of, name, target)
-        except IllegalCandidate:
-            left_out["sketch is not made any more"] += len(mine)
-            continue
-        columns = tuple(symbol.name for symbol in sketch.space.symbols)
-        known = [record for record in mine if record.columns == columns]
-        left_out["sketch has other columns now"] += len(mine) - len(known)
-        if known:
-            features.append(FeatureExtractor(sketch, target)(np.array([record.row for record in known], dtype=np.int64)))
-            throughputs += [of.work / record.best_seconds if record.ok else 0.0 for record in known]
-            groups += [str(setting)] * len(known)
-    return np.concatenate(features), np.array(throughputs), np.array(groups), +left_out
+    if not paths:
+        raise UserError("train needs --records FILE or DATA, one or more")
+    measured = read_measured(paths)
+    data = examples(measured, mix_machines=mix_machines)
+    mask = held_out(data, holdout, seed, networks) if holdout else np.zeros(len(data.groups), dtype=bool)
+    gone = tuple(networks) if holdout == "network" else ()
+    model = CostModel(seed=seed)
+    X, y, groups = data.X[~mask], data.y[~mask], data.names[~mask]
+    validation = None if holdout else cross_validate(X, y, groups, model, seed=seed, programs=data.programs)
+    fitted = train_model(X, y, groups, model)
+    judged = Judged(holdout, _scores(fitted, data, mask, gone), repeatability(measured.records)) if holdout else None
+    known = {
+        "split": holdout,
+        "seed": seed,
+        "networks": list(gone),
+        "machines": measured.machines,
+        "trained": sorted(set(data.programs[~mask].tolist())),
+        "held_out": sorted(set(data.programs[mask].tolist())),
+    }
+    scores = validation.summary() if validation else judged.to_json() if judged else {}
+    fitted.save(output, FEATURE_VERSION, FeatureExtractor.names, data_sha256(X, y, groups), scores, known)
+    return Training(len(y), int(np.count_nonzero(y == 0)), len(np.unique(groups)), data.left_out, validation, judged)
+
+
+def evaluate(
+    path: Path, paths: Sequence[Path], split: str, *, networks: Sequence[str] | None = None, allow_trained: bool = False, mix_machines: bool = False
+) -> Judged:
+    """Scores of a model file on what `split` holds out of the measurements, with the seed and (where none are given) the networks that it was trained with.
+
+    `UserError` where it was trained on some of that and this is not allowed, and where it was trained on another machine without mixing being meant.
+    """
+    model = CostModel.load(path, FEATURE_VERSION, FeatureExtractor.names)
+    known = model.card_.training
+    if not known:
+        raise UserError(f"{path} does not say what it was trained on; expected a model that tilewright train wrote")
+    measured = read_measured(paths)
+    foreign = [machine for machine in measured.machines if machine not in known["machines"]]
+    if foreign and not mix_machines:
+        raise UserError(
+            f"{path} was trained on machine {', '.join(known['machines'])}, the measurements are of {', '.join(foreign)}; --mix-machines allows that"
+        )
+    data = examples(measured, mix_machines=mix_machines)
+    chosen = tuple(networks or known["networks"] or NETWORKS)
+    mask = held_out(data, split, known["seed"], chosen)
+    if not allow_trained:
+        _refuse_trained(path, known, split, data, mask)
+    return Judged(split, _scores(model, data, mask, chosen if split == "network" else ()), repeatability(measured.records))
+
+
+def _refuse_trained(path: Path, known: dict[str, Any], split: str, data: Examples, mask: Mask) -> None:
+    """`UserError` where the model has learned from what is to be scored."""
+    wanted = set(data.programs[mask].tolist())
+    seen = wanted & set(known["trained"])
+    if seen and not (split == known["split"] == "within"):  # there the same candidates were held out
+        trained = f"with --holdout {known['split']}" if known["split"] else "on everything"
+        tasks = f"{len(seen)} of the {len(wanted)} tasks that --split {split} would score"
+        raise UserError(f"{path} was trained {trained}: it knows {tasks}; --allow-trained scores them anyway")
+
+
+def _scores(model: CostModel, data: Examples, mask: Mask, networks: tuple[str, ...]) -> HeldOutScores:
+    """Where networks are held out, what they share with others counts for them alone."""
+    uses = [{name: n for name, n in group.uses.items() if name in networks} or group.uses for group in data.of_group]
+    found = held_out_scores(model.predict(data.X[mask]), data.seconds[mask], data.groups[mask], uses)
+    if found is None:
+        raise UserError("none of the tasks held out has two candidates of different speed, so there is nothing to judge")
+    return found
 
 
 def print_training(training: Training, output: Path) -> None:
     from tilewright.display import console, print_table
 
     validation = training.validation
-    if validation.mean is not None:
+    if validation is not None and validation.mean is not None:
         mean = validation.mean
         names = ("pairwise accuracy", f"recall@{validation.k}", "top-1", "top-5", "Spearman")
         values = (mean.pairwise_accuracy, mean.recall_at_k, mean.top_1, mean.top_5, mean.spearman)
         print_table(f"held out, {validation.split}", names, [[f"{value:.3f}" for value in values]], left=0)
+    if training.judged is not None:
+        print_judged(training.judged)
     out = console()
-    out.print(f"{training.n_trials} trials ({training.n_failed} failed) of {training.n_settings} tasks")
+    out.print(f"learned from {training.n_trials} trials ({training.n_failed} failed) of {training.n_settings} tasks")
     for reason, n in training.left_out.items():
         out.print(f"left out: {n} trials whose {reason}")
     out.print(f"model written to {output}")
+
+
+def print_judged(judged: Judged) -> None:
+    """The scores; under them what noise lets a perfect model reach, and what chance would."""
+    from tilewright.display import console, print_table
+
+    scores, repeated = judged.scores, judged.repeatability
+    names = ("", "pairwise accuracy", "recall@30", "top-1", "top-5")
+    rows = [("this model", *(f"{value:.3f}" for value in (scores.pairwise_accuracy, scores.recall_at_30, scores.top_1, scores.top_5)))]
+    rows.append(("at most, by repeatability", "–" if repeated.pairwise_bound is None else f"{repeated.pairwise_bound:.3f}", "", "", ""))
+    rows.append(("by chance", "0.500", f"{scores.recall_at_30_by_chance:.3f}", "", ""))
+    print_table(f"held out, by {judged.split}", names, rows)
+    pairs = f"{repeated.n_pairs} pairs measured twice"
+    agreed = f"{repeated.agreement:.1%} of {pairs} agree in their order" if repeated.agreement is not None else "no pair of candidates was measured twice"
+    console().print(f"{scores.n_candidates} candidates of {scores.n_tasks} tasks ({scores.n_tasks_left_out} with nothing to order); {agreed}")

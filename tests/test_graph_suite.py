@@ -1,0 +1,73 @@
+"""Suites: each program once, with all that use it; what is left out is named."""
+
+import pytest
+
+from graph import suite
+from graph.examples import LIGHT_NETWORKS, light_network
+from graph.network import Network
+from graph.operator_suite import BATCHES, FAMILIES
+from graph.suite import collect, named_suite, target_suite
+from graph.targets import resolve_target
+from ir.errors import UserError
+from ir.identity import program_id
+from ir.task import task
+
+
+def network(*texts):
+    return Network(None, tuple(task(text, count) for count, text in texts), ())
+
+
+def test_a_program_stands_there_once_with_all_its_uses():
+    found = collect([
+        ("one", network((3, "matmul:m=16,n=8,k=4"), (1, "softmax:shape=4x4,axis=1"))),
+        ("two", network((2, "conv2d:c=4,h=4,w=4,k=8,r=1,s=1"), (1, "matmul:m=16,n=8,k=4"))),
+    ])  # fmt: skip
+    assert [of.key.partition(":")[0] for of in found.tasks] == ["matmul", "softmax"]
+    assert found.sources == {found.tasks[0].key: {"one": 3, "two": 3}, found.tasks[1].key: {"one": 1}}
+
+
+def test_what_is_too_large_is_named():
+    found = collect([("one", network((1, "matmul:m=16,n=8,k=4"), (1, "matmul:m=4096,n=4096,k=4096"), (1, "reduce:function=sum,shape=16x4096x2048,axes=1x2")))])
+    assert len(found.tasks) == 1
+    assert "one: matmul:m=4096" in found.notes[0]
+    assert "1.4e+11 flops, more than 1.5e+10" in found.notes[0]
+    assert "512 MiB of tensors, more than 256" in found.notes[1]
+
+
+def test_nothing_left_is_one_line():
+    with pytest.raises(UserError, match=r"there is no task to measure: one: matmul:.* flops, more than"):
+        collect([("one", network((1, "matmul:m=4096,n=4096,k=4096")))])
+    with pytest.raises(UserError, match="record needs targets, or --suite with one of standard, networks, operators"):
+        target_suite([], {})
+    with pytest.raises(UserError, match="unknown suite 'all'"):
+        named_suite("all")
+
+
+def test_the_operator_suite():
+    found = named_suite("operators")
+    cases = {program_id(of.program) for family in FAMILIES.values() for batch in BATCHES for of in family.tasks(batch)}
+    assert len(found.tasks) + len(found.notes) == len(cases)
+    assert len(found.tasks) > 96
+    assert {name for uses in found.sources.values() for name in uses} == {f"operator {name}" for name in FAMILIES}
+
+
+def test_the_standard_suite_without_the_networks_that_are_fetched(monkeypatch):
+    """Those of the onnx package alone give more than the 120 tasks that a data set needs."""
+    monkeypatch.setattr(suite, "EXAMPLES", {})
+    found = named_suite("standard")
+    assert len(found.tasks) >= 120
+    assert len({program_id(of.program) for of in found.tasks}) == len(found.tasks)
+    assert {f"light-{name}" for name in LIGHT_NETWORKS} <= {name for uses in found.sources.values() for name in uses}
+
+
+def test_targets_are_named_after_files_and_operators():
+    path = light_network("squeezenet")
+    found = target_suite([str(path), "matmul:m=16,n=8,k=4"], {})
+    names = {name for uses in found.sources.values() for name in uses}
+    assert names == {"light_squeezenet", "operator matmul"}
+    assert len(found.tasks) == len(resolve_target(str(path), {}).tasks) + 1
+
+
+def test_an_absent_light_network_is_one_line():
+    with pytest.raises(UserError, match="does not carry its light network nonet"):
+        light_network("nonet")

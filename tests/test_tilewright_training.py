@@ -1,0 +1,233 @@
+"""Training and evaluating from directories: what is held out is never seen, under no name, and wrong data are one line."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_tilewright_cli import assert_one_line_error, tilewright
+from training_samples import MACHINE, SOURCES, directory, records
+
+from costmodel.features import FEATURE_VERSION, FeatureExtractor
+from costmodel.model import CostModel
+from data import exchange
+from data.measurements import read_measured
+from data.record import machine_id
+from ir.errors import UserError
+from ir.identity import program_id
+from ir.task import task
+from tilewright.examples import examples, family
+from tilewright.splits import held_out
+from tilewright.training import evaluate, train_from_data
+
+B = "matmul:m=64,n=96,k=32"
+SAME_AS_B = "conv2d:n=1,c=32,h=8,w=8,k=96,r=1,s=1"
+OTHER = MACHINE | {"cpu_model": "Another CPU"}
+
+
+def program(text):
+    return program_id(task(text).program)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    return directory(tmp_path_factory.mktemp("training") / "measured")
+
+
+@pytest.fixture(scope="module")
+def data(measured):
+    return examples(read_measured([measured]))
+
+
+# --- examples ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_group_for_a_program_under_two_names(data):
+    assert len(data.of_group) == len(SOURCES) - 1
+    (group,) = (group for group in data.of_group if group.program == program(B))
+    assert group.uses == {"a": 1, "b": 2}
+    assert group.families == {"matmul", "conv2d"}
+    assert len(data.seconds) == 40 * len(SOURCES)
+    assert data.y.max() == pytest.approx((np.array([g.work for g in data.of_group])[data.groups] / data.seconds).max())
+
+
+def test_rows_belong_together(data):
+    """Features, seconds and groups of a candidate are its own."""
+    text = "matmul:m=48,n=48,k=48"
+    mine = data.programs == program(text)
+    expected = sorted(record.best_seconds for record in records(text) if record.is_trial)
+    assert sorted(data.seconds[mine]) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("conv2d:n=1,c=8,h=4,w=4,k=8,groups=8,dilation=1", "depthwise conv2d"), ("conv2d:c=8,k=8,groups=2,dilation=2x2", "grouped dilated conv2d"),
+        ("conv2d:c=8,k=8,groups=1,dilation=1x1", "conv2d"), ("softmax:shape=4x4,axis=1", "softmax"),
+    ],
+)  # fmt: skip
+def test_families(key, name):
+    assert family(key) == name
+
+
+def test_records_of_other_sketches_are_counted_and_nothing_left_is_refused(tmp_path):
+    text = "matmul:m=48,n=48,k=48"
+    old = [replace(record, sketch="gone") for record in records(text)[:7]]
+    changed = [replace(record, columns=("x", *record.columns[1:])) for record in records(text)[7:10]]
+    exchange.write(tmp_path / "mixed.parquet", [*old, *changed, *records(text)[10:]])
+    found = examples(read_measured([tmp_path / "mixed.parquet"]))
+    assert found.left_out == {"sketch is not made any more": 7, "sketch has other columns now": 3}
+    exchange.write(tmp_path / "old.parquet", old)
+    with pytest.raises(UserError, match="none of the 7 measurements means anything to this version: 7: sketch is not made any more"):
+        examples(read_measured([tmp_path / "old.parquet"]))
+
+
+# --- splits -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_is_never_seen_in_any_form(data):
+    mask = held_out(data, "network", 0, ("b",))
+    gone = set(data.programs[mask].tolist())
+    assert gone == {program(B), program("softmax:shape=32x64,axis=1"), program("softmax:shape=64x128,axis=1")}
+    assert program(SAME_AS_B) in gone
+    assert not gone & set(data.programs[~mask].tolist())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_tasks_are_held_out_whole(data, seed):
+    mask = held_out(data, "task", seed)
+    gone, seen = set(data.programs[mask].tolist()), set(data.programs[~mask].tolist())
+    assert gone
+    assert seen
+    assert not gone & seen
+    assert (mask == held_out(data, "task", seed)).all()
+
+
+def test_within_holds_out_the_same_candidates_when_there_are_more(data, tmp_path):
+    """Of all names of a program alike, and of every task some."""
+    mask = held_out(data, "within", 0)
+    assert 0.1 < mask.mean() < 0.3
+    more = examples(read_measured([directory(tmp_path / "more", n=80)]))
+    later = held_out(more, "within", 0)
+    known = {tuple(row) for row in data.X[mask].tolist()}
+    assert known <= {tuple(row) for row in more.X[later].tolist()}
+    assert (held_out(data, "within", 1) != mask).any()
+
+
+def test_empty_splits_are_refused(data, tmp_path):
+    with pytest.raises(UserError, match="--networks a,nonet: no measurement is of network 'nonet' \\(there are: a, b, c\\)"):
+        held_out(data, "network", 0, ("a", "nonet"))
+    with pytest.raises(UserError, match="an empty split: --holdout network holds out 280 of 280 candidates and leaves 0"):
+        held_out(data, "network", 0, ("a", "b", "c"))
+    one = examples(read_measured([directory(tmp_path / "one", {B: {"a": 1}, SAME_AS_B: {"b": 1}})]))
+    for split in ("task", "network"):
+        with pytest.raises(UserError, match=f"--holdout {split} needs two tasks or more, the measurements are of 1"):
+            held_out(one, split, 0, ("a",))
+    assert held_out(one, "within", 0).any()
+
+
+# --- training and evaluating ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("split", "networks"), [("task", ()), ("within", ()), ("network", ("b",))])
+def test_what_is_printed_is_what_evaluate_finds(measured, tmp_path, split, networks):
+    training = train_from_data([measured], tmp_path / "m.ubj", 0, holdout=split, networks=networks)
+    assert training.judged == evaluate(tmp_path / "m.ubj", [measured], split)
+    result = training.to_json()
+    assert all(0 <= result[name] <= 1 for name in ("pairwise_accuracy", "recall_at_30", "top_1", "top_5", "pairwise_bound"))
+    json.dumps(result, allow_nan=False)
+
+
+def test_the_model_file_says_what_it_was_trained_on(measured, tmp_path):
+    train_from_data([measured], tmp_path / "m.ubj", 0, holdout="network", networks=("b",))
+    card = CostModel.load(tmp_path / "m.ubj", FEATURE_VERSION, FeatureExtractor.names).card_
+    assert program(B) in card.training["held_out"]
+    assert not set(card.training["held_out"]) & set(card.training["trained"])
+    assert (card.training["split"], card.training["networks"], card.training["machines"]) == ("network", ["b"], [machine_id(MACHINE)])
+    assert card.scores["top_5"] <= 1
+    first = (tmp_path / "m.ubj").read_bytes()
+    train_from_data([measured], tmp_path / "m.ubj", 0, holdout="network", networks=("b",))
+    assert (tmp_path / "m.ubj").read_bytes() == first
+
+
+def test_it_refuses_to_score_what_the_model_has_learned(measured, tmp_path):
+    train_from_data([measured], tmp_path / "task.ubj", 0, holdout="task")
+    train_from_data([measured], tmp_path / "all.ubj", 0)
+    with pytest.raises(UserError, match=r"was trained with --holdout task: it knows . of the 6 tasks that --split within would score"):
+        evaluate(tmp_path / "task.ubj", [measured], "within")
+    with pytest.raises(UserError, match="was trained on everything: it knows 1 of the 1 tasks"):
+        evaluate(tmp_path / "all.ubj", [measured], "task")
+    assert evaluate(tmp_path / "all.ubj", [measured], "task", allow_trained=True).scores.n_tasks == 1
+
+
+def test_without_holdout_the_names_of_a_program_are_held_out_together(measured, tmp_path):
+    training = train_from_data([measured], tmp_path / "m.ubj", 0)
+    assert training.judged is None
+    assert training.validation is not None
+    assert len(training.validation.per_group) == len(SOURCES) - 1
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_machines_are_mixed_only_when_meant(measured, tmp_path):
+    other = directory(tmp_path / "other", machine=OTHER)
+    with pytest.raises(UserError, match=r"the measurements are of 2 machines .*; --mix-machines takes them together"):
+        train_from_data([measured, other], tmp_path / "m.ubj", 0)
+    assert not (tmp_path / "m.ubj").exists()
+    train_from_data([measured], tmp_path / "m.ubj", 0, holdout="task")
+    with pytest.raises(UserError, match=f"was trained on machine {machine_id(MACHINE)}, the measurements are of {machine_id(OTHER)}; --mix-machines"):
+        evaluate(tmp_path / "m.ubj", [other], "task")
+    assert evaluate(tmp_path / "m.ubj", [other], "task", mix_machines=True).scores.n_tasks == 1
+    both = train_from_data([measured, other], tmp_path / "both.ubj", 0, holdout="task", mix_machines=True)
+    assert both.judged is not None
+    assert both.judged.scores.n_tasks == 2  # one task on two machines
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), -1.0, 0.0, float("inf")])
+def test_times_that_are_none(tmp_path, wrong):
+    exchange.write(tmp_path / "x.parquet", records(B))
+    table = pq.read_table(tmp_path / "x.parquet")
+    seconds = [[wrong], *table["seconds"].to_pylist()[1:]]
+    pq.write_table(table.set_column(table.schema.get_field_index("seconds"), "seconds", pa.array(seconds)), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=r"x\.parquet, row 1: seconds holds what is"):
+        train_from_data([tmp_path / "x.parquet"], tmp_path / "m.ubj", 0)
+
+
+def test_files_that_are_not_there(measured, tmp_path):
+    with pytest.raises(UserError, match=r"absent\.ubj: it does not exist"):
+        evaluate(tmp_path / "absent.ubj", [measured], "task")
+    with pytest.raises(UserError, match="absent: it does not exist"):
+        train_from_data([tmp_path / "absent"], tmp_path / "m.ubj", 0)
+    with pytest.raises(UserError, match="no measurement is of network 'minilm'"):
+        train_from_data([measured], tmp_path / "m.ubj", 0, holdout="network")
+    failed = [replace(record, seconds=(), failure="crash") for record in records(B, repeats=0)]
+    exchange.write(tmp_path / "failed.parquet", failed)
+    with pytest.raises(UserError, match="all 40 recorded trials failed"):
+        train_from_data([tmp_path / "failed.parquet"], tmp_path / "m.ubj", 0)
+    assert not (tmp_path / "m.ubj").exists()
+
+
+def test_a_model_that_does_not_say_what_it_was_trained_on(measured, data, tmp_path):
+    model = CostModel(n_estimators=2).fit(data.X, data.y, data.names)
+    model.save(tmp_path / "m.ubj", FEATURE_VERSION, FeatureExtractor.names, "00")
+    with pytest.raises(UserError, match=r"m\.ubj does not say what it was trained on"):
+        evaluate(tmp_path / "m.ubj", [measured], "task")
+
+
+def test_the_command_line(measured, tmp_path):
+    trained = tilewright("train", measured, "-o", "m.ubj", "--holdout", "network", "--networks", "b", "--json", "t.json", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert "at most, by repeatability" in trained.stdout
+    judged = tilewright("evaluate", "m.ubj", measured, "--split", "network", "--json", "e.json", cwd=tmp_path)
+    assert judged.returncode == 0, judged.stderr
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert found == {name: json.loads((tmp_path / "t.json").read_text())[name] for name in found}
+    for arguments, words in (
+        (("evaluate", "m.ubj", measured, "--split", "within"), ("m.ubj", "--allow-trained")),
+        (("train", measured, "-o", "n.ubj", "--networks", "a"), ("--networks a",)),
+    ):
+        assert_one_line_error(tilewright(*arguments, cwd=tmp_path), *words)
+    assert not (tmp_path / "n.ubj").exists()

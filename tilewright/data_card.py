@@ -1,0 +1,125 @@
+"""The README of a directory of measurements: what they are, how they were made, how far they can be trusted. Made from the files there alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.measurements import ABOUT, Measured, read_about, read_measured
+from data.record import Record
+from data.repeatability import Repeatability, repeatability
+from tilewright.files import write_file
+
+CARD = "README.md"
+
+_HEAD = """# Measured candidates
+
+{n_candidates} candidates of {n_tasks} tasks: tensor programs that were scheduled, compiled, checked and timed by Tilewright. Written by
+`tilewright record`; `tilewright train` and `tilewright evaluate` read the directory. Several campaigns are one when their files lie in one directory.
+
+A row of a `.parquet` file is one measurement: the task as an operator text, the name of the sketch, its columns (the names of its choices) and the row (their
+values), the seconds of every repeat or the class of failure, machine, threads, and versions. No features are kept: they are computed again from the row,
+so the data outlive changes of the features. The `.about.json` beside it says where each task comes from, and what the machine can do.
+
+## How it was measured
+
+- `sample`: drawn uniformly, each column over the choices that the earlier ones leave, over all sketches of the task (the first sketch twice as often as each
+  other), rows that break a limit left out; about half of each task's candidates. Unbiased.
+- `trial`: asked for by the evolutionary search with a cost model that had learned from this task's earlier measurements.
+- `repeat`: a candidate (same task, sketch and row) measured once more at the end of the campaign, built anew; {share} of all, in groups of a task.
+- `final`: the end of a tuning, where the records come from one.
+
+Every candidate's result was compared with a reference. Tasks took turns of 16 trials. The fastest repeat is the label: threads and caches warm, several
+calls in a row, repeated until two agree; a candidate four times slower than the best is timed once. A failure is kept with its class.
+"""
+
+_AGAIN = """## Make it again
+
+    tilewright record --suite standard --out DIRECTORY --max-trials {most} --seed {seed}
+
+(or with the targets that the table above names instead of the suite) goes on where it was stopped, and appends where more trials or other tasks are asked.
+The same seed draws the same samples; what the search asks for depends on what was measured.
+"""
+
+
+def write_card(directory: Path) -> None:
+    """Writes the README of what all Parquet files in the directory hold; `UserError` where one of them cannot be read."""
+    measured = read_measured([directory])
+    limits = {part.stem: read_about(part.with_suffix(ABOUT)).limits for part in sorted(directory.glob("*.parquet"))}
+    write_file(directory / CARD, card_text(measured, limits).encode())
+
+
+def card_text(measured: Measured, limits: Mapping[str, Mapping[str, Any]]) -> str:
+    """`limits`: by machine, then by number of threads."""
+    records = measured.records
+    trials = [record for record in records if record.is_trial]
+    by_task = Counter(record.task for record in trials)
+    repeats = sum(record.kind == "repeat" for record in records)
+    parts = [
+        _HEAD.format(n_candidates=f"{len(trials):,}", n_tasks=len(by_task), share=f"{repeats / max(len(trials), 1):.1%}"),
+        "## Machines\n\n" + "\n".join(_machines(records, limits)),
+        "## Counts\n\n" + _counts(measured, trials),
+        "## Repeatability\n\n" + repeatability_text(repeatability(records)),
+        _AGAIN.format(most=max(by_task.values(), default=0), seed=min((record.seed for record in trials), default=0)),
+    ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def repeatability_text(found: Repeatability) -> str:
+    if found.agreement is None or found.pairwise_bound is None or found.noise is None:
+        return "No two candidates of one task were measured twice, so nothing is known of how well measurements repeat."
+    spread = "" if found.spread is None else f" Inside one measurement the median repeat is {found.spread:.1%} above the fastest (median)."
+    return (
+        f"{found.n_candidates} candidates were measured twice; the second time differs by {found.noise:.1%} (median).{spread} Of {found.n_pairs} pairs of\n"
+        f"one task {found.agreement:.1%} stood in the same order both times. So no model can be expected to reach more than {found.pairwise_bound:.3f}\n"
+        f"pairwise accuracy on such measurements (`data/repeatability.py` says why). {found.n_failed_once} candidates failed one time and not the other."
+    )
+
+
+def _machines(records: Sequence[Record], limits: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
+    """A paragraph a machine and number of threads."""
+    seen = {(record.setting.machine, record.threads): record for record in records}
+    for (machine, threads), record in sorted(seen.items()):
+        about = record.machine
+        caches = ", ".join(f"{name.upper()} {int(about[f'{name}_bytes']) >> 10} KiB" for name in ("l1", "l2", "l3") if f"{name}_bytes" in about)
+        cpu = f"{about.get('cpu_model', 'unknown CPU')} ({about.get('cpu', '?')}), {about.get('lanes', '?')} fp32 lanes"
+        yield f"- `{machine}`: {cpu}, {caches}; {threads} threads."
+        yield f"  Versions: {', '.join(f'{name} {version}' for name, version in sorted(record.versions.items()))}."
+        found = limits.get(machine, {}).get(str(threads))
+        if found is not None:
+            peaks = f"{found['fma_gflops_one']['best']:.0f} GFLOP/s on one thread, {found['fma_gflops_all']['best']:.0f} on all"
+            memory = ", ".join(
+                f"{b['level']} {b['operation']} {b['gb_per_second']['best']:.0f}" for b in found["bandwidths"] if b["threads"] == found["threads"]
+            )
+            yield f"  Measured: {peaks}; 10⁹ bytes/s with all threads: {memory}; A/A ratio of minima {found['noise']['minima_ratio']:.3f}."
+        yield f"  Vector features: {_vector_features(str(about.get('features', '')))}."
+
+
+def _vector_features(features: str) -> str:
+    names = [name[1:] for name in features.split(",") if name.startswith("+")]
+    return ", ".join(name for name in names if name.startswith(("avx", "fma", "sse4.2", "neon", "sve"))) or "none"
+
+
+def _counts(measured: Measured, trials: Sequence[Record]) -> str:
+    kinds = Counter(record.kind for record in measured.records)
+    failures = Counter(record.failure for record in trials if not record.ok)
+    operators = Counter(record.task.partition(":")[0] for record in trials)
+    tasks_of: dict[str, set[str]] = {}
+    for task in {record.task for record in trials}:
+        for source in measured.sources.get(task, {"source not known": 1}):
+            tasks_of.setdefault(source, set()).add(task)
+    by_task = Counter(record.task for record in trials)
+    sources = [(name, len(tasks), sum(by_task[task] for task in tasks)) for name, tasks in sorted(tasks_of.items())]
+    return "\n\n".join([
+        _table(("kind", "measurements"), kinds.most_common()),
+        _table(("network or operator family", "tasks", "candidates"), sources) + "\n\nA task of several networks counts in each of them.",
+        _table(("operator", "candidates"), operators.most_common()),
+        _table(("failure", "candidates"), failures.most_common()) if failures else "No candidate failed.",
+    ])  # fmt: skip
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
