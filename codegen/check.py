@@ -27,6 +27,7 @@ from schedule.algorithms import ALGORITHMS, DIRECT, rounded_program
 GUARD_BYTES = 4096  # before and after each buffer
 GUARD_VALUE = 0xA5
 SPREAD = 16
+PART_ELEMENTS = 1 << 16  # compared at a time, which caches hold
 N_TASKS_KEPT = 2  # measuring one task after another needs one; the final measurements of a network go from task to task
 
 
@@ -64,26 +65,34 @@ def reference(key: str, seed: int, algorithm: str = DIRECT) -> Reference:
     """The result of the task for `random_inputs`; the tolerance is that of an algorithm."""
     program, inputs = task(key).program, random_inputs(key, seed)
     bound = tolerance(rounded_program(program, algorithm), inputs).reshape(program.output.shape)
-    return Reference(interpret(program, inputs) if algorithm == DIRECT else reference(key, seed).values, bound)
+    values = np.ascontiguousarray(interpret(program, inputs)) if algorithm == DIRECT else reference(key, seed).values
+    return Reference(values, np.ascontiguousarray(bound))
 
 
 @np.errstate(invalid="ignore")  # differences of infinities
 def check_output(output: Array, expected: Reference) -> None:
     """`WrongAnswer` says how far off the worst element is, where, and how many elements are wrong."""
-    distances = _distances(output, expected.values)
-    right = distances <= expected.tolerance
-    if output.dtype.kind == "f":
-        right |= (output == expected.values) | (np.isnan(output) & np.isnan(expected.values))  # infinities, and NaN where it is right
-        right |= np.isinf(output) & (np.sign(output) * expected.values + expected.tolerance > np.finfo(np.float32).max)
+    flat = [array.reshape(-1) for array in (output, expected.values, expected.tolerance)]
+    starts = range(0, output.size, PART_ELEMENTS)
+    right = np.concatenate([_are_right(*(array[start : start + PART_ELEMENTS] for array in flat)) for start in starts])
     if right.all():
         return
     n_wrong = right.size - int(np.count_nonzero(right))
-    excess = np.where(right, -np.inf, np.nan_to_num(distances - expected.tolerance, nan=np.inf))
+    distances = _distances(output, expected.values)
+    excess = np.where(right.reshape(output.shape), -np.inf, np.nan_to_num(distances - expected.tolerance, nan=np.inf))
     worst = tuple(int(i) for i in np.unravel_index(int(excess.argmax()), output.shape))
     raise WrongAnswer(
         f"{n_wrong} of {right.size} elements are wrong, the worst at {list(worst)}: "
         f"{_text(output[worst])} instead of {_text(expected.values[worst])}, which may be off by {expected.tolerance[worst]:.1e}"
     )
+
+
+def _are_right(output: Array, values: Values, tolerance: NDArray[np.float64]) -> NDArray[np.bool_]:
+    right: NDArray[np.bool_] = _distances(output, values) <= tolerance
+    if output.dtype.kind == "f" and not right.all():
+        right |= (output == values) | (np.isnan(output) & np.isnan(values))  # infinities, and NaN where it is right
+        right |= np.isinf(output) & (np.sign(output) * values + tolerance > np.finfo(np.float32).max)
+    return right
 
 
 def _distances(output: Array, values: Values) -> NDArray[np.float64]:

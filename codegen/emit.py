@@ -30,6 +30,7 @@ TRANSCENDENTAL: dict[str, Callable[..., ir.Value]] = {"exp": exponential, "log":
 
 # Address of element = constant + sum of factor * atom; an atom is a symbol or an operation that is not linear.
 Linear = tuple[int, dict[Expr, int]]
+AddressKey = tuple[int, tuple[tuple[Expr, int], ...]]  # the same with the unrolled variables put in
 
 
 @dataclass(frozen=True)
@@ -244,6 +245,8 @@ class _Body:
         value = self.value(statement.value)
         stride, active = self.shape_of(statement.buffer, statement.indices)
         pointer = self.address(statement.buffer, statement.indices)
+        if statement.guard != 1 and statement.streamed:
+            raise InternalError(f"{statement.buffer.name}: what is guarded cannot be streamed")
         if statement.guard != 1 and self.vector is None:
             with self.builder.if_then(self.holds(statement.guard)):
                 self.builder.store(value, pointer, align=statement.buffer.element_bytes)
@@ -254,7 +257,7 @@ class _Body:
             else:
                 self.scatter(statement.buffer, value, pointer, stride, mask)
         elif self.vector is None or (stride == 1 and (active == self.lanes or statement.buffer.whole_vectors)):
-            self.store_vector(value, pointer, statement)
+            self.store_whole(value, pointer, statement)
         elif stride == 1 and active > 1:  # of one lane LLVM makes a scalar store, which is too wide where a cast made the element narrow
             self.masked_store(statement.buffer, value, pointer, self.lane_mask(active))
         else:
@@ -264,10 +267,10 @@ class _Body:
                 self.builder.store(element, place, align=statement.buffer.element_bytes)
         self.loaded = {}
 
-    def store_vector(self, value: ir.Value, pointer: ir.Value, statement: Store) -> None:
+    def store_whole(self, value: ir.Value, pointer: ir.Value, statement: Store) -> None:
         """All lanes of a vector, or one element. The result of a kernel that streams is aligned (`codegen.kernel`), so its whole vectors are."""
         element_bytes = statement.buffer.element_bytes
-        if not statement.streamed:
+        if not statement.streamed or self.vector is None:
             self.builder.store(value, pointer, align=element_bytes)
             return
         stored = self.builder.store(value, pointer, align=min(ALIGNMENT, element_bytes * self.lanes))
@@ -407,9 +410,8 @@ class _Body:
         if not self.is_linear(load):
             return self.load_lane_by_lane(load)
         stride, active = self.shape_of(load.buffer, load.indices)
-        guarded = load.guard != 1
-        here = [(symbol, self.values[symbol]) for symbol in symbols_of(load.guard)]
-        key = (load.buffer.name, self.address_key(load.buffer, load.indices), stride, active, (load.guard, self.vector, *here) if guarded else None)
+        address = self.address_key(load.buffer, load.indices)
+        key = (load.buffer.name, address, stride, active, load.guard, self.vector if load.guard != 1 else self.vector is not None, self.here(load, address))
         found = self.loaded.get(key)
         if found is None:
             found = self.loaded[key] = self.fresh_load(load, stride, active)
@@ -452,6 +454,12 @@ class _Body:
             result = builder.insert_element(result, builder.load(place, align=align, typ=element), I32(lane))
         return result
 
+    def here(self, load: Load, address: AddressKey) -> frozenset[tuple[Symbol, int | ir.Value]]:
+        """What decides which element it is besides its address and its guard as they are written: the variables inside of them."""
+        folded = [atom for atom, _ in address[1] if isinstance(atom, Op)]
+        inside = symbols_of(load.guard, *folded) if folded or load.guard != 1 else ()
+        return frozenset((symbol, self.values[symbol]) for symbol in inside)
+
     def is_linear(self, load: Load) -> bool:
         """In the variable of the vector loop."""
         return self.vector is None or not any(isinstance(atom, Op) and self.vector[0] in symbols_of(atom) for atom in self.linear(load.buffer, load.indices)[1])
@@ -459,6 +467,8 @@ class _Body:
     def load_lane_by_lane(self, load: Load) -> ir.Value:
         """A vector whose elements lie wherever their indices say."""
         assert self.vector is not None
+        if load.guard != 1:
+            raise InternalError(f"{load.buffer.name}: a guarded load whose indices are not linear")
         (variable, active), start = self.vector, self.values[self.vector[0]]
         assert isinstance(start, int)
         kind = ELEMENTS[load.buffer.dtype]
@@ -556,7 +566,7 @@ class _Body:
             raise InternalError(f"{buffer.name}: an index is not linear in {variable.name}")
         return atoms.get(variable, 0), active
 
-    def address_key(self, buffer: Buffer, indices: tuple[Expr, ...]) -> tuple[object, ...]:
+    def address_key(self, buffer: Buffer, indices: tuple[Expr, ...]) -> AddressKey:
         """(constant part, dynamic parts) of the flat index with the unrolled variables put in."""
         constant, atoms = self.linear(buffer, indices)
         dynamic: list[tuple[Expr, int]] = []
@@ -575,13 +585,13 @@ class _Body:
         if base is None:
             base = self.pointers[buffer.name]
             offset: ir.Value | None = None
-            for atom, factor in dynamic:  # type: ignore[attr-defined]  # pairs by construction
+            for atom, factor in dynamic:
                 value = self.integer(atom)
                 term = value if factor == 1 else self.builder.mul(value, I64(factor), flags=("nsw",))
                 offset = term if offset is None else self.builder.add(offset, term, flags=("nsw",))
             if offset is not None:
                 base = self.builder.gep(base, [offset], source_etype=ELEMENTS[buffer.dtype])
-            if not any(isinstance(atom, Op) for atom, _ in dynamic):  # type: ignore[attr-defined]
+            if not any(isinstance(atom, Op) for atom, _ in dynamic):
                 self.known[key] = base
         return base if constant == 0 else self.builder.gep(base, [I64(constant)], source_etype=ELEMENTS[buffer.dtype])
 

@@ -98,8 +98,7 @@ def build(of: Task, sketch: Sketch, row: NDArray[np.int64], target: Target) -> C
     sources = {nest.buffers[1].name: name for name, nest in lowered.prepare.items()}
     arguments = tuple(Argument(b.name, b.shape, b.scope, sources.get(b.name, "")) for b in argument_buffers(lowered.kernel))
     workspace = max(workspace_layout(nest).total_bytes(target.threads) for nest in nests(lowered))
-    streams = any(stage.streams == 1 for stage in sketch.instantiate(row))
-    return Code(of.key, arguments, workspace, target, compile_object(llvm_text(lowered, target), target), algorithm_of(sketch.name), streams)
+    return Code(of.key, arguments, workspace, target, compile_object(llvm_text(lowered, target), target), algorithm_of(sketch.name), lowered.streams)
 
 
 def aligned_empty(shape: Sequence[int], dtype: DType = FLOAT) -> Array:
@@ -217,10 +216,11 @@ class BoundKernel:
             out = aligned_empty(output.shape, output.dtype)
         else:
             check_out(f"{self.kernel.task.key}: out", out, output, given.values())
-        if self.kernel.code.streams and out.ctypes.data % ALIGNMENT:
-            out[...] = self(*arrays)
-        else:
-            self.kernel.run(self.pointers(given, out))
+        is_usable = not self.kernel.code.streams or out.ctypes.data % ALIGNMENT == 0
+        result = out if is_usable else aligned_empty(output.shape, output.dtype)
+        self.kernel.run(self.pointers(given, result))
+        if not is_usable:
+            out[...] = result
         return out
 
     def pointers(self, inputs: Mapping[str, Array], out: Array) -> Any:

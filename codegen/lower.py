@@ -50,10 +50,12 @@ MAX_VECTOR_LOOP = 4  # vectors of a vector loop written out one by one when copy
 
 @dataclass(frozen=True)
 class Lowered:
-    """`kernel` computes the task; `prepare` makes, by tensor name, the prepared form of each constant operand."""
+    """`kernel` computes the task; `prepare` makes, by tensor name, the prepared form of each constant operand; `streams`: the kernel's result goes past
+    the caches."""
 
     kernel: Nest
     prepare: Mapping[str, Nest]
+    streams: bool = False
 
 
 def lower(sketch: Sketch, row: NDArray[np.int64], target: Target) -> Lowered:
@@ -85,7 +87,7 @@ def lower(sketch: Sketch, row: NDArray[np.int64], target: Target) -> Lowered:
         prepare[name] = nest
     order = ("input", "output", "prepared", "shared", "private")
     ordered = sorted(buffers.values(), key=lambda b: order.index(b.scope))
-    return Lowered(Nest("kernel", tuple(ordered), tuple(body)), prepare)
+    return Lowered(Nest("kernel", tuple(ordered), tuple(body)), prepare, any(stage.streams == 1 for stage in stages))
 
 
 def _intermediate(stage: TiledStage, access: Read) -> Buffer:
@@ -318,15 +320,15 @@ class _StageLowering:
         out = self._at(self.tiled.result, self.stage.indices, place.absolute, place.in_chunk)
         guard = self._inside(self.stage.write, tuple(index.at(place.absolute) for index in self.stage.indices))
 
-        def write(value: NestValue) -> list[Statement]:
-            return over(Store(self.output, out, value, guard=guard, streamed=self._streams))
+        def finished(value: NestValue) -> Store:
+            return Store(self.output, out, value, guard=guard, streamed=self._streams)
 
         if not self.stage.reduce:
             turned, before = self._turned(corner, sizes, inside)
 
             def store(straight: Symbol | None) -> Store:
                 read = {each: turned.get(each) or self._load(each, place, {}, straight) for each in self.operands}
-                return Store(self.output, out, self._with_epilogue(self._value(self.stage.body, read.__getitem__), place), guard=guard, streamed=self._streams)
+                return finished(self._with_epilogue(self._value(self.stage.body, read.__getitem__), place))
 
             return [*before, *over(*self._by_vector(self.operands.keys() - turned.keys(), place, inside[vector], store))]
         _, identity = REDUCTIONS[self.stage.reduction or "sum"]
@@ -339,12 +341,10 @@ class _StageLowering:
             return over(Store(tile, at, value, self.stage.reduction), *self._kept(value, place, here))
 
         loops = self._inner(list(self.tiled.ordered("inner")), corner, update)
-        plain = write(Load(tile, at))
+        finish = over(finished(Load(tile, at)))
         if self.tiled.epilogue is not None and self._in_registers:
-            finished = write(self._with_epilogue(Load(tile, at), place))
-            finish = finished if last == 1 else [If(last, tuple(finished), tuple(plain))]
-        else:
-            finish = plain
+            whole = over(finished(self._with_epilogue(Load(tile, at), place)))
+            finish = whole if last == 1 else [If(last, tuple(whole), tuple(finish))]
         return [*start, *loops, *finish]
 
     def _turned(self, corner: _Place, sizes: Mapping[Axis, int], inside: Mapping[Axis, Symbol]) -> tuple[dict[Read, Load], list[Statement]]:
@@ -354,7 +354,7 @@ class _StageLowering:
         statements: list[Statement] = []
         for read in self.operands:
             along = turned_axis(read, self.stage, vector)
-            if along is None or sizes[along] == 1 or read in self.packed:
+            if along is None or sizes[along] == 1:
                 continue
             others = [axis for axis in read.axes if axis not in (vector, along)]
             whole = [_round_up(sizes[axis], lanes) for axis in (vector, along)]
@@ -387,7 +387,7 @@ class _StageLowering:
             for index, size in zip(read.indices, read.tensor.shape, strict=True):
                 first = index.at(place.absolute)
                 if variable in symbols_of(first):
-                    last = add(first, substitute(index.at(place.absolute), {variable: self.target.lanes - 1}), mul(substitute(first, {variable: 0}), -1))
+                    last = add(first, substitute(first, {variable: self.target.lanes - 1}), mul(substitute(first, {variable: 0}), -1))
                     for guard in self._guards((first, last), (size, size)):
                         inside = both(inside, guard)
         return [store(None)] if inside == 1 else [If(inside, (store(variable),), (store(None),))]
@@ -395,6 +395,8 @@ class _StageLowering:
     def _across_tile(self, place: _Place, sizes: Mapping[Axis, int]) -> list[Statement]:
         """A register tile whose vectors lie along a reduce axis, the innermost one: rows times copies of accumulators, combined at the end."""
         vector, lanes = self.tiled.vector, self.target.lanes
+        if self.stage.write.padded:
+            raise InternalError(f"{self.tiled.result.name}: a reduction across lanes writes outside of it")
         width = min(self._number(self.tiled.unroll), -(-vector.extent // lanes)) * lanes
         rows = {axis: self._variable(f"{axis.name}3", size) for axis, size in sizes.items()}
         tile = Buffer(f"{self.prefix}accumulator", (*sizes.values(), width), "register")
@@ -774,4 +776,6 @@ def _renamed(statements: Sequence[Statement], output: Buffer) -> list[Statement]
                 result.append(If(condition, tuple(_renamed(then, output)), tuple(_renamed(otherwise, output))))
             case Store():
                 result.append(replace(statement, buffer=output))
+            case _:
+                raise InternalError(f"{output.name}: not what packing is made of: {statement!r}")
     return result

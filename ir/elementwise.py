@@ -18,6 +18,7 @@ from ir.types import type_of, typed
 
 Shape = tuple[int, ...]
 
+NAMES = string.ascii_lowercase[: string.ascii_lowercase.index("y")]  # of the inputs; y is the output
 MAX_DIMENSIONS = 8
 MAX_FUNCTIONS = 64  # in a value
 _TOKEN = re.compile(r"[a-z]\w*|-?\d+(?:\.\d+)?(?:e-?\d+)?|[();]", re.ASCII)
@@ -25,7 +26,7 @@ _TOKEN = re.compile(r"[a-z]\w*|-?\d+(?:\.\d+)?(?:e-?\d+)?|[();]", re.ASCII)
 
 def elementwise(shapes: Sequence[Shape], types: Sequence[str], value: Value) -> Program:
     """`value` at every point of the broadcast inputs; its reads are of tensors without dimensions, named as the inputs."""
-    names = string.ascii_lowercase[: len(shapes)]
+    names = NAMES[: len(shapes)]
     used = {read.tensor.name for read in reads(value)}
     for name in sorted(used ^ set(names)):
         raise UserError(f"elementwise: {name} has no shape" if name in used else f"elementwise: {name} has a shape, and the value does not use it")
@@ -56,8 +57,8 @@ def parse_shapes(text: str) -> tuple[Shape, ...]:
     """Of each input, with dots between them."""
     parse = any_sizes(1, most=MAX_DIMENSIONS)
     shapes = tuple(parse(part) for part in text.split("."))
-    if len(shapes) > len(string.ascii_lowercase):
-        raise ValueError(f"has {len(shapes)} shapes, more than there are letters to name inputs")
+    if len(shapes) > len(NAMES):
+        raise ValueError(f"has {len(shapes)} shapes, more than the letters from a to {NAMES[-1]}, which name the inputs")
     return shapes  # type: ignore[return-value]  # sizes by construction
 
 
@@ -121,7 +122,9 @@ def _parse(tokens: Sequence[str]) -> tuple[Value, Sequence[str]]:
 def _number(text: str) -> Constant:
     number = float(text)
     whole = text.removeprefix("-").isdigit()
-    if abs(number) > float(np.finfo(np.float32).max):
+    with np.errstate(over="ignore"):
+        is_too_large = bool(np.isinf(np.float32(number)))
+    if is_too_large:
         raise ValueError(f"has a number beyond the range of fp32: {quoted(text)}")
     return Constant(int(text) if whole else float(float_text(number)))  # of an int64 no digit is lost
 

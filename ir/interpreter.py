@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf
 
+from ir.parts import in_parts
 from ir.program import CASTS, FLOAT, Apply, Axis, Constant, Program, Read, Stage, Table, Tensor, Value, factors
-from ir.slices import in_parts
 from ir.types import integer_range
 
 Doubles = NDArray[np.float64]

@@ -30,7 +30,7 @@ def transpose(shape: Sequence[int], axes: Sequence[int]) -> Program:
 def pad(shape: Sequence[int], before: Sequence[int], after: Sequence[int], mode: str, value: float) -> Program:
     """So many elements more before and after each dimension, as numpy's pad has them: a constant, the last element, or the elements mirrored at it."""
     _same_length("pad", shape, before=before, after=after)
-    if mode != "constant" and value != 0:
+    if mode != "constant" and (value != 0 or math.copysign(1, value) < 0):
         raise UserError(f"pad: value={write_any_real(value)} is for mode=constant, not for mode={mode}")
     for place, (size, few, many) in enumerate(zip(shape, before, after, strict=True)):
         if mode == "reflect" and max(few, many) >= size:
@@ -66,12 +66,13 @@ def concat(shapes: Sequence[Sequence[int]], axis: int) -> Program:
         raise UserError(f"concat: shapes={'.'.join(map(write_every_size, shapes))} differ in more than dimension {axis}")
     sizes = [shape[axis] for shape in shapes]
     output = Tensor("y", (*first[:axis], sum(sizes), *first[axis + 1 :]))
-    walk, stages = _axes(first), []
+    walk, inputs, stages = _axes(first), list[Tensor](), list[Stage]()
     for number, (shape, start) in enumerate(zip(shapes, accumulate(sizes, initial=0), strict=False)):
         mine = (*walk[:axis], Axis(f"d{axis}x{number}", sizes[number]), *walk[axis + 1 :])
         write = [affine(each, constant=start if place == axis else 0) for place, each in enumerate(mine)]
-        stages.append(Stage(output, tuple(write), mine, (), Read(Tensor(f"x{number}", tuple(shape)), tuple(map(affine, mine)))))
-    return Program(tuple(_source(stage).tensor for stage in stages), tuple(stages))
+        inputs.append(Tensor(f"x{number}", tuple(shape)))
+        stages.append(Stage(output, tuple(write), mine, (), Read(inputs[-1], tuple(map(affine, mine)))))
+    return Program(tuple(inputs), tuple(stages))
 
 
 def pack(shape: Sequence[int], source: str, target: str) -> Program:
@@ -115,9 +116,11 @@ def any_real(text: str) -> float:
     """As fp32 has it; the infinities and NaN too."""
     if not _REAL.fullmatch(text):
         raise ValueError("is no decimal number such as -1.5, nor inf, -inf or nan")
-    if abs(float(text)) > float(np.finfo(np.float32).max) and "inf" not in text:
+    with np.errstate(over="ignore"):
+        number = float(np.float32(text))
+    if math.isinf(number) and "inf" not in text:
         raise ValueError("is beyond the range of fp32")
-    return math.nan if text == "nan" else float(np.float32(text))
+    return number
 
 
 def write_any_real(value: object) -> str:
@@ -130,11 +133,6 @@ def _axes(sizes: Sequence[int]) -> tuple[Axis, ...]:
 
 def _moved(shape: Sequence[int], walk: tuple[Axis, ...], read: Read) -> Program:
     return Program((read.tensor,), (Stage(Tensor("y", tuple(axis.extent for axis in walk)), tuple(map(affine, walk)), walk, (), read),))
-
-
-def _source(stage: Stage) -> Read:
-    assert isinstance(stage.body, Read)
-    return stage.body
 
 
 def _same_length(operator: str, shape: Sequence[int], **given: Sequence[int]) -> None:

@@ -262,6 +262,11 @@ class Stage:
         return result
 
     @property
+    def n_written(self) -> int:
+        """Elements of the output that it fills."""
+        return math.prod(self.output.shape) if self.write.padded else math.prod(axis.extent for axis in self.spatial)
+
+    @property
     def n_points(self) -> int:
         return math.prod(axis.extent for axis in (*self.spatial, *self.reduce))
 
@@ -290,7 +295,7 @@ class Program:
         """Of the reductions alone, as the field counts them: elementwise stages are not counted where there is a reduction. So attention has the flops
         of its two products and two for each score, and softmax two for each element, whatever an exponential may cost; what bounds it is `n_bytes`."""
         heavy = [stage for stage in self.stages if stage.reduction is not None]
-        return sum(stage.flops for stage in heavy or self.stages)
+        return sum(stage.flops * stage.n_written // math.prod(axis.extent for axis in stage.spatial) for stage in heavy or self.stages)
 
     @property
     def between(self) -> tuple[Tensor, ...]:

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ir.interpreter import NUMPY_FUNCTIONS, Doubles, Values, cast, evaluate, exact_inputs, interpret_stage, multiplied, reduced
+from ir.parts import in_parts
 from ir.program import CASTS, FLOAT, Apply, Axis, Constant, Program, Read, Stage, Table, Value
-from ir.slices import in_parts
 from ir.types import integer_range, type_of
 
 UNIT = 2.0**-24
@@ -76,7 +76,7 @@ def _stage_error(stage: Stage, values: Mapping[str, Values], errors: Mapping[str
         case "prod":
             product = np.abs(value).prod(axis=reduce)
             error = (np.abs(value) + error).prod(axis=reduce) - product + UNIT * length * product
-    return reduced(stage, error)
+    return reduced(stage, error, errors.get(stage.output.name))
 
 
 def _product(a: Value, b: Value) -> Value:

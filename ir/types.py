@@ -76,9 +76,9 @@ def _number(number: float, dtype: str) -> Constant:
     if dtype == FLOAT:
         return Constant(float(number))
     low, high = integer_range(dtype)
-    if number != int(number) or not low <= number <= high:
+    if not isinstance(number, int) or not low <= number <= high:
         raise UserError(f"the number {number} is no {dtype}, which what stands beside it is")
-    return Constant(int(number), dtype)
+    return Constant(number, dtype)
 
 
 def _check(function: str, dtypes: list[str], n_free: int) -> None:

@@ -20,10 +20,13 @@ class Group:
     keeps: Read | None
 
     @property
+    def result(self) -> Tensor:
+        return (self.epilogue or self.stage).output
+
+    @property
     def handed_on(self) -> frozenset[str]:
         """Names of the tensors that are stored."""
-        result = (self.epilogue or self.stage).output
-        return frozenset((result.name, self.keeps.tensor.name) if self.keeps else (result.name,))
+        return frozenset((self.result.name, self.keeps.tensor.name) if self.keeps else (self.result.name,))
 
 
 def groups(program: Program) -> list[Group]:

@@ -29,14 +29,15 @@ def sketches(program: Program, target: Target) -> tuple[Sketch, ...]:
     """All sketches of the program for this machine; the first one holds the default schedule."""
     program = simplify(program)
     found: tuple[Sketch, ...] = ()  # stages that hand nothing on may as well run one after the other
-    first = groups(program)[0].stage
-    if len(groups(program)) > 1:
+    stages = groups(program)
+    first = stages[0].stage
+    if len(stages) > 1:
         found = tuple(_fused_sketches(program, target))
         if found and program.between:
             return found
     named = ((_name(first, vector), program, vector) for vector in _vector_axes(first, target))
     plain = (_sketch(name, version, target, vector) for name, version, vector in (*named, *_split_programs(program, target)))
-    return tuple(replace(sketch, work=program.work) for sketch in (*found, *plain, *_winograd_sketches(program, target)))
+    return (*found, *(replace(sketch, work=program.work) for sketch in (*plain, *_winograd_sketches(program, target))))
 
 
 def _name(stage: Stage, vector: Axis) -> str:
@@ -47,11 +48,10 @@ def _sketch(name: str, program: Program, target: Target, vector: Axis, main: int
     """Stages one after the other, each with a parallel loop of its own. `vector`: of the stage number `main`; the others choose for themselves."""
     rules: list[StageRule] = []
     stages: list[TiledStage] = []
-    found = groups(program)
-    for number, group in enumerate(found):
+    for number, group in enumerate(groups(program)):
         stage = group.stage
         own = vector if number == main else _transform_vector(stage) if stage.tables else _vector_axes(stage, target)[0]
-        rules.append(StageRule(group, own, target, f"s{number}." if number else "", number == len(found) - 1))
+        rules.append(StageRule(group, own, target, f"s{number}." if number else "", group.result == program.output))
         stages.append(rules[-1].tiled())
     return _joined(name, program, stages, rules, (), ())
 
@@ -117,7 +117,7 @@ def _first_vector_axes(stage: Stage, target: Target, between: frozenset[str]) ->
 def _fused(name: str, program: Program, vectors: list[Axis], shared: tuple[Axis, ...], between: frozenset[str], target: Target) -> Sketch:
     chunks, columns = _chunks(shared, vectors, target)
     rules = [
-        StageRule(group, vector, target, f"s{number}." if number else "", number == len(vectors) - 1, chunks, between)
+        StageRule(group, vector, target, f"s{number}." if number else "", group.result == program.output, chunks, between)
         for number, (group, vector) in enumerate(zip(groups(program), vectors, strict=True))
     ]
     stages = [rule.tiled() for rule in rules]

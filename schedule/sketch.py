@@ -46,7 +46,7 @@ from ir.expression import (
     take,
     where,
 )
-from ir.program import Apply, Axis, Read, Stage, Tensor
+from ir.program import FLOAT, Apply, Axis, Read, Stage, Tensor
 from schedule.space import Space
 
 BANDS = ("parallel", "outer", "slice", "block", "inner")
@@ -301,8 +301,8 @@ class Sketch:
 def turned_axis(read: Read, stage: Stage, vector: Axis) -> Axis | None:
     """The axis along which a stage without reduction loads vectors of an input whose elements lie apart along the vector axis, to turn rows and columns
     of the register tile over: the one along which the input is contiguous. None where there is no such axis or no need, as for
-    what is packed beforehand."""
-    if stage.reduce or read.tensor.constant or abs(read.stride(vector)) <= 1:
+    what is packed beforehand; register tiles are of fp32."""
+    if stage.reduce or read.tensor.constant or read.tensor.dtype != FLOAT or abs(read.stride(vector)) <= 1:
         return None
     return next((axis for axis in read.axes if axis != vector and read.stride(axis) == 1), None)
 

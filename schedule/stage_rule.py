@@ -74,7 +74,7 @@ class Chunk:
 
 class StageRule:
     """Builds the tiled stage, its columns, limits and default wishes. `prefix` keeps symbols of several stages apart; `chunks` are those of the axes that
-    fused stages share, `between` the tensors that stay within a chunk then; `is_last`: its result is the program's."""
+    fused stages share, `between` the tensors that stay within a chunk then; `is_result`: what it stores is the program's result."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class StageRule:
         vector: Axis,
         target: Target,
         prefix: str,
-        is_last: bool,
+        is_result: bool,
         chunks: Mapping[Axis, Chunk] | None = None,
         between: frozenset[str] = frozenset(),
     ) -> None:
@@ -90,7 +90,7 @@ class StageRule:
         self.is_across = vector in stage.reduce
         if self.is_across:  # its loop is the innermost one
             stage = replace(stage, reduce=(*(axis for axis in stage.reduce if axis != vector), vector))
-        self.stage, self.vector, self.target, self.prefix, self.is_last = stage, vector, target, prefix, is_last
+        self.stage, self.vector, self.target, self.prefix, self.is_result = stage, vector, target, prefix, is_result
         self.chunks, self.between = chunks or {}, between
         self.columns: list[Column] = []
         self.limits: list[Expr] = []
@@ -124,11 +124,11 @@ class StageRule:
         """Whether results too large to be in a cache when they are read are stored past the caches: they are written once, in aligned vectors."""
         write, lanes = self.stage.write, self.target.lanes
         is_wide = write.tensor.element_bytes >= FLOAT_BYTES  # smaller elements LLVM stores as it cuts them to size, through the caches
-        is_large = self.is_last and is_wide and write.tensor.n_bytes * STREAMED_PART >= self.target.l3_bytes
+        is_large = self.is_result and is_wide and write.tensor.n_bytes * STREAMED_PART >= self.target.l3_bytes
         offsets = [stride * index.constant for index, stride in zip(write.indices, write.tensor.strides, strict=True)]
         steps = [write.stride(axis) for axis in self.stage.spatial if axis != self.vector]
         is_aligned = write.stride(self.vector) == 1 and not any(step % lanes for step in (self.vector.extent, sum(offsets), *steps))
-        if not is_large or not is_aligned or self.is_across or self.stage.tables:
+        if not is_large or not is_aligned or write.padded or self.is_across or self.stage.tables:
             return 0
         once = both(equal(n_slices, 1), equal(epilogue_level, 0))
         return self._switch("stream", (0, 1), lambda stream: where(once, stream, 0))

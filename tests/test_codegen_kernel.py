@@ -119,6 +119,30 @@ def test_data_are_moved_to_the_bit(name: str, text: str, seed: int) -> None:
     assert np.array_equal(found, expected)
 
 
+NARROW = [
+    "pad:shape=1x40x40x3,before=0x3x3x0,after=0x3x3x0,mode=reflect",
+    "pad:shape=64x3,before=2x0,after=2x0,mode=edge",
+    "elementwise:shapes=64x3.3,types=int32,value=add(a;b)",
+    "pack:shape=2x48x16x16,from=nchw32c,to=nhwc",
+    "concat:shapes=32x64.48x64,axis=0",
+    "conv_transpose2d:c=16,h=7,w=7,k=16,r=3,s=3,stride=2,epilogue=bias",
+]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("text", NARROW)
+def test_every_sketch_of_what_random_shapes_seldom_reach(name: str, text: str) -> None:
+    """The default schedule and some others: tiles turned over of few columns, of integers, with folded indices; parts of results past the caches."""
+    target, problem = TARGETS[name], task(text)
+    if target is None:
+        pytest.skip(f"this machine cannot run code for {name}")
+    inputs = random_inputs(problem.program)
+    for sketch in sketches(problem.program, target):
+        for row in (sketch.default_row(), *sketch.space.sample(3, np.random.default_rng(0))):
+            code = build(problem, sketch, row, target)
+            check_output(run_guarded(code, inputs), expected(problem.program, sketch, inputs))
+
+
 # Shapes that the random ones seldom have: larger than a block, and every kind of program with its default schedule.
 PROGRAMS = [
     "matmul:m=70,n=130,k=300,epilogue=bias+relu",

@@ -46,6 +46,17 @@ def test_the_order_of_parameters_is_free(data: st.DataObject) -> None:
     assert parse_operator(written(name, shuffled)) == parse_operator(written(name, parameters))
 
 
+@pytest.mark.parametrize("text", ["pad:shape=4,before=1,after=1,value=-3.4028234e38", "elementwise:shapes=4,value=min(a;3.4028234e38)"])
+def test_the_largest_number_is_written_so_that_it_can_be_read(text: str) -> None:
+    key, program = parse_operator(text)
+    assert parse_operator(key) == (key, program)
+
+
+def test_flops_of_a_transposed_convolution_are_those_of_its_output() -> None:
+    assert task("conv_transpose2d:c=4,h=7,w=7,k=8,r=4,s=4,stride=2,pad=1").flops == 2 * 14 * 14 * 8 * 4 * 4
+    assert task("conv_transpose2d:c=4,h=7,w=7,k=8,r=4,s=4,stride=2,pad=1x1x2x2").flops == 2 * 13 * 13 * 8 * 4 * 4
+
+
 @pytest.mark.parametrize(
     ("text", "other"),
     [
@@ -261,7 +272,7 @@ def test_depthwise_channels_are_blocked_as_their_layout() -> None:
         ("elementwise:shapes=2,value=a", "elementwise: value='a' applies no function to an input"),
         ("elementwise:shapes=2,value=add(a;1e39)", "elementwise: value='add(a;1e39)' has a number beyond the range of fp32: '1e39'"),
         ("elementwise:shapes=2,value=" + "abs(" * 65, "has more than 64 functions"),
-        ("elementwise:shapes=" + "1." * 27 + "1,value=abs(a)", "has 28 shapes, more than there are letters to name inputs"),
+        ("elementwise:shapes=" + "1." * 27 + "1,value=abs(a)", "has 28 shapes, more than the letters from a to x, which name the inputs"),
         ("elementwise:shapes=2,types=int16,value=abs(a)", "types='int16' has an unknown type 'int16' (known: float32, int32, int64, bool, int8, uint8)"),
         ("elementwise:shapes=2,types=,value=abs(a)", "elementwise: types='' has an unknown type ''"),
         ("elementwise:shapes=2.2.2,types=int8.int8,value=add(a;add(b;c))", "elementwise: 2 types for 3 shapes"),

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from operator_samples import operator_texts
 
-from ir import slices
+from ir import parts
 from ir.interpreter import Doubles, interpret
+from ir.parts import in_parts, own_dimensions
 from ir.program import Axis, Program
 from ir.rounding import tolerance
-from ir.slices import in_parts, own_dimensions
 from ir.task import task
 
 
@@ -24,14 +24,14 @@ def test_parts_give_the_whole(text: str, n_elements: int) -> None:
     inputs = {tensor.name: rng.random(tensor.shape, dtype=np.float32) for tensor in program.inputs}
     whole, bound = interpret(program, inputs), tolerance(program, inputs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slices, "PART_ELEMENTS", n_elements)
+        patch.setattr(parts, "PART_ELEMENTS", n_elements)
         np.testing.assert_allclose(interpret(program, inputs), whole, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(tolerance(program, inputs), bound, rtol=1e-6, atol=1e-14)
 
 
 def test_no_part_is_larger_than_it_need_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention is divided along its batch, then along its heads, then its queries."""
-    monkeypatch.setattr(slices, "PART_ELEMENTS", 2 * 5)
+    monkeypatch.setattr(parts, "PART_ELEMENTS", 2 * 5)
     program = task("attention:batch=2,heads=3,queries=7,keys=5,dim=4").program
     sizes = []
 

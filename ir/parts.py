@@ -23,7 +23,7 @@ def in_parts(program: Program, inputs: Mapping[str, Array], compute: Callable[[P
 
     Inputs by tensor name, in the tensors' shapes.
     """
-    largest = max((math.prod(stage.output.shape) for stage in program.stages[:-1]), default=0)
+    largest = max((math.prod(tensor.shape) for tensor in program.between), default=0)
     for axis in program.stages[0].spatial if largest > PART_ELEMENTS else ():
         dimensions = own_dimensions(program, axis)
         if axis.extent > 1 and dimensions is not None:
