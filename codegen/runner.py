@@ -17,7 +17,7 @@ from codegen.pool import Pool
 from codegen.process import WorkerOptions, WorkerProcess
 from codegen.protocol import Answer
 from codegen.timing import Timing
-from ir.errors import UserError
+from ir.errors import NoReference, UserError
 from ir.task import Task
 from schedule.measurement import Candidate, Measurement
 from schedule.target import Target
@@ -140,7 +140,7 @@ class LiveRunner:
         """Have the reference computed, which takes no time if it has been."""
         answer = self._measurer.ask(Refer(task.key, self._seed, algorithm), REFERENCE_SECONDS)
         if answer.failure:
-            raise UserError(f"the right result of {task.key} cannot be computed ({answer.failure}: {answer.message}); it can be measured unchecked")
+            raise NoReference(f"the right result of {task.key} cannot be computed ({answer.failure}: {answer.message}); it can be measured unchecked")
 
     def _give_up(self, task: Task) -> float | None:
         best = self._best.get(task.key, math.inf)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, NamedTuple, Self
@@ -221,3 +221,14 @@ def best_of(records: Iterable[Record]) -> Record | None:
         if record.kept or (record.ok and record.is_trial and faster):
             best = record
     return best
+
+
+def default_of(records: Sequence[Record]) -> Record | None:
+    """The measurement of the default schedule among one setting's records, oldest first: trial 0 of a tuning, or where that was measured again beside the
+    winner, the last of these. None where there is none, or where it failed."""
+    first = next((record for record in records if record.kind == "trial" and record.trial == 0), None)
+    if first is None:
+        return None
+    again = [record for record in records if record.kind == "final" and (record.sketch, record.row) == (first.sketch, first.row)]
+    default = again[-1] if again else first
+    return default if default.ok else None

@@ -9,6 +9,10 @@ class Unsupported(UserError):
     """The user's model asks for something that is not built yet."""
 
 
+class NoReference(UserError):
+    """The right result of a task cannot be computed here, so none of its candidates can be checked: fatal for this task, not for others."""
+
+
 class IllegalCandidate(ValueError):
     """A sketch and a row that cannot be lowered: counted as a failed trial, never fatal."""
 

@@ -20,6 +20,7 @@ from costmodel.model import CostModel
 from costmodel.roofline import RooflineModel
 from data.record import FIRST_KINDS, Record, machine_id
 from data.store import Store
+from ir.errors import NoReference
 from ir.task import Task
 from schedule.measurement import Candidate, Measurement
 from schedule.rules import sketches as sketches_of
@@ -79,13 +80,15 @@ class Campaign:
         order = np.random.default_rng(options.seed).permutation(len(tasks))
         self._tasks = [tasks[i] for i in order]
         self._open = dict.fromkeys((of.key for of in tasks), True)
-        self._n_trials, self._n_failed, self._n_repeats = Counter[str](), 0, 0
+        self._n_trials, self._n_failed, self._n_repeats = Counter[str](), 0, Counter[str]()
+        self.given_up: dict[str, str] = {}  # by task, why
 
     def run(self) -> bool:
         """Measure until every task has its trials, or the time is over, then measure some again; True if Ctrl-C ended it."""
         try:
             for of in self._tasks:
-                self._count(of)
+                if not self._late(1.0):
+                    self._count(of)
             while (next_task := self._next()) is not None:
                 self._turn(next_task)
             self._repeat()
@@ -97,32 +100,32 @@ class Campaign:
 
     def _next(self) -> Task | None:
         """The task with the fewest trials that may have more; None when all are done or the time is over."""
-        deadline = self._deadline(1 - REPEAT_SECONDS)
-        if deadline is not None and time.monotonic() >= deadline:
+        if self._late(1 - REPEAT_SECONDS):
             return None
         opened = [of for of in self._tasks if self._open[of.key] and self._n_trials[of.key] < self._options.max_trials]
         return min(opened, key=lambda of: self._n_trials[of.key], default=None)
 
     def _turn(self, of: Task) -> None:
-        """Samples until half of the trials are such, then what the search asks for."""
-        known = sketches_of(of.program, self._target)
-        turn = _Turn(of, known, self._records(of, known))
-        n_after = min(turn.n_trials + TURN, self._options.max_trials)
-        drawn = draw(known, -(-n_after // 2), self._options.seed, of.key)
-        fresh = [candidate for candidate in drawn if candidate not in turn.measured]
-        n_before = turn.n_trials
-        self._measure(turn, fresh[: n_after - n_before], "sample")
-        self._measure(turn, self._search(turn, n_after - turn.n_trials), "trial")
+        """Samples until half of the trials are such, then what the search asks for.
+
+        The search leaves alone what is still to be drawn: otherwise the good ones among the samples would be its own, and the others no fair sample.
+        """
+        turn = self._begin(of)
+        n_before, n_after = turn.n_trials, min(turn.n_trials + TURN, self._options.max_trials)
+        planned = draw(turn.sketches, _half(self._options.max_trials), self._options.seed, of.key)
+        fresh = [candidate for candidate in planned if candidate not in turn.measured]
+        self._measure(turn, fresh[: max(min(_half(n_after) - turn.n_samples, n_after - n_before), 0)], "sample")
+        self._measure(turn, self._search(turn, planned, n_after - turn.n_trials), "trial")
         if turn.n_trials == n_before:  # the space is used up, or the time
             self._open[of.key] = False
 
-    def _search(self, turn: _Turn, n: int) -> list[Candidate]:
-        """n candidates that a search with a model of this task alone would measure next."""
-        if n <= 0:
+    def _search(self, turn: _Turn, planned: Sequence[Candidate], n: int) -> list[Candidate]:
+        """n candidates that a search with a model of this task alone would measure next, none of them `planned`."""
+        if n <= 0 or turn.of.key in self.given_up or self._late(1 - REPEAT_SECONDS):
             return []
         learner = Learner(CostModel(seed=self._options.seed), self._target, draft=RooflineModel())
         rng = np.random.default_rng([self._options.seed, turn.n_trials, *_digits(turn.of.key)])
-        search = EvolutionarySearch(turn.sketches, learner.scorer(turn.of), rng)
+        search = EvolutionarySearch(turn.sketches, learner.scorer(turn.of), rng, asked=planned)
         candidates, throughputs = list(turn.measured), [throughput(turn.of, seconds) for seconds in turn.measured.values()]
         search.tell(candidates, throughputs)
         learner.observe(turn.of, turn.sketches, candidates, throughputs)
@@ -130,40 +133,43 @@ class Campaign:
         return search.ask(n)
 
     def _measure(self, turn: _Turn, candidates: Sequence[Candidate], kind: str, share: float = 1 - REPEAT_SECONDS) -> None:
-        """Measure, and write each down at once."""
+        """Measure, and write each down at once. A task whose right result cannot be computed is given up for this run."""
 
         def keep(index: int, measurement: Measurement) -> None:
             self._store.append([self._record(turn, candidates[index], measurement, kind)])
             if kind in FIRST_KINDS:
                 turn.measured[candidates[index]] = measurement.best_seconds
+                turn.n_samples += kind == "sample"
                 self._n_trials[turn.of.key] += 1
                 self._n_failed += not measurement.ok
             else:
                 turn.repeated.add(candidates[index])
-                self._n_repeats += 1
+                self._n_repeats[turn.of.key] += 1
             self._watch(self._progress(turn.of))
 
-        if candidates:
+        if not candidates or turn.of.key in self.given_up:
+            return
+        try:
             self._runner(turn.of, candidates, deadline=self._deadline(share), on_result=keep)
+        except NoReference as error:
+            self.given_up[turn.of.key] = str(error)
 
     # -- repeats
 
     def _repeat(self) -> None:
-        """Some candidates of some tasks again, in groups, until there are enough."""
-        size = REPEAT_GROUP
-        while self._n_repeats < REPEAT_SHARE * self._n_trials.total():
-            n_before = self._n_repeats
-            for of in self._tasks:
-                if self._n_repeats < REPEAT_SHARE * self._n_trials.total():
-                    self._repeat_some(of, size)
-            if self._n_repeats == n_before:  # nothing is left to repeat, or no time
-                return
-            size += REPEAT_GROUP
+        """Some candidates of some tasks again, until there are enough: in groups, the task with the fewest first."""
+        left = {of.key: of for of in self._tasks}
+        while left and self._n_repeats.total() < REPEAT_SHARE * self._n_trials.total() and not self._late(1.0):
+            of = min(left.values(), key=lambda of: self._n_repeats[of.key] // REPEAT_GROUP)
+            n_before = self._n_repeats[of.key]
+            if self._n_trials[of.key] > n_before:
+                self._repeat_some(of, (n_before // REPEAT_GROUP + 1) * REPEAT_GROUP)
+            if self._n_repeats[of.key] == n_before:  # it has no more to repeat
+                del left[of.key]
 
     def _repeat_some(self, of: Task, size: int) -> None:
         """Until `size` of the task's candidates have been measured twice."""
-        known = sketches_of(of.program, self._target)
-        turn = _Turn(of, known, self._records(of, known))
+        turn = self._begin(of)
         valid = [candidate for candidate, seconds in turn.measured.items() if math.isfinite(seconds) and candidate not in turn.repeated]
         n = min(size - len(turn.repeated), len(valid))
         if n > 0 and n + len(turn.repeated) > 1:
@@ -172,32 +178,44 @@ class Campaign:
 
     # -- records
 
-    def _records(self, of: Task, known: Sequence[Sketch]) -> list[Record]:
-        """Those of this task on this machine whose rows still mean something."""
+    def _begin(self, of: Task) -> _Turn:
+        """A turn that knows the task's sketches, and those of its records on this machine whose rows still mean something."""
+        return self._turn_of(of, self._recorded(of))
+
+    def _turn_of(self, of: Task, found: Sequence[Record]) -> _Turn:
+        known = sketches_of(of.program, self._target)
         columns = {sketch.name: tuple(symbol.name for symbol in sketch.space.symbols) for sketch in known}
-        found = self._store.records(of.key, machine_id(self._machine), self._target.threads)
-        return [record for record in found if columns.get(record.sketch) == record.columns]
+        return _Turn(of, known, [record for record in found if columns.get(record.sketch) == record.columns])
+
+    def _recorded(self, of: Task) -> list[Record]:
+        return self._store.records(of.key, machine_id(self._machine), self._target.threads)
 
     def _count(self, of: Task) -> None:
-        if not self._store.records(of.key, machine_id(self._machine), self._target.threads):
+        found = self._recorded(of)
+        if not found:
             return  # as at the start of a campaign of many tasks, whose sketches take seconds
-        turn = _Turn(of, (), self._records(of, sketches_of(of.program, self._target)))
+        turn = self._turn_of(of, found)
         self._n_trials[of.key] = turn.n_trials
         self._n_failed += sum(not math.isfinite(seconds) for seconds in turn.measured.values())
-        self._n_repeats += len(turn.repeated)
+        self._n_repeats[of.key] = len(turn.repeated)
 
     def _record(self, turn: _Turn, candidate: Candidate, measurement: Measurement, kind: str) -> Record:
         sketch = next(sketch for sketch in turn.sketches if sketch.name == candidate.sketch)
         return Record(
             task=turn.of.key, sketch=candidate.sketch, columns=tuple(symbol.name for symbol in sketch.space.symbols), row=candidate.row,
             seconds=measurement.seconds, failure=measurement.failure, message=measurement.message, machine=self._machine,
-            threads=self._target.threads, seed=self._options.seed, versions=self._versions, round=turn.number, trial=turn.n_trials,
+            threads=self._target.threads, seed=self._options.seed, versions=self._versions, round=turn.number,
+            trial=turn.n_trials + 1,  # number 0 is the default schedule of a tuning
             elapsed_seconds=turn.elapsed_seconds, kind=kind,
         )  # fmt: skip
 
     def _progress(self, of: Task) -> CampaignProgress:
         n_wanted = self._options.max_trials * len(self._tasks)
-        return CampaignProgress(of, self._n_trials.total(), self._n_failed, n_wanted, self._n_repeats, time.monotonic() - self._start)
+        return CampaignProgress(of, self._n_trials.total(), self._n_failed, n_wanted, self._n_repeats.total(), time.monotonic() - self._start)
+
+    def _late(self, share: float) -> bool:
+        deadline = self._deadline(share)
+        return deadline is not None and time.monotonic() >= deadline
 
     def _deadline(self, share: float) -> float | None:
         """When so much of the time is over."""
@@ -212,6 +230,7 @@ class _Turn:
         self._elapsed_before = max((record.elapsed_seconds for record in records), default=0.0)
         self.number = max((record.round + 1 for record in records), default=0)
         self.measured = {Candidate(r.sketch, r.row): r.best_seconds for r in records if r.is_trial}
+        self.n_samples = len({Candidate(r.sketch, r.row) for r in records if r.kind == "sample"})
         self.repeated = {Candidate(r.sketch, r.row) for r in records if r.kind == "repeat"}
 
     @property
@@ -230,6 +249,11 @@ def draw(sketches: Sequence[Sketch], n: int, seed: int, key: str) -> list[Candid
     while len(drawn) < n and (chunk := seen.take_random(SAMPLE_CHUNK, rng)):
         drawn += chunk
     return drawn[:n]
+
+
+def _half(n: int) -> int:
+    """Rounded up."""
+    return -(-n // 2)
 
 
 def _digits(text: str) -> list[int]:

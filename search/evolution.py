@@ -6,7 +6,7 @@ ones, are measured. All sketches of a task compete in one population.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,12 +29,14 @@ class EvolutionOptions:
 
 
 class EvolutionarySearch:
-    """Ask and tell; `scorer` is asked about whole populations."""
+    """Ask and tell; `scorer` is asked about whole populations. `asked`: candidates that are never to be asked for, as if they had been."""
 
-    def __init__(self, sketches: Sequence[Sketch], scorer: Scorer, rng: np.random.Generator, options: EvolutionOptions | None = None) -> None:
+    def __init__(
+        self, sketches: Sequence[Sketch], scorer: Scorer, rng: np.random.Generator, options: EvolutionOptions | None = None, asked: Iterable[Candidate] = ()
+    ) -> None:
         self._sketches, self._scorer, self._rng = sketches, scorer, rng
         self._options = options or EvolutionOptions()
-        self._seen = Seen(sketches)
+        self._seen = Seen(sketches, asked=set(asked))
 
     def tell(self, candidates: Sequence[Candidate], throughputs: Sequence[float]) -> None:
         self._seen.tell(candidates, throughputs)

@@ -13,7 +13,7 @@ from codegen.openmp import register_openmp
 from codegen.process import environment
 from codegen.runner import BUILDS_AHEAD, LiveRunner, default_memory_bytes
 from codegen.timing import Timing
-from ir.errors import UserError
+from ir.errors import NoReference, UserError
 from ir.task import Task, task
 from schedule.measurement import Candidate, Measurement, Runner
 from schedule.rules import sketches
@@ -58,6 +58,16 @@ def test_every_candidate_gets_its_measurement(runner: LiveRunner, problem: Task)
         assert bool(result.seconds) == result.ok
     assert runner.build_seconds > before[0]
     assert runner.measure_seconds > before[1]
+
+
+def test_a_reference_that_cannot_be_computed_is_an_error_of_its_own(runner: LiveRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fatal for its task alone: the next one is measured."""
+    slow = task("matmul:m=256,n=256,k=4096")
+    with monkeypatch.context() as patched:
+        patched.setattr("codegen.runner.REFERENCE_SECONDS", 1e-3)
+        with pytest.raises(NoReference, match=r"the right result of matmul:m=256.* cannot be computed \(timeout"):
+            runner(slow, candidates(slow, 1))
+    assert runner(OTHER, candidates(OTHER, 1))[0].ok
 
 
 def test_seconds_are_of_one_call(runner: LiveRunner) -> None:

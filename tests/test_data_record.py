@@ -11,7 +11,7 @@ import pytest
 from data_samples import MACHINE, TASK, batch_round, failed, record, records, rounds
 from hypothesis import given
 
-from data.record import Entry, Record, Round, best_of, canonical_json, machine_id
+from data.record import Entry, Record, Round, best_of, canonical_json, default_of, machine_id
 from ir.errors import UserError
 
 
@@ -126,3 +126,14 @@ def test_a_final_measurement_overrules_the_trials_before_it() -> None:
     later = record(seconds=(2.05,), row=(3, 3))
     assert best_of([*session, record(seconds=(2.2,)), later]) == later
     assert best_of([*session, later, record(seconds=(3.0,), kind="final", kept=True)]).best_seconds == 3.0  # type: ignore[union-attr]
+
+
+def test_the_default_schedule_is_the_first_trial_of_a_search() -> None:
+    """A uniform sample that happens to be number 0 is none."""
+    default, sample = record(seconds=(2.0,), row=(2, 2)), record(seconds=(9.0,), row=(1, 1), kind="sample")
+    again = record(seconds=(2.2,), row=(2, 2), kind="final")
+    assert default_of([sample, default]) == default
+    assert default_of([sample, default, again, record(row=(3, 3), kind="final")]) == again
+    assert default_of([sample, record(trial=1)]) is None
+    assert default_of([failed()]) is None
+    assert default_of([]) is None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.record import Record, Round, Setting, best_of
+from data.record import Record, Round, Setting, best_of, default_of
 from data.store import Store
 from ir.convolution import KERNEL, RANKS, SPATIAL
 from ir.errors import UserError
@@ -231,7 +231,7 @@ def task_history(records: Sequence[Record], rounds: Iterable[Round], number: int
     if len(label) > MAX_LABEL:
         label = label[: MAX_LABEL - 1] + "…"
     trials = _trials(records)
-    return TaskHistory(key, None if best is None else number, label, of, trials, _rounds(rounds, trials), _default(records), best)
+    return TaskHistory(key, None if best is None else number, label, of, trials, _rounds(rounds, trials), default_of(records), best)
 
 
 def short_name(key: str) -> str:
@@ -326,16 +326,6 @@ def _chances(entry: Round, trials: pd.DataFrame) -> dict[str, float]:
     if any(speeds):
         chances |= {"chance_top_1": chance_of_best(speeds, 1), "chance_top_5": chance_of_best(speeds, 5)}
     return {name: chance for name, chance in chances.items() if getattr(entry, name.removeprefix("chance_")) is not None}
-
-
-def _default(records: Sequence[Record]) -> Record | None:
-    """The default schedule is trial 0; where it was measured again beside the winner, that measurement."""
-    first = next((record for record in records if record.trial == 0), None)
-    if first is None:
-        return None
-    again = [record for record in records if record.kind == "final" and (record.sketch, record.row) == (first.sketch, first.row)]
-    default = again[-1] if again else first
-    return default if default.ok else None
 
 
 def _last_change(path: Path) -> datetime:

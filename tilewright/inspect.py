@@ -12,7 +12,7 @@ from codegen.build import assembly, optimize
 from codegen.kernel import find_sketch, llvm_text
 from codegen.lower import lower
 from codegen.machine import detect_machine
-from data.record import Record, machine_id
+from data.record import Record, default_of, machine_id
 from data.store import Store
 from ir.errors import IllegalCandidate, UserError
 from ir.nest import nest_text
@@ -53,14 +53,11 @@ def best_schedules(path: Path, threads: int | None, algorithms: Collection[str] 
         here = setting.machine == machine_id(machine_record(detect_machine()))
         if here and setting.threads not in peaks:
             peaks[setting.threads] = quiet_limits(detect_machine(setting.threads).target).fma_gflops_all.best
-        mine = [other for other in records if other.setting == setting]
-        first = next((other for other in mine if other.trial == 0), None)
-        again = [other for other in mine if first is not None and other.kind == "final" and (other.sketch, other.row) == (first.sketch, first.row)]
-        default = again[-1] if again else first
+        default = default_of([other for other in records if other.setting == setting])
         found.append(
             Best(
                 task(record.task), record, counts[setting].n_trials, counts[setting].n_failed,
-                default.best_seconds if default is not None and default.ok else None, peaks.get(setting.threads) if here else None, here,
+                default.best_seconds if default is not None else None, peaks.get(setting.threads) if here else None, here,
             )
         )  # fmt: skip
     return found
