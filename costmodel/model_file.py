@@ -18,8 +18,9 @@ from typing import Any
 import xgboost as xgb
 
 from ir.errors import UserError
+from ir.files import replacing
 
-FORMAT_VERSION = 2  # 2: what it was trained on
+FORMAT_VERSION = 3  # 2: what it was trained on. 3: that as operator texts
 
 _CARD, _SEAL = "tilewright", "tilewright_seal"  # names of booster attributes
 _START = b"{L\x00\x00\x00\x00\x00\x00\x00\x07learner"  # of every XGBoost model in UBJSON
@@ -48,7 +49,8 @@ def write_model(path: str | Path, booster: xgb.Booster, card: ModelCard) -> None
     content = bytes(sealed.save_raw("ubj"))
     content = content.replace(_OPEN, _MARK + _digest(content), 1)
     try:
-        _replace(Path(path), content)
+        with replacing(Path(path)) as file:
+            file.write(content)
     except OSError as error:
         raise _error(path, f"it cannot be written: {error.strerror}") from error
 
@@ -67,18 +69,6 @@ def read_model(path: str | Path, feature_version: int, feature_names: Sequence[s
     if card.feature_names != tuple(feature_names):
         raise _error(path, f"it was trained on other features: {_difference(tuple(feature_names), card.feature_names)}")
     return booster, card
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _unsealed(path: str | Path) -> bytes:

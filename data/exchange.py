@@ -7,7 +7,6 @@ JSON lines: one object a line, with `schema` and `entry` ("record" or "round") b
 from __future__ import annotations
 
 import json
-import os
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 from data.record import SCHEMA_VERSION, Entry, Record, Round, canonical_json
 from data.store import Store
 from ir.errors import UserError
+from ir.files import replacing
 
 _ENTRIES: dict[str, type[Entry]] = {"record": Record, "round": Round}
 _VERSION_KEY, _ROUNDS_KEY = b"tilewright.schema", b"tilewright.rounds"
@@ -73,7 +73,7 @@ def write(path: str | Path, records: Iterable[Record], rounds: Iterable[Round] =
     """Replaces `path` in one step: at any moment it is the old file or the complete new one. `UserError` where it cannot be written."""
     path = Path(path)
     write_to = _format(path).write
-    with _explained(path, "written"), _replacing(path) as file:
+    with _explained(path, "written"), replacing(path) as file:
         write_to(file, list(records), list(rounds))
 
 
@@ -188,17 +188,3 @@ def _explained(path: Path, done: str) -> Iterator[None]:
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(f"{path}: cannot be {done}: {reason}") from error
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when the block ends well, and leaves no trace when it does not."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -239,16 +239,6 @@ class Store:
         return UserError(f"records file {self.path}: {reason}")
 
 
-def read_all(paths: Iterable[str | Path]) -> list[Record]:
-    """The records of several files, one after the other; a record that is in two of them is given once."""
-    found: dict[str, Record] = {}
-    for path in paths:
-        with Store(path, create=False) as store:
-            for record in store.records():
-                found.setdefault(record.key, record)
-    return list(found.values())
-
-
 def _condition(task: str | None, machine: str | None, threads: int | None) -> tuple[str, list[str | int]]:
     given = {name: value for name, value in (("task", task), ("machine", machine), ("threads", threads)) if value is not None}
     return " AND ".join(["true", *(f"{name} = ?" for name in given)]), list(given.values())

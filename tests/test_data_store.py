@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.record import SCHEMA_VERSION, Record, Round, Setting, machine_id
-from data.store import APPLICATION_ID, Store, TaskCounts, read_all
+from data.store import APPLICATION_ID, Store, TaskCounts
 from ir.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -126,16 +126,6 @@ def test_best_by_some_algorithms(path: Path) -> None:
         assert list(store.best(algorithms=("direct", "split")).values()) == [split]
         assert list(store.best(algorithms=("direct",)).values()) == [direct]
         assert store.best(algorithms=()) == {}
-
-
-def test_several_files_are_read_as_one(tmp_path: Path) -> None:
-    trials = random_records(6, seed=3)
-    for name, part in (("a.db", trials[:4]), ("b.db", trials[2:])):
-        with Store(tmp_path / name) as store:
-            store.append(part)
-    assert read_all([tmp_path / "a.db", tmp_path / "b.db"]) == trials
-    with pytest.raises(UserError, match=r"c\.db: it does not exist"):
-        read_all([tmp_path / "a.db", tmp_path / "c.db"])
 
 
 def test_a_golden_file_of_version_1(path: Path) -> None:

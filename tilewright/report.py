@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from ir.files import make_directory, write_file
 from tilewright import findings
-from tilewright.files import make_directory, write_file
 from tilewright.history import Section, read_history
 from tilewright.page import Shown, html_page
 

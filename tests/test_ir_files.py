@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ir.errors import UserError
-from tilewright.files import make_directory, write_file
+from ir.files import make_directory, replacing, write_file
 
 
 def test_directories_are_made_and_found(tmp_path: Path) -> None:
@@ -48,3 +48,21 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> No
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"old"}
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
+    write_file(tmp_path / "file", b"old")
+
+    def interrupted() -> None:
+        with replacing(tmp_path / "file") as file:
+            file.write(b"new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"old"}
+
+
+def test_a_private_directory(tmp_path: Path) -> None:
+    make_directory(tmp_path / "a", 0o700)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o700

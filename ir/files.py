@@ -1,0 +1,44 @@
+"""Files written in one step: a reader, and whoever is interrupted, finds the old one or the new one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from ir.errors import UserError
+
+
+def make_directory(path: Path, mode: int = 0o777) -> None:
+    """The directory and those above it, unless they are there; `UserError` where that cannot be. `mode`: what the directory itself allows, at most."""
+    try:
+        path.mkdir(mode, parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UserError(f"{path}: it is a file; expected a directory, or nothing yet") from None
+    except OSError as error:
+        raise UserError(f"{path}: the directory cannot be made: {error.strerror}") from None
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """`UserError` where the file cannot be written; the old one is then still there."""
+    try:
+        with replacing(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise UserError(f"{path}: it cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when the block ends well, and leaves no trace when it does not. `OSError` as it comes."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
