@@ -1,22 +1,25 @@
 """Measurements to learn from, wherever they lie: directories that `tilewright record` wrote, single Parquet files, and records files of tuning runs.
 
 A directory holds for each machine `<id>.parquet` with its records, and `<id>.about.json` beside it with what is not in a record: where each task comes from
-("sources": by task, how often each network or operator family uses it), and the machine's measured limits by number of threads.
+("sources": by task, how often each network or operator family uses it), and the machine's measured limits by number of threads. The working store of
+the campaign, where it is still there, may hold more than the Parquet files do.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data import exchange
 from data.record import Record
-from data.store import read_all
+from data.store import Store
 from ir.errors import UserError
 
+STORE = "campaign.db"
 ABOUT = ".about.json"  # not any .json: whoever exports records may well have a JSON result of the same name
 
 Sources = dict[str, dict[str, int]]
@@ -41,39 +44,69 @@ def read_measured(paths: Iterable[Path]) -> Measured:
     sources: Sources = {}
     for path in paths:
         for part in _parts(path):
-            for record in exchange.read(part)[0] if part.suffix == ".parquet" else read_all([part]):
+            for record in _records(part):
                 records.setdefault(record.key, record)
-            for task, uses in read_about(part.with_suffix(ABOUT)).sources.items():
+        for about in read_abouts(path).values():
+            for task, uses in about.sources.items():
                 sources.setdefault(task, {}).update(uses)
     return Measured(tuple(records.values()), sources)
 
 
 def _parts(path: Path) -> Sequence[Path]:
+    """The files with records."""
     if not path.is_dir():
         return [path]
-    parts = sorted(path.glob("*.parquet"))
+    parts = [*sorted(path.glob("*.parquet")), *path.glob(STORE)]
     if not parts:
         raise UserError(f"{path}: no .parquet file in it; expected a directory that tilewright record wrote")
     return parts
 
 
+def _records(part: Path) -> Sequence[Record]:
+    if part.suffix == ".parquet":
+        return exchange.read(part)[0]
+    with Store(part, create=False) as store:
+        return store.records()
+
+
 @dataclass(frozen=True)
 class About:
-    """What a campaign keeps beside its records. `limits` by number of threads, as text."""
+    """What a campaign keeps beside its records. `limits` by number of threads, as text: of each, what `codegen.limits` gives as JSON."""
 
     sources: Sources
     limits: dict[str, Any]
 
 
+def read_abouts(path: Path) -> dict[str, About]:
+    """What stands beside the records of a directory or file, by the name of their Parquet file without its ending, which is the machine's id."""
+    found = sorted(path.glob(f"*{ABOUT}")) if path.is_dir() else [path.with_suffix(ABOUT)]
+    return {each.name.removesuffix(ABOUT): read_about(each) for each in found if each.exists()}
+
+
 def read_about(path: Path) -> About:
-    """Nothing where the file does not exist; `UserError` where it is not such a file."""
-    if not path.exists():
-        return About({}, {})
+    """`UserError` where it cannot be read, or is not such a file."""
     try:
         found = json.loads(path.read_bytes())
-        sources = {str(task): {str(name): int(n) for name, n in uses.items()} for task, uses in found["sources"].items()}
-        return About(sources, dict(found["limits"]))
+        return About(_sources(found["sources"]), {str(int(threads)): _limits(limits) for threads, limits in found["limits"].items()})
     except OSError as error:
         raise UserError(f"{path}: it cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path}: it is not what tilewright record keeps beside its records; expected a JSON object with sources and limits") from None
+
+
+def _sources(found: Mapping[str, Any]) -> Sources:
+    """`ValueError` where a task is used nowhere, or not once."""
+    sources = {task: {name: int(n) for name, n in uses.items()} for task, uses in found.items()}
+    if not all(uses and min(uses.values()) >= 1 for uses in sources.values()):
+        raise ValueError
+    return sources
+
+
+def _limits(found: dict[str, Any]) -> dict[str, Any]:
+    """`found` as it is, if it holds what is read of it anywhere."""
+    rates = [found["fma_gflops_one"], found["fma_gflops_all"], *(each["gb_per_second"] for each in found["bandwidths"])]
+    numbers = [*(rate["best"] for rate in rates), found["noise"]["minima_ratio"], found["threads"], *(each["threads"] for each in found["bandwidths"])]
+    names = [each[name] for each in found["bandwidths"] for name in ("level", "operation")]
+    if not all(isinstance(n, int | float) and math.isfinite(n) and n > 0 for n in numbers) or not all(isinstance(name, str) for name in names):
+        raise ValueError
+    return found

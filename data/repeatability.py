@@ -4,7 +4,10 @@ agreement  of the pairs of candidates of one task that were both measured twice,
            times count half. A task counts as much as it has pairs.
 bound      the pairwise accuracy that even a model which knew the true speeds could reach on single measurements. Where a measurement puts a pair in
            its true order with chance p, two of them agree with chance p² + (1-p)² = a, so p = (1 + √(2a-1)) / 2; this being concave in a, the mean
-           agreement gives an upper bound for all pairs together.
+           agreement gives an upper bound for all pairs of successful candidates together. Pairwise accuracy judges pairs of a successful and a failed
+           candidate too; which of these failed is taken as certain. So the bound is this p for the share of successful pairs, and 1 for the mixed share.
+mixed      of all pairs of one task that can be judged, repeated or not, the share with one candidate that failed; the mean over tasks, each weighted by its
+           candidates, as pairwise accuracy is.
 noise      by how much a candidate's second measurement differs from its first, as a part of it: the median.
 spread     by how much the slower half of the repeats inside one measurement is above the fastest: (median - fastest) / fastest, the median over all.
 """
@@ -28,9 +31,10 @@ class Repeatability:
     """As defined above; None where nothing was measured twice, or no two candidates of one task were."""
 
     n_candidates: int  # measured twice, successful both times
-    n_pairs: int
+    n_pairs: int  # of these, of one task
     n_failed_once: int  # measured twice, failed one time and not the other
     agreement: float | None
+    mixed_share: float
     pairwise_bound: float | None
     noise: float | None
     spread: float | None
@@ -60,14 +64,29 @@ def repeatability(records: Iterable[Record]) -> Repeatability:
     agreed = [_agreement(a, b) for each in times.values() for a, b in combinations(each, 2)]
     agreement = sum(agreed) / len(agreed) if agreed else None
     differences = [abs(two / one - 1) for each in times.values() for one, two in each]
+    mixed = _mixed_share(first.values())
+    bound = None if agreement is None else mixed + (1 - mixed) * successful_bound(agreement)
     return Repeatability(
-        len(differences), len(agreed), sum(one.ok != two.ok for _, one, two in both), agreement, None if agreement is None else pairwise_bound(agreement),
+        len(differences), len(agreed), sum(one.ok != two.ok for _, one, two in both), agreement, mixed, bound,
         median(differences) if differences else None, median(spreads) if spreads else None,
     )  # fmt: skip
 
 
-def pairwise_bound(agreement: float) -> float:
-    """Half where the agreement is that of chance or less."""
+def _mixed_share(first: Iterable[Record]) -> float:
+    """0 where no pair can be judged."""
+    counts: dict[Setting, list[int]] = defaultdict(lambda: [0, 0])
+    for record in first:
+        counts[record.setting][record.ok] += 1
+    shares = []
+    for n_failed, n_ok in counts.values():
+        mixed, successful = n_failed * n_ok, n_ok * (n_ok - 1) // 2
+        if mixed + successful:
+            shares.append((n_failed + n_ok, mixed / (mixed + successful)))
+    return sum(n * share for n, share in shares) / sum(n for n, _ in shares) if shares else 0.0
+
+
+def successful_bound(agreement: float) -> float:
+    """Of pairs of successful candidates. Half where the agreement is that of chance or less."""
     return (1 + math.sqrt(max(2 * agreement - 1, 0.0))) / 2
 
 

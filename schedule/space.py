@@ -94,6 +94,14 @@ class Space:
     def valid(self, X: Population) -> NDArray[np.bool_]:
         return np.asarray((self._limits(X) <= 0).all(axis=1)) if self.limits else np.ones(len(X), dtype=bool)
 
+    def contains(self, X: Population) -> NDArray[np.bool_]:
+        """(n,) whether each row, from wherever it comes, is one of this space: canonical, and within all limits."""
+        lowest, highest = (np.array([choices[at] for choices in self._choices], dtype=np.int64) for at in (0, -1))
+        found: NDArray[np.bool_] = np.all((lowest <= X) & (highest >= X), axis=1)  # expressions are not made for other values
+        inside = X[found]
+        found[found] = (self.canonical(inside) == inside).all(axis=1) & self.valid(inside)
+        return found
+
     def draw(self, n: int, rng: np.random.Generator) -> Population:
         """(n, c) canonical rows, not checked: each column uniform over the choices that the earlier ones leave.
 

@@ -28,8 +28,15 @@ class Target:
         names = {field.name for field in fields(Target)}
         if set(data) != names:
             raise UserError(f"a target has the fields {sorted(names)}, found {sorted(data)}")
-        return Target(**data)  # type: ignore[arg-type]  # the names are checked; the values come from to_json
+        for name, value in data.items():
+            if name in _TEXTS and not isinstance(value, str):
+                raise UserError(f"{name} of a target is {value!r}; expected a text")
+            if name not in _TEXTS and (type(value) is not int or value < 0):
+                raise UserError(f"{name} of a target is {value!r}; expected a whole number that is not negative")
+        return Target(**data)  # type: ignore[arg-type]  # just checked
 
+
+_TEXTS = ("cpu", "features")
 
 # fp32 lanes and vector registers by LLVM feature name, best first.
 VECTOR_UNITS = (("avx512f", 16, 32), ("avx", 8, 16), ("sse2", 4, 16), ("neon", 4, 32))

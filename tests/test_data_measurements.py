@@ -7,13 +7,19 @@ import pytest
 from data_samples import MACHINE, random_records, record
 
 from data import exchange
-from data.measurements import read_about, read_measured
+from data.measurements import STORE, read_about, read_measured
 from data.record import machine_id
 from data.store import Store
 from ir.errors import UserError
 
 OTHER = MACHINE | {"cpu_model": "other"}
-ABOUT = {"machine": MACHINE, "limits": {}, "sources": {record().task: {"net": 2}}}
+ABOUT = {"limits": {}, "sources": {record().task: {"net": 2}}}
+
+
+LIMITS = {
+    "threads": 2, "fma_gflops_one": {"best": 9.0}, "fma_gflops_all": {"best": 18.0}, "noise": {"minima_ratio": 1.01},
+    "bandwidths": [{"level": "L1", "operation": "read", "threads": 2, "gb_per_second": {"best": 70.0}}],
+}  # fmt: skip
 
 
 def directory(path: Path, records, about=ABOUT) -> Path:
@@ -39,6 +45,25 @@ def test_records_files_and_single_parquet_files(tmp_path):
         store.append(trials[:4])
     exchange.write(tmp_path / "r.parquet", trials[2:])
     assert read_measured([tmp_path / "r.db", tmp_path / "r.parquet"]).records == tuple(trials)
+
+
+def test_what_the_working_store_holds_more_is_read_too(tmp_path):
+    """After a campaign was killed its Parquet file is that of the run before, or none."""
+    trials = random_records(6, seed=3)
+    path = directory(tmp_path / "d", trials[:4])
+    with Store(path / STORE) as store:
+        store.append(trials)
+    assert read_measured([path]).records == tuple(trials)
+    (part,) = path.glob("*.parquet")
+    part.unlink()
+    found = read_measured([path])
+    assert found.records == tuple(trials)
+    assert found.sources == ABOUT["sources"]
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"c\.db: it does not exist"):
+        read_measured([tmp_path / "c.db"])
 
 
 def test_a_json_result_beside_records_is_not_asked(tmp_path):
@@ -74,9 +99,23 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
         read_measured([damaged])
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"sources": 3, "limits": {}}', '{"sources": {"t": {"n": "x"}}, "limits": {}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "[1]", "{}", '{"sources": 3, "limits": {}}', '{"sources": {"t": {"n": "x"}}, "limits": {}}', '{"sources": {"t": {"n": 0}}, "limits": {}}',
+        '{"sources": {"t": {}}, "limits": {}}', '{"sources": {}, "limits": {"2": {}}}', '{"sources": {}, "limits": {"x": {}}}', "[" * 100_000,
+        json.dumps({"sources": {}, "limits": {"2": LIMITS | {"fma_gflops_all": {"best": float("nan")}}}}),
+        json.dumps({"sources": {}, "limits": {"2": LIMITS | {"bandwidths": [{"level": "L1"}]}}}),
+    ],
+)  # fmt: skip
 def test_a_damaged_companion(tmp_path, content):
     path = tmp_path / "x.json"
     path.write_text(content)
     with pytest.raises(UserError, match=r"x\.json: it is not what tilewright record keeps beside its records"):
         read_about(path)
+
+
+def test_a_companion_with_limits(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"sources": {}, "limits": {"2": LIMITS}}))
+    assert read_about(path).limits == {"2": LIMITS}

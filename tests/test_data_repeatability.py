@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from data_samples import failed, record
 
-from data.repeatability import pairwise_bound, repeatability
+from data.repeatability import repeatability, successful_bound
 
 
 def twice(*times, **changes):
@@ -54,6 +54,15 @@ def test_the_bound_holds_for_a_model_that_knows_the_truth():
     assert accuracy == pytest.approx(found.pairwise_bound, abs=0.04)
 
 
+def test_pairs_with_a_failed_candidate_are_certain():
+    """They are judged by pairwise accuracy too, so the bound counts them; pairs of two failed ones are not judged."""
+    found = repeatability([*twice((1.0, 1.1), (2.0, 2.0), (3.0, 1.5)), failed(row=(7, 7)), failed(row=(8, 8))])
+    assert found.mixed_share == pytest.approx(6 / 9)
+    assert found.pairwise_bound == pytest.approx(6 / 9 + 3 / 9 * successful_bound(2 / 3))
+    alone = repeatability(twice((1.0, 1.1), (2.0, 2.0), (3.0, 1.5)))
+    assert (alone.mixed_share, alone.pairwise_bound) == (0.0, successful_bound(2 / 3))
+
+
 @pytest.mark.parametrize(("agreement", "bound"), [(1.0, 1.0), (0.5, 0.5), (0.3, 0.5), (0.82, 0.9)])
 def test_bounds(agreement, bound):
-    assert pairwise_bound(agreement) == pytest.approx(bound)
+    assert successful_bound(agreement) == pytest.approx(bound)

@@ -57,6 +57,13 @@ def test_the_fastest_record_of_a_candidate_answers() -> None:
         assert measurement == Measurement((1.0, 3.0))
 
 
+def test_repeats_do_not_answer() -> None:
+    """Of two draws the faster would flatter the few candidates that have two."""
+    for order in ([record(), record(kind="repeat", seconds=(1e-9,))], [record(kind="repeat", seconds=(1e-9,)), record()]):
+        (measurement,) = ReplayRunner(order)(PROBLEM, [Candidate("tile_n", record().row)])
+        assert measurement.seconds == record().seconds
+
+
 def test_a_search_can_be_kept_to_the_recorded_rows() -> None:
     sketch, *others = sketches(PROBLEM.program, TARGET)
     trials = recorded(sketch, 20, seed=2)

@@ -65,6 +65,21 @@ def test_everything_is_drawn_and_nothing_else() -> None:
     assert rows(sample) == rows(VALID)
 
 
+def test_a_space_contains_its_rows_and_no_others() -> None:
+    strange = np.array([[-7, 1, 0], [0, 1, 0], [10**15, 1, 0], [20, 2, 0], [5, 4, 0], [1, 1, 3]])
+    assert (SPACE.contains(np.concatenate([VALID, strange])) == ([True] * len(VALID) + [False] * len(strange))).all()
+
+
+@given(spaces(), st.integers(0, 2**32 - 1))
+@settled
+def test_a_space_contains_what_is_drawn_of_it(space: Space, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    X = space.sample(100, rng)
+    assert space.contains(X).all()
+    children = space.mutate(X, rng)
+    assert (space.contains(children) == space.valid(children)).all()
+
+
 def test_small_axes_do_not_starve() -> None:
     """Where an earlier choice leaves four groups, each of the four is as likely as the others."""
     X = SPACE.draw(40000, np.random.default_rng(0))
