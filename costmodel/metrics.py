@@ -50,11 +50,9 @@ class GroupedQuality:
     n_left_out: int
 
 
-def grouped_quality(scores: ArrayLike, throughput: ArrayLike, groups: ArrayLike, weights: Mapping[Any, float] | None = None, k: int = 30) -> GroupedQuality:
-    """The measures of each group, and their means over groups; `groups` (n,) names the group of each candidate.
-
-    `weights`: what each group counts for in the means, by its name; all count the same if None. Errors as in `quality` and `mean_quality`.
-    """
+def grouped_quality(scores: ArrayLike, throughput: ArrayLike, groups: ArrayLike, k: int = 30) -> GroupedQuality:
+    """The measures of each group, and their means over groups, which all count the same; `groups` (n,) names the group of each candidate. Errors as in
+    `quality`."""
     s, y = _checked(scores, throughput)
     names, ids = np.unique(np.asarray(groups), return_inverse=True)
     if ids.shape != s.shape:
@@ -63,20 +61,8 @@ def grouped_quality(scores: ArrayLike, throughput: ArrayLike, groups: ArrayLike,
     starts = np.searchsorted(ids[order], np.arange(1, len(names)))
     found = {name: quality(s[part], y[part], k) for name, part in zip(names.tolist(), np.split(order, starts), strict=False)}
     judged = {name: measures for name, measures in found.items() if measures is not None}
-    return GroupedQuality(mean_quality(judged, weights), judged, len(found) - len(judged))
-
-
-def mean_quality(qualities: Mapping[Any, Quality], weights: Mapping[Any, float] | None = None) -> Quality | None:
-    """The mean of each measure, each group weighted by `weights[name]`; None where there is no group, or all weights are 0.
-
-    `ValueError` where a group has no weight, or one that is negative or not finite.
-    """
-    w = np.array([1.0 if weights is None else weights.get(name, np.nan) for name in qualities])
-    if not (np.isfinite(w) & (w >= 0)).all():
-        raise ValueError(f"groups {list(qualities)} need weights that are finite and not negative, they have {w.tolist()}")
-    if not w.any():
-        return None
-    return Quality(*np.average([astuple(measures) for measures in qualities.values()], axis=0, weights=w).tolist())
+    mean = Quality(*np.mean([astuple(measures) for measures in judged.values()], axis=0).tolist()) if judged else None
+    return GroupedQuality(mean, judged, len(found) - len(judged))
 
 
 def quality(scores: ArrayLike, throughput: ArrayLike, k: int = 30) -> Quality | None:

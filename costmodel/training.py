@@ -1,4 +1,4 @@
-"""From recorded measurements to a cost model, and how good it is on tasks, or candidates, that it has not seen.
+"""From recorded measurements to a cost model, and what it makes of tasks, or candidates, that it has not seen.
 
 X, y and groups are as in `costmodel.model`.
 """
@@ -6,9 +6,8 @@ X, y and groups are as in `costmodel.model`.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +16,6 @@ from sklearn.base import clone
 from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut
 from sklearn.utils import check_consistent_length
 
-from costmodel.metrics import GroupedQuality, Quality, grouped_quality, mean_quality
 from costmodel.model import Ranker
 from ir.errors import UserError
 
@@ -33,46 +31,30 @@ Split = tuple[NDArray[np.intp], NDArray[np.intp]]  # the rows to learn from, the
 
 @dataclass(frozen=True)
 class Validation:
-    """Held-out quality. Every candidate is held out once.
-
-    `per_split` in the order of the splits; `per_group` for each task that can be judged (within one task: the mean over its splits); `mean` over these
-    tasks, None where there is none. `n_left_out` counts the tasks of a split, summed over splits, that have nothing to order.
-    """
+    """`scores` (n,): each candidate's, by a model that has not seen it, nor what is held out together with it."""
 
     split: str  # WITHIN_TASK, LEAVE_ONE_TASK_OUT or BY_TASK
-    k: int  # of recall@k
-    mean: Quality | None
-    per_group: Mapping[Any, Quality]
-    per_split: tuple[GroupedQuality, ...]
-
-    @property
-    def n_left_out(self) -> int:
-        return sum(one.n_left_out for one in self.per_split)
-
-    def summary(self) -> dict[str, Any]:
-        """What a model file keeps of it, as JSON can hold it."""
-        mean = asdict(self.mean) if self.mean else None
-        return {"split": self.split, "k": self.k, "n_splits": len(self.per_split), "n_groups": len(self.per_group), "n_left_out": self.n_left_out, "mean": mean}
+    n_splits: int
+    scores: NDArray[np.float32]
 
 
 def cross_validate(
-    X: ArrayLike, y: ArrayLike, groups: ArrayLike, model: Ranker, n_splits: int = 5, k: int = 30, seed: int = 0, programs: ArrayLike | None = None
+    X: ArrayLike, y: ArrayLike, groups: ArrayLike, model: Ranker, n_splits: int = 5, seed: int = 0, programs: ArrayLike | None = None
 ) -> Validation:
-    """Fits copies of the model to all but one split and judges them on that split, for each split. The model itself stays as it is.
+    """Fits copies of the model to all but one split and has them score that split, for each split. The model itself stays as it is.
 
-    Tasks are held out whole: in `n_splits` splits, or one at a time where there are no more than that. Of one task, candidates are held out.
+    Tasks are held out whole: in `n_splits` splits, or one at a time where there are no more than that. Of one task, candidates are held out, whose scores are
+    then of several models, each fitted to the same task's throughput.
     `programs` (n,): what is held out together, where several groups (one task on several machines, say) are one; the groups if None.
     `UserError` where there is too little to learn from.
     """
     X, y, groups = _checked(X, y, groups)
     split, rows = _splits(groups if programs is None else np.asarray(programs), n_splits, seed)
-    per_split = tuple(_held_out(clone(model), X, y, groups, learn, hold, k) for learn, hold in rows)
-    found: defaultdict[Any, list[Quality]] = defaultdict(list)
-    for judged in per_split:
-        for name, quality in judged.per_group.items():
-            found[name].append(quality)
-    per_group = {name: mean for name, qualities in found.items() if (mean := mean_quality(dict(enumerate(qualities)))) is not None}
-    return Validation(split, k, mean_quality(per_group), per_group, per_split)
+    scores = np.empty(len(y), dtype=np.float32)
+    found = list(rows)
+    for learn, hold in found:
+        scores[hold] = clone(model).fit(X[learn], y[learn], groups[learn]).predict(X[hold])
+    return Validation(split, len(found), scores)
 
 
 def train(X: ArrayLike, y: ArrayLike, groups: ArrayLike, model: R) -> R:
@@ -89,13 +71,6 @@ def data_sha256(X: ArrayLike, y: ArrayLike, groups: ArrayLike) -> str:
         digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
     digest.update("\n".join(str(name) for name in np.asarray(groups).tolist()).encode())
     return digest.hexdigest()
-
-
-def _held_out(
-    model: Ranker, X: NDArray[np.float32], y: NDArray[np.float64], groups: NDArray[Any], learn: NDArray[np.intp], hold: NDArray[np.intp], k: int
-) -> GroupedQuality:
-    scores = model.fit(X[learn], y[learn], groups[learn]).predict(X[hold])
-    return grouped_quality(scores, y[hold], groups[hold], k=k)
 
 
 def _splits(groups: NDArray[Any], n_splits: int, seed: int) -> tuple[str, Iterator[Split]]:

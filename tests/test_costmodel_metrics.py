@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from costmodel.metrics import Quality, grouped_quality, mean_quality, pairwise_accuracy, quality, recall_at_k, spearman, top_k_score
+from costmodel.metrics import Quality, grouped_quality, pairwise_accuracy, quality, recall_at_k, spearman, top_k_score
 
 # Few distinct values, so that ties in scores and throughputs are frequent.
 GROUPS = st.integers(2, 40).flatmap(
@@ -96,18 +96,15 @@ def test_groups_are_judged_apart_and_degenerate_ones_counted():
     assert found.mean.spearman == pytest.approx(np.mean([spearman(s[groups == name], y[groups == name]) for name in "abc"]))
 
 
-def test_means_are_weighted():
-    s, y, groups = [1, 2, 1, 2], [1, 2, 2, 1], [7, 7, 8, 8]
-    assert grouped_quality(s, y, groups, {7: 3.0, 8: 1.0}).mean.pairwise_accuracy == 0.75
-    assert grouped_quality(s, y, groups, {7: 3.0, 8: 0.0}).mean.pairwise_accuracy == 1.0
-    assert grouped_quality(s, y, groups).mean.pairwise_accuracy == 0.5
-    assert grouped_quality(s, y, groups, {7: 0.0, 8: 0.0}).mean is None
+def test_all_groups_count_the_same():
+    s, y, groups = [1, 2, 1, 2, 3, 4], [1, 2, 2, 1, 0, -0.0], [7, 7, 8, 8, 8, 8]
+    found = grouped_quality(s, y, groups)
+    assert found.mean.pairwise_accuracy == np.mean([measures.pairwise_accuracy for measures in found.per_group.values()])
 
 
 def test_nothing_to_judge():
     empty = grouped_quality([], [], [])
     assert (empty.mean, empty.per_group, empty.n_left_out) == (None, {}, 0)
-    assert mean_quality({}) is None
     assert quality([1, 2], [0, 0]) is None
     assert quality([1], [1]) is None
 
@@ -124,7 +121,6 @@ def test_nothing_to_judge():
         (lambda: quality([1, 2], [1, 2], k=0), "k must be at least 1, not 0"),
         (lambda: spearman([1, 2], [3, 3]), "needs two distinct throughputs to be judged, found 1 in 2 candidates"),
         (lambda: grouped_quality([1, 2], [1, 2], [0]), r"groups have shape \(1,\), the scores \(2,\)"),
-        (lambda: grouped_quality([1, 2], [1, 2], [7, 7], {8: 1.0}), r"groups \[7\] need weights that are finite and not negative, they have \[nan\]"),
     ],
 )
 def test_refusals(call, words):

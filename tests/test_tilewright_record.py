@@ -2,15 +2,24 @@
 
 import json
 import signal
+import time
 
 import psutil
 import pytest
 from test_tilewright_cli import assert_one_line_error, children, start, tilewright, wait_for_records
+from training_samples import MACHINE, directory
 
 from data import exchange
-from data.measurements import read_measured
+from data.measurements import About, read_measured
+from data.record import machine_id
 from data.store import Store
+from graph.suite import target_suite
+from ir.errors import UserError
+from search.campaign import CampaignOptions
+from tilewright.record import _united, print_recorded, record
 
+MATMUL, SOFTMAX = "matmul:m=48,n=48,k=48", "softmax:shape=32x64,axis=1"
+OTHER = MACHINE | {"cpu_model": "Another CPU"}
 TASKS = ("matmul:m=24,n=40,k=32", "softmax:shape=16x16,axis=1")
 
 
@@ -41,7 +50,7 @@ def test_the_directory_is_complete(measured):
     assert {source for uses in found.sources.values() for source in uses} == {"operator matmul", "operator softmax"}
     (beside,) = measured.glob("*.json")
     about = json.loads(beside.read_text())
-    assert about["machine"] == found.records[0].machine
+    assert set(about) == {"limits", "sources"}
     assert about["limits"]["1"]["fma_gflops_all"]["best"] > 0
 
 
@@ -53,6 +62,7 @@ def test_the_card_says_what_is_there(measured):
         "| operator matmul | 1 | 12 |",
         "## Repeatability",
         "GFLOP/s on one thread",
+        "    tilewright record --suite standard --out DIRECTORY --max-trials 12 --threads 1 --seed 0\n",
     ):
         assert text in card
 
@@ -83,9 +93,70 @@ def test_ctrl_c_writes_what_there_is(tmp_path):
     assert (tmp_path / "m" / "README.md").exists()
 
 
+def test_directories_of_one_machine_are_merged(tmp_path):
+    """Whose files have the same names."""
+    one = directory(tmp_path / "one", {MATMUL: {"a": 1}})
+    other = directory(tmp_path / "other", {SOFTMAX: {"b": 2}, MATMUL: {"c": 1}}, n=50, seed=1)
+    wanted = read_measured([one, other])
+    again = [record(None, one, CampaignOptions(2), merge=[other]) for _ in range(2)]
+    assert again[0] == again[1]
+    assert again[0].n_records == len(wanted.records)
+    assert read_measured([one]) == wanted
+    (one / "campaign.db").unlink()
+    assert read_measured([one]) == wanted
+    assert len(list(one.glob("*.parquet"))) == 1
+    assert "--seed 0\n    tilewright record" in (one / "README.md").read_text()
+
+
+def test_directories_of_several_machines_are_merged(tmp_path):
+    one, other = directory(tmp_path / "one", {MATMUL: {"a": 1}}), directory(tmp_path / "other", {MATMUL: {"b": 1}}, machine=OTHER)
+    wanted = read_measured([one, other])
+    done = tilewright("record", "--out", tmp_path / "both", "--merge", one, "--merge", other)
+    assert done.returncode == 0, done.stderr
+    assert {each.key for each in read_measured([tmp_path / "both"]).records} == {each.key for each in wanted.records}
+    assert {path.name for path in (tmp_path / "both").glob("*.*")} == {
+        "campaign.db", "README.md", *(f"{machine_id(each)}{end}" for each in (MACHINE, OTHER) for end in (".parquet", ".about.json")),
+    }  # fmt: skip
+
+
+def test_of_limits_the_quieter_run_counts():
+    slow, fast = ({"fma_gflops_all": {"best": best}} for best in (10.0, 11.0))
+    found = _united(About({"t": {"a": 1}}, {"1": fast, "2": slow}), About({"t": {"b": 2}}, {"1": slow, "2": fast, "4": slow}))
+    assert found == About({"t": {"a": 1, "b": 2}}, {"1": fast, "2": fast, "4": slow})
+
+
+def test_what_is_damaged_is_found_before_anything_is_measured(tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "foreign.parquet").write_bytes(b"PAR1")
+    started = time.monotonic()
+    assert_one_line_error(tilewright("record", TASKS[0], "--out", "m", "--max-trials", 5000, cwd=tmp_path), "foreign.parquet")
+    assert time.monotonic() - started < 60
+    with Store(tmp_path / "m" / "campaign.db") as store:
+        assert store.records() == []
+
+
+def test_ctrl_c_before_the_first_trial(tmp_path, monkeypatch):
+    monkeypatch.setattr("tilewright.record._measure", lambda *_: (True, {}))
+    with pytest.raises(KeyboardInterrupt):
+        record(target_suite(TASKS, {}), tmp_path, CampaignOptions(12))
+    assert not list(tmp_path.glob("*.parquet"))
+
+
+def test_tasks_that_were_given_up_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tilewright.record._measure", lambda *_: (False, {"t": "the right result of t cannot be computed"}))
+    with pytest.raises(UserError, match="it holds no measurement, so no Parquet file is written: the right result of t cannot be computed"):
+        record(target_suite(TASKS, {}), tmp_path / "empty", CampaignOptions(12))
+    recorded = record(target_suite(TASKS, {}), directory(tmp_path / "m", {MATMUL: {"a": 1}}), CampaignOptions(12))
+    print_recorded(recorded)
+    assert "given up: the right result of t cannot be computed" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (("--merge", "file"), ("file",)),
+        (("--merge", "absent"), ("absent",)),
+        (("--merge", "file", "--threads", "1"), ("--merge", "--threads")),
         ((), ("targets", "--suite")),
         (("--suite", "operators", TASKS[0]), ("--suite operators", "one of them")),
         (("mathmul:m=1,n=1,k=1",), ("mathmul",)),

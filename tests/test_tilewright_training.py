@@ -7,20 +7,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from search_samples import TARGET
 from test_tilewright_cli import assert_one_line_error, tilewright
 from training_samples import MACHINE, SOURCES, directory, records
 
 from costmodel.features import FEATURE_VERSION, FeatureExtractor
 from costmodel.model import CostModel
+from costmodel.training import BY_TASK
 from data import exchange
 from data.measurements import read_measured
 from data.record import machine_id
 from ir.errors import UserError
 from ir.identity import program_id
 from ir.task import task
-from tilewright.examples import examples, family
+from schedule.rules import sketches
 from tilewright.splits import held_out
 from tilewright.training import evaluate, train_from_data
+from tilewright.training_set import operator_kind, training_set
 
 B = "matmul:m=64,n=96,k=32"
 SAME_AS_B = "conv2d:n=1,c=32,h=8,w=8,k=96,r=1,s=1"
@@ -38,7 +41,7 @@ def measured(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(measured):
-    return examples(read_measured([measured]))
+    return training_set(read_measured([measured]))
 
 
 # --- examples ---------------------------------------------------------------------------------------------------------
@@ -48,7 +51,7 @@ def test_one_group_for_a_program_under_two_names(data):
     assert len(data.of_group) == len(SOURCES) - 1
     (group,) = (group for group in data.of_group if group.program == program(B))
     assert group.uses == {"a": 1, "b": 2}
-    assert group.families == {"matmul", "conv2d"}
+    assert group.operators == {"matmul", "conv2d"}
     assert len(data.seconds) == 40 * len(SOURCES)
     assert data.y.max() == pytest.approx((np.array([g.work for g in data.of_group])[data.groups] / data.seconds).max())
 
@@ -68,8 +71,52 @@ def test_rows_belong_together(data):
         ("conv2d:c=8,k=8,groups=1,dilation=1x1", "conv2d"), ("softmax:shape=4x4,axis=1", "softmax"),
     ],
 )  # fmt: skip
-def test_families(key, name):
-    assert family(key) == name
+def test_kinds_of_operators(key, name):
+    assert operator_kind(key) == name
+
+
+def test_a_candidate_counts_once_under_all_names_of_its_program(tmp_path):
+    """Its sketch and columns have other names there, its row and its place are the same."""
+    one, same = records(B, repeats=0), records(SAME_AS_B, repeats=0)
+    assert {record.sketch for record in one} != {record.sketch for record in same}
+    names = dict(zip(dict.fromkeys(s.name for s in sketches(task(B).program, TARGET)), sketches(task(SAME_AS_B).program, TARGET), strict=True))
+    renamed = [
+        replace(each, task=task(SAME_AS_B).key, sketch=names[each.sketch].name, columns=tuple(symbol.name for symbol in names[each.sketch].space.symbols),
+                seconds=(2 * each.best_seconds,))
+        for each in one
+    ]  # fmt: skip
+    exchange.write(tmp_path / "one.parquet", one)
+    exchange.write(tmp_path / "renamed.parquet", renamed)
+    alone, other = (training_set(read_measured([tmp_path / f"{name}.parquet"])) for name in ("one", "renamed"))
+    assert (alone.X == other.X).all()
+    assert (alone.place == other.place).all()
+    both = training_set(read_measured([tmp_path / "one.parquet", tmp_path / "renamed.parquet"]))
+    assert both.seconds.tolist() == alone.seconds.tolist()
+
+
+def test_a_second_measurement_of_a_candidate_is_none_to_learn_from(tmp_path):
+    twice = [*records(B, n=10, repeats=0), *records(B, n=10, repeats=0, seed=1)]
+    exchange.write(tmp_path / "x.parquet", twice)
+    assert len(training_set(read_measured([tmp_path / "x.parquet"])).seconds) == 10
+
+
+def test_uses_under_several_names_add_up(tmp_path):
+    found = training_set(read_measured([directory(tmp_path / "d", {B: {"net": 2, "x": 1}, SAME_AS_B: {"net": 3}})]))
+    assert found.of_group[0].uses == {"net": 5, "x": 1}
+
+
+def test_rows_outside_of_the_space_are_left_out(tmp_path):
+    found = records(B, repeats=0)
+    wrong = [replace(found[i], row=(value, *found[i].row[1:])) for i, value in enumerate((-7, 10**15, 0))]
+    exchange.write(tmp_path / "x.parquet", [*wrong, *found[3:]])
+    assert training_set(read_measured([tmp_path / "x.parquet"])).left_out == {"row is not in the sketch's space now": 3}
+
+
+@pytest.mark.parametrize(("name", "value"), [("lanes", "x"), ("cpu", 3), ("l1_bytes", -1)])
+def test_a_machine_that_is_none(tmp_path, name, value):
+    exchange.write(tmp_path / "x.parquet", records(B, machine=MACHINE | {name: value}))
+    with pytest.raises(UserError, match=f"{name} of a target is {value!r}"):
+        training_set(read_measured([tmp_path / "x.parquet"]))
 
 
 def test_records_of_other_sketches_are_counted_and_nothing_left_is_refused(tmp_path):
@@ -77,11 +124,11 @@ def test_records_of_other_sketches_are_counted_and_nothing_left_is_refused(tmp_p
     old = [replace(record, sketch="gone") for record in records(text)[:7]]
     changed = [replace(record, columns=("x", *record.columns[1:])) for record in records(text)[7:10]]
     exchange.write(tmp_path / "mixed.parquet", [*old, *changed, *records(text)[10:]])
-    found = examples(read_measured([tmp_path / "mixed.parquet"]))
+    found = training_set(read_measured([tmp_path / "mixed.parquet"]))
     assert found.left_out == {"sketch is not made any more": 7, "sketch has other columns now": 3}
     exchange.write(tmp_path / "old.parquet", old)
     with pytest.raises(UserError, match="none of the 7 measurements means anything to this version: 7: sketch is not made any more"):
-        examples(read_measured([tmp_path / "old.parquet"]))
+        training_set(read_measured([tmp_path / "old.parquet"]))
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------
@@ -109,11 +156,27 @@ def test_within_holds_out_the_same_candidates_when_there_are_more(data, tmp_path
     """Of all names of a program alike, and of every task some."""
     mask = held_out(data, "within", 0)
     assert 0.1 < mask.mean() < 0.3
-    more = examples(read_measured([directory(tmp_path / "more", n=80)]))
+    more = training_set(read_measured([directory(tmp_path / "more", n=80)]))
     later = held_out(more, "within", 0)
     known = {tuple(row) for row in data.X[mask].tolist()}
     assert known <= {tuple(row) for row in more.X[later].tolist()}
     assert (held_out(data, "within", 1) != mask).any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_tasks_that_come_later_move_none_to_the_other_side(data, seed, tmp_path):
+    gone = set(data.programs[held_out(data, "task", seed)].tolist())
+    more = training_set(read_measured([directory(tmp_path / "more", SOURCES | {f"matmul:m=16,n={n},k=16": {"d": 1} for n in range(16, 80, 8)})]))
+    later = set(more.programs[held_out(more, "task", seed)].tolist()) & set(data.programs.tolist())
+    assert later <= gone
+    assert later == gone or len(gone) == 1  # the one nearest to the limit, where none was within
+
+
+def test_a_network_is_not_held_out_of_tasks_that_nothing_is_known_of(measured, tmp_path):
+    exchange.write(tmp_path / "tuned.parquet", records("matmul:m=16,n=16,k=16"))
+    mixed = training_set(read_measured([measured, tmp_path / "tuned.parquet"]))
+    with pytest.raises(UserError, match="needs to know which networks use each task, and nothing is known of matmul:m=16"):
+        held_out(mixed, "network", 0, ("b",))
 
 
 def test_empty_splits_are_refused(data, tmp_path):
@@ -121,7 +184,7 @@ def test_empty_splits_are_refused(data, tmp_path):
         held_out(data, "network", 0, ("a", "nonet"))
     with pytest.raises(UserError, match="an empty split: --holdout network holds out 280 of 280 candidates and leaves 0"):
         held_out(data, "network", 0, ("a", "b", "c"))
-    one = examples(read_measured([directory(tmp_path / "one", {B: {"a": 1}, SAME_AS_B: {"b": 1}})]))
+    one = training_set(read_measured([directory(tmp_path / "one", {B: {"a": 1}, SAME_AS_B: {"b": 1}})]))
     for split in ("task", "network"):
         with pytest.raises(UserError, match=f"--holdout {split} needs two tasks or more, the measurements are of 1"):
             held_out(one, split, 0, ("a",))
@@ -143,7 +206,7 @@ def test_what_is_printed_is_what_evaluate_finds(measured, tmp_path, split, netwo
 def test_the_model_file_says_what_it_was_trained_on(measured, tmp_path):
     train_from_data([measured], tmp_path / "m.ubj", 0, holdout="network", networks=("b",))
     card = CostModel.load(tmp_path / "m.ubj", FEATURE_VERSION, FeatureExtractor.names).card_
-    assert program(B) in card.training["held_out"]
+    assert {task(B).key, task(SAME_AS_B).key} <= set(card.training["held_out"])
     assert not set(card.training["held_out"]) & set(card.training["trained"])
     assert (card.training["split"], card.training["networks"], card.training["machines"]) == ("network", ["b"], [machine_id(MACHINE)])
     assert card.scores["top_5"] <= 1
@@ -162,11 +225,19 @@ def test_it_refuses_to_score_what_the_model_has_learned(measured, tmp_path):
     assert evaluate(tmp_path / "all.ubj", [measured], "task", allow_trained=True).scores.n_tasks == 1
 
 
+def test_a_model_remembers_tasks_not_their_ids(measured, tmp_path, monkeypatch):
+    """Which may be others in another version."""
+    train_from_data([measured], tmp_path / "m.ubj", 0)
+    for module in ("tilewright.training", "tilewright.training_set"):
+        monkeypatch.setattr(f"{module}.program_id", lambda program: f"new {program_id(program)}")
+    with pytest.raises(UserError, match="was trained on everything"):
+        evaluate(tmp_path / "m.ubj", [measured], "task")
+
+
 def test_without_holdout_the_names_of_a_program_are_held_out_together(measured, tmp_path):
     training = train_from_data([measured], tmp_path / "m.ubj", 0)
-    assert training.judged is None
-    assert training.validation is not None
-    assert len(training.validation.per_group) == len(SOURCES) - 1
+    assert training.judged.split == BY_TASK
+    assert training.judged.scores.n_tasks == training.n_tasks == len(SOURCES) - 1
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

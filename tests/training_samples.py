@@ -39,8 +39,8 @@ def records(text: str, n: int = 40, repeats: int = 4, **changes: object) -> list
         sketch = known[candidate.sketch]
         seconds = float(seconds_of(sketch, np.array([candidate.row]))[0])
         columns = tuple(symbol.name for symbol in sketch.space.symbols)
-        fields = {"machine": MACHINE, "kind": "sample" if i % 2 else "trial"} | changes
-        found.append(Record(of.key, candidate.sketch, columns, candidate.row, (seconds,), "", "", threads=2, seed=0, versions=VERSIONS, round=0, trial=i,
+        fields = {"machine": MACHINE, "kind": "sample" if i % 2 else "trial", "seed": 0} | changes
+        found.append(Record(of.key, candidate.sketch, columns, candidate.row, (seconds,), "", "", threads=2, versions=VERSIONS, round=0, trial=i,
                             elapsed_seconds=float(i), **fields))  # fmt: skip
     again = [Record(**{**each.to_json(), "kind": "repeat", "seconds": (each.seconds[0] * 1.01,)}) for each in found[:repeats]]
     return found + again
@@ -53,5 +53,5 @@ def directory(path: Path, sources: dict[str, dict[str, int]] = SOURCES, **change
     part = path / f"{machine_id(found[0].machine)}.parquet"
     exchange.write(part, found)
     keys = {task(text).key: uses for text, uses in sources.items()}
-    part.with_suffix(ABOUT).write_text(json.dumps({"machine": found[0].machine, "limits": {}, "sources": keys}))
+    part.with_suffix(ABOUT).write_text(json.dumps({"limits": {}, "sources": keys}))
     return path

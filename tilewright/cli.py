@@ -214,6 +214,7 @@ def record(
     targets: Annotated[list[str] | None, typer.Argument(metavar="[TARGET]...", help="ONNX files and operator texts.")] = None,
     suite: Annotated[SuiteName | None, typer.Option(help="A set of tasks, instead of targets; networks that are not there yet are fetched by pip.")] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIRECTORY", help="Where measurements are kept, and gone on from.")] = Path("measured"),
+    merge: Annotated[list[Path] | None, typer.Option(metavar="DIRECTORY", help="Add the measurements of another such directory; may be repeated.")] = None,
     max_trials: Annotated[int, typer.Option(min=2, help="Candidates of each task, those already measured included.")] = 128,
     max_seconds: Annotated[float | None, typer.Option(min=1.0, help="Time for the whole run.")] = None,
     shape: ShapeOption = None,
@@ -221,7 +222,7 @@ def record(
     seed: SeedOption = 0,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure candidates of many tasks to learn from: half drawn uniformly, half searched for, some measured twice. Resumes and appends."""
+    """Measure candidates of many tasks to learn from: half drawn uniformly, half searched for, some measured twice. Resumes, appends, merges."""
     from graph.shapes import parse_shapes
     from graph.suite import named_suite, target_suite
     from ir.errors import UserError
@@ -230,10 +231,13 @@ def record(
 
     if suite is not None and (targets or shape):
         raise UserError(f"--suite {suite.value} and targets or shapes are not for one campaign: give one of them, then append the other to the same directory")
-    chosen = named_suite(suite.value) if suite is not None else target_suite(targets or [], parse_shapes(shape or []))
-    for note in chosen.notes:
-        print(f"note: left out: {note}", file=sys.stderr)
-    recorded = record(chosen, out, CampaignOptions(max_trials, max_seconds, seed), threads=threads, quiet=quiet)
+    merge_alone = bool(merge) and suite is None and not targets
+    if merge_alone and (shape or threads is not None or max_seconds is not None):
+        raise UserError("--merge without targets or --suite measures nothing, so --shape, --threads and --max-seconds are not for it")
+    chosen = None if merge_alone else named_suite(suite.value) if suite is not None else target_suite(targets or [], parse_shapes(shape or []))
+    for note in chosen.notes if chosen is not None and not quiet else ():
+        print(f"note: {note}", file=sys.stderr)
+    recorded = record(chosen, out, CampaignOptions(max_trials, max_seconds, seed), merge=merge or (), threads=threads, quiet=quiet)
     print_recorded(recorded)
     if recorded.interrupted:
         raise typer.Exit(INTERRUPTED)

@@ -7,17 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.measurements import ABOUT, Measured, read_about, read_measured
+from data.measurements import Measured, read_abouts, read_measured
 from data.record import Record
 from data.repeatability import Repeatability, repeatability
-from tilewright.files import write_file
+from ir.files import write_file
 
 CARD = "README.md"
 
 _HEAD = """# Measured candidates
 
 {n_candidates} candidates of {n_tasks} tasks: tensor programs that were scheduled, compiled, checked and timed by Tilewright. Written by
-`tilewright record`; `tilewright train` and `tilewright evaluate` read the directory. Several campaigns are one when their files lie in one directory.
+`tilewright record`; `tilewright train` and `tilewright evaluate` read the directory. `tilewright record --out A --merge B` adds those of B to A.
 
 A row of a `.parquet` file is one measurement: the task as an operator text, the name of the sketch, its columns (the names of its choices) and the row (their
 values), the seconds of every repeat or the class of failure, machine, threads, and versions. No features are kept: they are computed again from the row,
@@ -37,7 +37,7 @@ calls in a row, repeated until two agree; a candidate four times slower than the
 
 _AGAIN = """## Make it again
 
-    tilewright record --suite standard --out DIRECTORY --max-trials {most} --seed {seed}
+{commands}
 
 (or with the targets that the table above names instead of the suite) goes on where it was stopped, and appends where more trials or other tasks are asked.
 The same seed draws the same samples; what the search asks for depends on what was measured.
@@ -47,7 +47,7 @@ The same seed draws the same samples; what the search asks for depends on what w
 def write_card(directory: Path) -> None:
     """Writes the README of what all Parquet files in the directory hold; `UserError` where one of them cannot be read."""
     measured = read_measured([directory])
-    limits = {part.stem: read_about(part.with_suffix(ABOUT)).limits for part in sorted(directory.glob("*.parquet"))}
+    limits = {machine: about.limits for machine, about in read_abouts(directory).items()}
     write_file(directory / CARD, card_text(measured, limits).encode())
 
 
@@ -62,9 +62,21 @@ def card_text(measured: Measured, limits: Mapping[str, Mapping[str, Any]]) -> st
         "## Machines\n\n" + "\n".join(_machines(records, limits)),
         "## Counts\n\n" + _counts(measured, trials),
         "## Repeatability\n\n" + repeatability_text(repeatability(records)),
-        _AGAIN.format(most=max(by_task.values(), default=0), seed=min((record.seed for record in trials), default=0)),
+        _AGAIN.format(commands="\n".join(_commands(trials))),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _commands(trials: Sequence[Record]) -> Iterable[str]:
+    """One for each number of threads and seed, in the order in which they were given: the trials that a later one asks for count those of the earlier."""
+    n_trials: Counter[tuple[str, int]] = Counter()
+    most: dict[tuple[int, int], int] = {}
+    for record in trials:
+        n_trials[record.task, record.threads] += 1
+        run = (record.threads, record.seed)
+        most[run] = max(most.get(run, 0), n_trials[record.task, record.threads])
+    for (threads, seed), n in most.items():
+        yield f"    tilewright record --suite standard --out DIRECTORY --max-trials {n} --threads {threads} --seed {seed}"
 
 
 def repeatability_text(found: Repeatability) -> str:
@@ -73,8 +85,9 @@ def repeatability_text(found: Repeatability) -> str:
     spread = "" if found.spread is None else f" Inside one measurement the median repeat is {found.spread:.1%} above the fastest (median)."
     return (
         f"{found.n_candidates} candidates were measured twice; the second time differs by {found.noise:.1%} (median).{spread} Of {found.n_pairs} pairs of\n"
-        f"one task {found.agreement:.1%} stood in the same order both times. So no model can be expected to reach more than {found.pairwise_bound:.3f}\n"
-        f"pairwise accuracy on such measurements (`data/repeatability.py` says why). {found.n_failed_once} candidates failed one time and not the other."
+        f"one task {found.agreement:.1%} stood in the same order both times. Of all pairs that pairwise accuracy judges {found.mixed_share:.1%} have one\n"
+        f"candidate that failed, which is taken as certain. So no model can be expected to reach more than {found.pairwise_bound:.3f} pairwise accuracy on\n"
+        f"such measurements (`data/repeatability.py` says why). {found.n_failed_once} candidates failed one time and not the other."
     )
 
 

@@ -1,7 +1,7 @@
 """A measurement campaign into a directory: a working store while it runs, and at its end what is kept and shared.
 
-`campaign.db` is the working store, in which every trial is safe as soon as it is measured. `<machine>.parquet`, `<machine>.about.json` and README.md are made
-of it, each in one step, and are enough to go on from. Directories of several machines are merged by copying these files together.
+`campaign.db` is the working store, in which every trial is safe as soon as it is measured. Of each machine `<machine>.parquet` and `<machine>.about.json`, and
+README.md, are made of it, each in one step, and are enough to go on from. Other such directories are merged into it, of the same machine or another.
 """
 
 from __future__ import annotations
@@ -9,81 +9,117 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from codegen.limits import Limits
 from codegen.machine import detect_machine
 from codegen.runner import LiveRunner
 from data import exchange
-from data.measurements import ABOUT, read_about
-from data.record import machine_id
+from data.measurements import ABOUT, STORE, About, read_abouts, read_measured
+from data.record import Record, machine_id
 from data.store import Store
 from graph.suite import Suite
 from ir.errors import UserError
+from ir.files import make_directory, write_file
 from search.campaign import Campaign, CampaignOptions, CampaignProgress
 from tilewright import api
 from tilewright.data_card import write_card
 from tilewright.display import LINE_SECONDS, clock
-from tilewright.files import make_directory, write_file
-
-STORE = "campaign.db"
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What the directory holds of this machine after the run."""
+    """What the directory holds after the run."""
 
     directory: Path
     n_tasks: int
     n_records: int
     n_failed: int
     n_repeats: int
-    n_bytes: int  # of the Parquet file
+    n_bytes: int  # of the Parquet files
+    given_up: tuple[str, ...]  # reasons, of tasks that could not be measured
     interrupted: bool
 
 
-def record(suite: Suite, directory: Path, options: CampaignOptions, *, threads: int | None = None, quiet: bool = False) -> Recorded:
-    """Measure the suite into the directory, going on from what is there. Ctrl-C ends it early, with all files written.
+def record(
+    suite: Suite | None, directory: Path, options: CampaignOptions, *, merge: Sequence[Path] = (), threads: int | None = None, quiet: bool = False
+) -> Recorded:  # fmt: skip
+    """Measure the suite into the directory, going on from what is there and in the directories to `merge`; without a suite, merge alone.
 
-    `UserError` where the directory cannot be used, or code cannot run here on so many threads.
+    Ctrl-C ends it early, with all files written. `UserError` where a directory cannot be used, or code cannot run here on so many threads.
     """
     make_directory(directory)
-    machine = detect_machine(api.one_thread_without_openmp(threads))
-    description = api.machine_record(machine)
-    part = directory / f"{machine_id(description)}.parquet"
     with Store(directory / STORE) as store:
-        if part.exists():
-            exchange.import_records(store, part)
-        about = read_about(part.with_suffix(ABOUT))
-        limits = _quieter(about.limits, api.quiet_limits(machine.target))
-        sources = about.sources | {task: about.sources.get(task, {}) | uses for task, uses in suite.sources.items()}
-        content = json.dumps({"machine": description, "limits": limits, "sources": sources}, indent=1, sort_keys=True)
-        write_file(part.with_suffix(ABOUT), content.encode())  # now: a killed run has its tasks' sources too
-        with LiveRunner(machine.target, seed=options.seed) as runner:
-            campaign = Campaign(
-                suite.tasks, machine.target, runner, store, options, machine=description, versions=api.versions(), watch=_Watcher(quiet),
-            )  # fmt: skip
-            interrupted = campaign.run()
-        records = store.records(machine=machine_id(description))
+        places = [directory, *merge]
+        store.append(read_measured(places).records)  # all of it is read now, so that what is damaged is found before anything is measured
+        abouts = _united_abouts(places)
+        _write_abouts(directory, abouts)
+        interrupted, given_up = (False, {}) if suite is None else _measure(suite, directory, store, abouts, options, threads, quiet)
+        records = store.records()
+        if interrupted and not records:
+            raise KeyboardInterrupt
         if not records:
-            raise UserError(f"{directory}: nothing was measured before the time was over; the Parquet file is not written")
-        exchange.write(part, records)
+            why = "; ".join(given_up.values()) or "nothing was measured before the time was over"
+            raise UserError(f"{directory}: it holds no measurement, so no Parquet file is written: {why}")
+        n_bytes = _write_parts(directory, records)
     write_card(directory)
     return Recorded(
         directory, len({each.task for each in records}), len(records), sum(not each.ok for each in records),
-        sum(each.kind == "repeat" for each in records), part.stat().st_size, interrupted,
+        sum(each.kind == "repeat" for each in records), n_bytes, tuple(given_up.values()), interrupted,
     )  # fmt: skip
 
 
-def _quieter(known: Mapping[str, Any], found: Limits) -> dict[str, Any]:
-    """Limits by number of threads, with those just measured where no other run has met the machine quieter."""
-    threads = str(found.threads)
-    if threads in known and known[threads]["fma_gflops_all"]["best"] >= found.fma_gflops_all.best:
-        return dict(known)
-    return {**known, threads: found.to_json()}
+def _measure(
+    suite: Suite, directory: Path, store: Store, abouts: Mapping[str, About], options: CampaignOptions, threads: int | None, quiet: bool
+) -> tuple[bool, Mapping[str, str]]:
+    """Whether Ctrl-C ended it, and why tasks were given up."""
+    machine = detect_machine(api.one_thread_without_openmp(threads))
+    description = api.machine_record(machine)
+    limits = api.quiet_limits(machine.target)
+    here = machine_id(description)
+    about = _united(abouts.get(here, About({}, {})), About(suite.sources, {str(limits.threads): limits.to_json()}))
+    _write_abouts(directory, {here: about})  # now: a killed run has its tasks' sources too
+    with LiveRunner(machine.target, seed=options.seed) as runner:
+        campaign = Campaign(
+            suite.tasks, machine.target, runner, store, options, machine=description, versions=api.versions(), watch=_Watcher(quiet),
+        )  # fmt: skip
+        return campaign.run(), campaign.given_up
+
+
+def _united_abouts(places: Sequence[Path]) -> dict[str, About]:
+    """By machine."""
+    found: dict[str, About] = {}
+    for place in places:
+        for machine, about in read_abouts(place).items():
+            found[machine] = _united(found.get(machine, About({}, {})), about)
+    return found
+
+
+def _united(one: About, other: About) -> About:
+    """All sources of both; of limits with as many threads those that met the machine quieter."""
+    sources = one.sources | {task: one.sources.get(task, {}) | uses for task, uses in other.sources.items()}
+    limits = dict(one.limits)
+    for threads, found in other.limits.items():
+        limits[threads] = max(limits.get(threads, found), found, key=lambda each: each["fma_gflops_all"]["best"])
+    return About(sources, limits)
+
+
+def _write_abouts(directory: Path, abouts: Mapping[str, About]) -> None:
+    for machine, about in abouts.items():
+        write_file(directory / f"{machine}{ABOUT}", json.dumps(vars(about), indent=1, sort_keys=True).encode())
+
+
+def _write_parts(directory: Path, records: Sequence[Record]) -> int:
+    """A Parquet file for each machine; how many bytes they have together."""
+    by_machine: dict[str, list[Record]] = defaultdict(list)
+    for each in records:
+        by_machine[each.setting.machine].append(each)
+    parts = {directory / f"{machine}.parquet": found for machine, found in by_machine.items()}
+    for part, found in parts.items():
+        exchange.write(part, found)
+    return sum(part.stat().st_size for part in parts)
 
 
 class _Watcher:
@@ -104,3 +140,5 @@ def print_recorded(recorded: Recorded) -> None:
     per_record = recorded.n_bytes / recorded.n_records
     print(f"{recorded.n_records} measurements of {recorded.n_tasks} tasks in {recorded.directory}, {recorded.n_bytes} bytes ({per_record:.0f} each)")
     print(f"{recorded.n_failed} failed, {recorded.n_repeats} are repeats{'; interrupted, the same command goes on' if recorded.interrupted else ''}")
+    for reason in recorded.given_up:
+        print(f"given up: {reason}")

@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from costmodel.features import FEATURE_VERSION, FeatureExtractor
 from costmodel.held_out import HeldOutScores, held_out_scores
 from costmodel.model import CostModel
-from costmodel.training import Validation, cross_validate, data_sha256
+from costmodel.training import cross_validate, data_sha256
 from costmodel.training import train as train_model
 from data.measurements import read_measured
 from data.repeatability import Repeatability, repeatability
 from ir.errors import UserError
-from tilewright.examples import Examples, examples
+from ir.identity import program_id
+from ir.task import task
 from tilewright.splits import NETWORKS, Mask, held_out
+from tilewright.training_set import TrainingSet, training_set
 
 
 @dataclass(frozen=True)
@@ -28,20 +31,18 @@ class Training:
 
     n_trials: int
     n_failed: int
-    n_settings: int
+    n_tasks: int
     left_out: Counter[str]  # trials that mean nothing to this version, by reason
-    validation: Validation | None
-    judged: Judged | None
+    judged: Judged
 
     def to_json(self) -> dict[str, object]:
-        counts = {"n_trials": self.n_trials, "n_failed": self.n_failed, "n_settings": self.n_settings, "left_out": dict(self.left_out)}
-        validation = {"validation": self.validation.summary()} if self.validation else {}
-        return counts | validation | (self.judged.to_json() if self.judged else {})
+        counts = {"n_trials": self.n_trials, "n_failed": self.n_failed, "n_tasks": self.n_tasks, "left_out": dict(self.left_out)}
+        return counts | self.judged.to_json()
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Scores on what `split` holds out, and what the noise of the measurements lets any model reach."""
+    """Scores on what `split`, one of `tilewright.splits` or of cross-validation, holds out, and what the noise of the measurements lets any model reach."""
 
     split: str
     scores: HeldOutScores
@@ -63,25 +64,28 @@ def train_from_data(
     if not paths:
         raise UserError("train needs --records FILE or DATA, one or more")
     measured = read_measured(paths)
-    data = examples(measured, mix_machines=mix_machines)
+    data = training_set(measured, mix_machines=mix_machines)
     mask = held_out(data, holdout, seed, networks) if holdout else np.zeros(len(data.groups), dtype=bool)
     gone = tuple(networks) if holdout == "network" else ()
     model = CostModel(seed=seed)
     X, y, groups = data.X[~mask], data.y[~mask], data.names[~mask]
-    validation = None if holdout else cross_validate(X, y, groups, model, seed=seed, programs=data.programs)
     fitted = train_model(X, y, groups, model)
-    judged = Judged(holdout, _scores(fitted, data, mask, gone), repeatability(measured.records)) if holdout else None
+    repeats = repeatability(measured.records)
+    if holdout:
+        judged = Judged(holdout, _scores(fitted.predict(data.X[mask]), data, mask, gone), repeats)
+    else:
+        validation = cross_validate(X, y, groups, model, seed=seed, programs=data.programs)
+        judged = Judged(validation.split, _scores(validation.scores, data, ~mask, gone), repeats)
     known = {
         "split": holdout,
         "seed": seed,
         "networks": list(gone),
         "machines": measured.machines,
-        "trained": sorted(set(data.programs[~mask].tolist())),
-        "held_out": sorted(set(data.programs[mask].tolist())),
+        "trained": data.tasks(~mask),
+        "held_out": data.tasks(mask),
     }
-    scores = validation.summary() if validation else judged.to_json() if judged else {}
-    fitted.save(output, FEATURE_VERSION, FeatureExtractor.names, data_sha256(X, y, groups), scores, known)
-    return Training(len(y), int(np.count_nonzero(y == 0)), len(np.unique(groups)), data.left_out, validation, judged)
+    fitted.save(output, FEATURE_VERSION, FeatureExtractor.names, data_sha256(X, y, groups), judged.to_json(), known)
+    return Training(len(y), int(np.count_nonzero(y == 0)), len(np.unique(data.programs[~mask])), data.left_out, judged)
 
 
 def evaluate(
@@ -101,46 +105,47 @@ def evaluate(
         raise UserError(
             f"{path} was trained on machine {', '.join(known['machines'])}, the measurements are of {', '.join(foreign)}; --mix-machines allows that"
         )
-    data = examples(measured, mix_machines=mix_machines)
+    data = training_set(measured, mix_machines=mix_machines)
     chosen = tuple(networks or known["networks"] or NETWORKS)
     mask = held_out(data, split, known["seed"], chosen)
     if not allow_trained:
         _refuse_trained(path, known, split, data, mask)
-    return Judged(split, _scores(model, data, mask, chosen if split == "network" else ()), repeatability(measured.records))
+    return Judged(split, _scores(model.predict(data.X[mask]), data, mask, chosen if split == "network" else ()), repeatability(measured.records))
 
 
-def _refuse_trained(path: Path, known: dict[str, Any], split: str, data: Examples, mask: Mask) -> None:
+def _refuse_trained(path: Path, known: dict[str, Any], split: str, data: TrainingSet, mask: Mask) -> None:
     """`UserError` where the model has learned from what is to be scored."""
     wanted = set(data.programs[mask].tolist())
-    seen = wanted & set(known["trained"])
+    seen = wanted & _programs(path, known["trained"])
     if seen and not (split == known["split"] == "within"):  # there the same candidates were held out
         trained = f"with --holdout {known['split']}" if known["split"] else "on everything"
         tasks = f"{len(seen)} of the {len(wanted)} tasks that --split {split} would score"
         raise UserError(f"{path} was trained {trained}: it knows {tasks}; --allow-trained scores them anyway")
 
 
-def _scores(model: CostModel, data: Examples, mask: Mask, networks: tuple[str, ...]) -> HeldOutScores:
-    """Where networks are held out, what they share with others counts for them alone."""
+def _programs(path: Path, names: Sequence[str]) -> set[str]:
+    """Their ids: what is the same under another name is for this version to say, not for the one that trained."""
+    try:
+        return {program_id(task(name).program) for name in names}
+    except UserError as error:
+        raise UserError(f"{path} was trained on tasks that this version does not know, so it cannot be told from what it is to be judged on: {error}") from None
+
+
+def _scores(scores: NDArray[np.float32], data: TrainingSet, mask: Mask, networks: tuple[str, ...]) -> HeldOutScores:
+    """Of the candidates of the mask, whose scores are given. Where networks are held out, what they share with others counts for them alone."""
     uses = [{name: n for name, n in group.uses.items() if name in networks} or group.uses for group in data.of_group]
-    found = held_out_scores(model.predict(data.X[mask]), data.seconds[mask], data.groups[mask], uses)
+    found = held_out_scores(scores, data.seconds[mask], data.groups[mask], uses)
     if found is None:
         raise UserError("none of the tasks held out has two candidates of different speed, so there is nothing to judge")
     return found
 
 
 def print_training(training: Training, output: Path) -> None:
-    from tilewright.display import console, print_table
+    from tilewright.display import console
 
-    validation = training.validation
-    if validation is not None and validation.mean is not None:
-        mean = validation.mean
-        names = ("pairwise accuracy", f"recall@{validation.k}", "top-1", "top-5", "Spearman")
-        values = (mean.pairwise_accuracy, mean.recall_at_k, mean.top_1, mean.top_5, mean.spearman)
-        print_table(f"held out, {validation.split}", names, [[f"{value:.3f}" for value in values]], left=0)
-    if training.judged is not None:
-        print_judged(training.judged)
+    print_judged(training.judged)
     out = console()
-    out.print(f"learned from {training.n_trials} trials ({training.n_failed} failed) of {training.n_settings} tasks")
+    out.print(f"learned from {training.n_trials} trials ({training.n_failed} failed) of {training.n_tasks} tasks")
     for reason, n in training.left_out.items():
         out.print(f"left out: {n} trials whose {reason}")
     out.print(f"model written to {output}")
@@ -155,7 +160,7 @@ def print_judged(judged: Judged) -> None:
     rows = [("this model", *(f"{value:.3f}" for value in (scores.pairwise_accuracy, scores.recall_at_30, scores.top_1, scores.top_5)))]
     rows.append(("at most, by repeatability", "–" if repeated.pairwise_bound is None else f"{repeated.pairwise_bound:.3f}", "", "", ""))
     rows.append(("by chance", "0.500", f"{scores.recall_at_30_by_chance:.3f}", "", ""))
-    print_table(f"held out, by {judged.split}", names, rows)
+    print_table(f"held out: {judged.split}", names, rows)
     pairs = f"{repeated.n_pairs} pairs measured twice"
     agreed = f"{repeated.agreement:.1%} of {pairs} agree in their order" if repeated.agreement is not None else "no pair of candidates was measured twice"
     console().print(f"{scores.n_candidates} candidates of {scores.n_tasks} tasks ({scores.n_tasks_left_out} with nothing to order); {agreed}")

@@ -1,0 +1,178 @@
+"""What a cost model learns from: measurements as features and seconds, with the program, and thus the task, that each belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costmodel.features import FeatureExtractor
+from data.measurements import Measured
+from data.record import Record, Setting
+from ir.errors import UserError
+from ir.identity import program_id
+from ir.task import task
+from schedule.rules import sketches
+from schedule.sketch import Sketch
+from schedule.space import Population
+from schedule.target import Target
+
+UNKNOWN = "unknown"  # the source of a task that nothing is said about
+NO_SKETCH, OTHER_COLUMNS, NOT_IN_SPACE = "sketch is not made any more", "sketch has other columns now", "row is not in the sketch's space now"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Candidates that are compared with each other: one program, whatever its names, on one machine with one number of threads."""
+
+    program: str  # a `program_id`
+    machine: str
+    threads: int
+    work: int  # what throughput counts: flops, or elements where data are only moved
+    tasks: tuple[str, ...]  # its names: operator texts
+    uses: Mapping[str, int]  # by the networks and operator families that it comes from; `UNKNOWN` where nothing is said
+
+    @property
+    def name(self) -> str:
+        return f"{self.program} {self.machine} {self.threads}"
+
+    @property
+    def operators(self) -> set[str]:
+        return {operator_kind(text) for text in self.tasks}
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """n candidates. `left_out` counts measurements that mean nothing to this version, by reason."""
+
+    X: NDArray[np.float32]  # (n, f) features
+    seconds: NDArray[np.float64]  # (n,) of the fastest repeat, infinite where it failed
+    groups: NDArray[np.intp]  # (n,) index into `of_group`
+    of_group: tuple[Group, ...]
+    place: NDArray[np.float64]  # (n,) from 0 to 1: where a candidate lies among all, by a hash of its row; the same for the same candidate, always
+    left_out: Counter[str]
+
+    @cached_property
+    def y(self) -> NDArray[np.float64]:
+        """(n,) throughput, as `Task.work` a second, 0 where it failed."""
+        return np.array([group.work for group in self.of_group], dtype=np.float64)[self.groups] / self.seconds
+
+    @cached_property
+    def names(self) -> NDArray[np.str_]:
+        """(n,) names of the groups."""
+        return np.array([group.name for group in self.of_group])[self.groups]
+
+    @cached_property
+    def programs(self) -> NDArray[np.str_]:
+        """(n,)"""
+        return np.array([group.program for group in self.of_group])[self.groups]
+
+    def tasks(self, mask: NDArray[np.bool_]) -> list[str]:
+        """All names of the programs of these candidates."""
+        return sorted({name for number in set(self.groups[mask].tolist()) for name in self.of_group[number].tasks})
+
+
+def training_set(measured: Measured, *, mix_machines: bool = False) -> TrainingSet:
+    """Each candidate by its first measurement, under whichever name of its program; features computed anew from its row.
+
+    `UserError` where nothing is left, and where several machines are mixed without that being meant.
+    """
+    if len(measured.machines) > 1 and not mix_machines:
+        raise UserError(f"the measurements are of {len(measured.machines)} machines ({', '.join(measured.machines)}); --mix-machines takes them together")
+    by_setting: dict[Setting, list[Record]] = defaultdict(list)
+    for record in measured.records:
+        if record.is_trial:
+            by_setting[record.setting].append(record)
+    groups = _Groups()
+    features, seconds, numbers, places = list[NDArray[np.float32]](), list[float](), list[int](), list[float]()
+    taken: set[tuple[int, int, tuple[int, ...]]] = set()
+    left_out: Counter[str] = Counter()
+    for setting, records in by_setting.items():
+        number = groups.add(setting, measured.sources.get(setting.task, {UNKNOWN: 1}))
+        target = _target(records[0])
+        for which, sketch, known in _known(records, target, left_out):
+            mine = []
+            for record in known:
+                candidate = (number, which, record.row)
+                if candidate not in taken:
+                    taken.add(candidate)
+                    mine.append(record)
+            if mine:
+                features.append(FeatureExtractor(sketch, target)(_rows(mine, len(sketch.space.columns))))
+                seconds += [record.best_seconds for record in mine]
+                numbers += [number] * len(mine)
+                places += [_place(record.row) for record in mine]
+    if by_setting and not seconds:
+        n = sum(map(len, by_setting.values()))
+        raise UserError(f"none of the {n} measurements means anything to this version: {', '.join(f'{n}: {why}' for why, n in left_out.items() if n)}")
+    X = np.concatenate([np.empty((0, len(FeatureExtractor.names)), np.float32), *features])
+    return TrainingSet(X, np.array(seconds), np.array(numbers, dtype=np.intp), tuple(groups.found), np.array(places), +left_out)
+
+
+def operator_kind(key: str) -> str:
+    """The operator of a task in words, and for convolutions whether it is depthwise, grouped or dilated."""
+    operator, _, parameters = key.partition(":")
+    value = dict(part.split("=", 1) for part in parameters.split(",") if "=" in part)
+    words = []
+    if value.get("groups", "1") != "1":
+        words.append("depthwise" if value["groups"] == value.get("c") else "grouped")
+    if set(value.get("dilation", "1").split("x")) != {"1"}:
+        words.append("dilated")
+    return " ".join([*words, operator])
+
+
+class _Groups:
+    """The groups that came up so far."""
+
+    def __init__(self) -> None:
+        self.found: list[Group] = []
+        self._numbers: dict[tuple[str, str, int], int] = {}
+
+    def add(self, setting: Setting, uses: Mapping[str, int]) -> int:
+        """The number of the setting's group, which has one more name from now on. A network that uses it under several names uses it so often in all."""
+        of = task(setting.task)
+        key = (program_id(of.program), setting.machine, setting.threads)
+        number = self._numbers.setdefault(key, len(self.found))
+        if number == len(self.found):
+            self.found.append(Group(*key, of.work, (), {}))
+        known = self.found[number]
+        self.found[number] = replace(known, tasks=(*known.tasks, setting.task), uses=Counter(known.uses) + Counter(uses))
+        return number
+
+
+def _known(records: Sequence[Record], target: Target, left_out: Counter[str]) -> Iterator[tuple[int, Sketch, list[Record]]]:
+    """Of records of one setting: each sketch with its number, and the records whose rows it has; the others are counted.
+
+    By number, because the name of a sketch has a name of an axis in it, and these differ between the names of one program.
+    """
+    by_name: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by_name[record.sketch].append(record)
+    for number, sketch in enumerate(sketches(task(records[0].task).program, target)):
+        mine = by_name.pop(sketch.name, [])
+        columns = tuple(symbol.name for symbol in sketch.space.symbols)
+        same = [record for record in mine if record.columns == columns]
+        inside = [record for record, there in zip(same, sketch.space.contains(_rows(same, len(columns))), strict=True) if there]
+        left_out[OTHER_COLUMNS] += len(mine) - len(same)
+        left_out[NOT_IN_SPACE] += len(same) - len(inside)
+        if inside:
+            yield number, sketch, inside
+    left_out[NO_SKETCH] += sum(map(len, by_name.values()))
+
+
+def _rows(records: Sequence[Record], n_columns: int) -> Population:
+    return np.array([record.row for record in records], dtype=np.int64).reshape(len(records), n_columns)
+
+
+def _target(record: Record) -> Target:
+    return Target.from_json({**{name: value for name, value in record.machine.items() if name != "cpu_model"}, "threads": record.threads})
+
+
+def _place(row: tuple[int, ...]) -> float:
+    """Of the row alone: names of programs and sketches, and what else identifies them, may change."""
+    return int.from_bytes(hashlib.sha256(f"{list(row)}".encode()).digest()[:6]) / 2**48
