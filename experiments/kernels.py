@@ -221,6 +221,11 @@ def network_lines(results: pd.DataFrame) -> list[str]:
     return [f"Geometric mean of the network's {len(keys)} heaviest tasks: {mean:.3f} × the best peer of each; at least {NETWORK_MEAN} wanted: {reached}."]
 
 
+def geometric_mean(values: Sequence[float] | pd.Series) -> float:
+    """Not a number where there are none."""
+    return float(np.exp(np.log(values).mean())) if len(values) else float("nan")
+
+
 def markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines))
 

@@ -32,8 +32,8 @@ from codegen.machine import Machine, allowed_cpus, detect_machine
 from codegen.process import Tail, death
 from data.record import machine_id
 from data.store import Store
-from experiments.kernels import markdown_table
-from experiments.operators import _chosen, _mean
+from experiments.kernels import geometric_mean, markdown_table
+from experiments.operators import chosen_families
 from graph.operator_suite import FAMILIES
 from ir.errors import UserError
 from ir.task import Task
@@ -306,9 +306,9 @@ def _summary(compared: pd.DataFrame) -> str:
     ours, theirs = compared["tuning_seconds"].sum(), compared["tvm_tuning_seconds"].sum()
     versions = ", ".join(sorted(set(compared["apache_tvm"].astype(str))))
     return (
-        f"{len(compared)} cases against MetaSchedule of TVM {versions}: {_mean(compared['ratio']):.2f} × its speed (geometric mean; wanted: {MEAN_RATIO}); "
-        f"the slowest {slowest['ratio']:.2f} × ({slowest['family']}), {(compared['ratio'] < CASE_RATIO).sum()} slower than TVM (wanted: none). "
-        f"Tuning took {ours:.0f} s, TVM's {theirs:.0f} s: {theirs / ours:.1f} × less (wanted: {TUNING_RATIO:g})."
+        f"{len(compared)} cases against MetaSchedule of TVM {versions}: {geometric_mean(compared['ratio']):.2f} × its speed "
+        f"(geometric mean; wanted: {MEAN_RATIO}); the slowest {slowest['ratio']:.2f} × ({slowest['family']}), {(compared['ratio'] < CASE_RATIO).sum()} slower "
+        f"than TVM (wanted: none). Tuning took {ours:.0f} s, TVM's {theirs:.0f} s: {theirs / ours:.1f} × less (wanted: {TUNING_RATIO:g})."
     )
 
 
@@ -342,7 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.tvm_python is None and not given.table_only:
         parser.error("--tvm-python is needed to tune with TVM")
     try:
-        config = replace(CONFIG, families=_chosen(given.families, tuple(FAMILIES)), trials=given.trials)
+        config = replace(CONFIG, families=chosen_families(given.families, tuple(FAMILIES)), trials=given.trials)
         if not given.table_only:
             run(config, given.output, given.tvm_python, given.records)
     except UserError as error:

@@ -21,7 +21,7 @@ import pandas as pd
 from codegen.limits import package_version
 from data.record import machine_id
 from data.store import Store
-from experiments.kernels import markdown_table, print_notes
+from experiments.kernels import geometric_mean, markdown_table, print_notes
 from graph.operator_suite import BATCHES, FAMILIES
 from ir.errors import UserError
 from ir.task import Task
@@ -119,9 +119,9 @@ def table(results: pd.DataFrame) -> str:
     cases = [_case_line(row) for _, row in tuned.iterrows()]
     compute, memory = (tuned.loc[tuned["bound"] == bound, "limit_fraction"] for bound in ("compute", "memory"))
     summary = (
-        f"All {len(tuned)} cases: {_mean(tuned['ratio_to_best_peer']):.3f} × the best peer (wanted: {MEAN_RATIO}); "
-        f"{(tuned['ratio_to_best_peer'] < CASE_RATIO).sum()} cases below {CASE_RATIO}. Compute-bound cases reach {_mean(compute):.1%} of the FMA peak, "
-        f"those bound by memory {_mean(memory):.1%} of its bandwidth (geometric means)."
+        f"All {len(tuned)} cases: {geometric_mean(tuned['ratio_to_best_peer']):.3f} × the best peer (wanted: {MEAN_RATIO}); "
+        f"{(tuned['ratio_to_best_peer'] < CASE_RATIO).sum()} cases below {CASE_RATIO}. Compute-bound cases reach {geometric_mean(compute):.1%} of the FMA "
+        f"peak, those bound by memory {geometric_mean(memory):.1%} of its bandwidth (geometric means)."
     )
     heads = (
         ["family", "", "cases", "× best peer", "slowest", "fastest", "of the limit"],
@@ -137,7 +137,7 @@ def table(results: pd.DataFrame) -> str:
 
 def _family_line(family: str, cases: pd.DataFrame) -> list[str]:
     ratios = cases["ratio_to_best_peer"]
-    numbers = [f"{_mean(ratios):.2f}", f"{ratios.min():.2f}", f"{ratios.max():.2f}", f"{_mean(cases['limit_fraction']):.0%}"]
+    numbers = [f"{geometric_mean(ratios):.2f}", f"{ratios.min():.2f}", f"{ratios.max():.2f}", f"{geometric_mean(cases['limit_fraction']):.0%}"]
     return [family, FAMILIES[family].title, str(len(cases)), *numbers]
 
 
@@ -158,10 +158,6 @@ def _case_line(row: pd.Series) -> list[str]:
     ]
 
 
-def _mean(values: pd.Series) -> float:
-    return float(np.exp(np.log(values).mean())) if len(values) else float("nan")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("experiments/results/operators"))
@@ -176,7 +172,7 @@ def main() -> int:
     given = parser.parse_args()
     try:
         config = replace(
-            CONFIG, families=_chosen(given.families, tuple(FAMILIES)), batches=tuple(map(int, given.batches.split(","))) if given.batches else BATCHES,
+            CONFIG, families=chosen_families(given.families, tuple(FAMILIES)), batches=tuple(map(int, given.batches.split(","))) if given.batches else BATCHES,
             peers=tuple(given.peers.split(",")) if given.peers else None, max_trials=given.max_trials, max_seconds=given.max_seconds,
         )  # fmt: skip
         if not given.plot_only:
@@ -194,7 +190,7 @@ def main() -> int:
     return 0
 
 
-def _chosen(given: str | None, known: Sequence[str]) -> tuple[str, ...]:
+def chosen_families(given: str | None, known: Sequence[str]) -> tuple[str, ...]:
     names = tuple(given.split(",")) if given else tuple(known)
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -11,17 +11,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from codegen.machine import detect_machine
 from codegen.runner import LiveRunner
 from costmodel.model import CostModel, RandomModel
 from costmodel.roofline import RooflineModel
+from experiments.kernels import geometric_mean
 from ir.task import task
 from search.annealing import AnnealingSearch
 from search.evolution import EvolutionarySearch
@@ -108,10 +107,6 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
     final["learned / random"] = final["learned"] / final["random"]
     final["learned / annealing"] = final["learned"] / final["annealing"]
     return final
-
-
-def geometric_mean(values: Sequence[float]) -> float:
-    return float(np.exp(np.mean(np.log(values))))
 
 
 def main() -> None:

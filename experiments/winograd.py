@@ -20,9 +20,9 @@ import pandas as pd
 
 from codegen.check import random_inputs, reference
 from codegen.machine import Machine, detect_machine
-from experiments.kernels import markdown_table
-from experiments.operators import _mean
+from experiments.kernels import geometric_mean, markdown_table
 from ir.errors import UserError
+from ir.files import make_directory, write_file
 from ir.task import Task, task
 from schedule.algorithms import WINOGRAD, allowed_algorithms
 from schedule.measurement import Candidate
@@ -65,7 +65,7 @@ def tune_all(config: Config, records: dict[str, Path]) -> None:
 
 def run(config: Config, output: Path, tune: bool = True) -> pd.DataFrame:
     """Tune (unless told not to), compare, and write all files; the rows of the CSV."""
-    output.mkdir(parents=True, exist_ok=True)
+    make_directory(output)
     records = {name: output / f"{name}.db" for name in (DIRECT, OURS)}
     if tune:
         tune_all(config, records)
@@ -78,8 +78,8 @@ def run(config: Config, output: Path, tune: bool = True) -> pd.DataFrame:
             raise UserError(f"no record of a {DIRECT if direct is None else OURS} schedule for {of.key} in {output}")
         lines.append(compare(of, {DIRECT: direct, OURS: ours, AGAIN: direct}, machine, config))
     results = pd.DataFrame(lines)
-    results.to_csv(output / "results.csv", index=False)
-    (output / "machine.json").write_text(json.dumps({"machine": machine.to_json(), "versions": api.versions()}, indent=2) + "\n")
+    write_file(output / "results.csv", results.to_csv(index=False).encode())
+    write_file(output / "machine.json", (json.dumps({"machine": machine.to_json(), "versions": api.versions()}, indent=2) + "\n").encode())
     return results
 
 
@@ -121,7 +121,9 @@ def table(results: pd.DataFrame) -> str:
     head = ("layer", "direct, ms", "of peak", "Winograd, ms", "sketch", "× direct", "A/A", "error of direct", "error of Winograd")
     lines = [_line(row) for _, row in results.iterrows()]
     reached = (results["ratio"] >= RATIO).sum()
-    summary = f"Winograd {_mean(results['ratio']):.2f} × our own best direct kernel (geometric mean); {reached} of {len(results)} layers reach {RATIO} ×."
+    summary = (
+        f"Winograd {geometric_mean(results['ratio']):.2f} × our own best direct kernel (geometric mean); {reached} of {len(results)} layers reach {RATIO} ×."
+    )
     notes = "Seconds of the fastest call. Errors: of the worst element against double precision, as a part of the largest element. *: others used the CPUs."
     return "\n\n".join(["# Winograd against direct convolution", markdown_table(head, lines), summary, notes]) + "\n"
 
@@ -140,24 +142,31 @@ def _line(row: pd.Series) -> Sequence[str]:
     ]
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("experiments/results/winograd"))
     parser.add_argument("--max-trials", type=int, default=CONFIG.max_trials, help="a layer and algorithm")
     parser.add_argument("--max-seconds", type=float, default=CONFIG.max_seconds, help="a layer and algorithm")
     parser.add_argument("--no-tuning", action="store_true", help="compare what is in the records")
     parser.add_argument("--table-only", action="store_true", help="make the table from an earlier results.csv")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     try:
         if not given.table_only:
             run(replace(CONFIG, max_trials=given.max_trials, max_seconds=given.max_seconds), given.output, not given.no_tuning)
+        text = table(_read(given.output / "results.csv"))
+        write_file(given.output / "winograd.md", text.encode())
     except UserError as failure:
         print(f"error: {failure}", file=sys.stderr)
         return 2
-    text = table(pd.read_csv(given.output / "results.csv"))
-    (given.output / "winograd.md").write_text(text)
     print(text, end="")
     return 0
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: it cannot be read: {getattr(error, 'strerror', None) or error}; a run without --table-only makes it") from None
 
 
 if __name__ == "__main__":

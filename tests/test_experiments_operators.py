@@ -39,9 +39,9 @@ def test_softmax_has_its_rows_as_batch():
 
 
 def test_families_are_chosen_by_name():
-    assert operators._chosen("GMM,C1D", tuple(FAMILIES)) == ("GMM", "C1D")
+    assert operators.chosen_families("GMM,C1D", tuple(FAMILIES)) == ("GMM", "C1D")
     with pytest.raises(UserError, match="unknown family 'XYZ' \\(known: C1D, "):
-        operators._chosen("XYZ", tuple(FAMILIES))
+        operators.chosen_families("XYZ", tuple(FAMILIES))
 
 
 def tune_little(of, records, config):

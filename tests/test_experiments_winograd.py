@@ -29,3 +29,11 @@ def test_a_tiny_run(tmp_path):
 def test_layers_without_records_are_named(tmp_path):
     with pytest.raises(UserError, match=r"direct\.db"):
         winograd.run(CONFIG, tmp_path, tune=False)
+
+
+def test_a_table_of_nothing_is_one_line(tmp_path, capsys):
+    assert winograd.main(["--table-only", "--output", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path / 'results.csv'}: it cannot be read: No such file")
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
