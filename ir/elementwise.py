@@ -5,6 +5,7 @@ Inputs are fp32 unless `types=int32.float32` says otherwise; one type stands for
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ir.errors import UserError
-from ir.parameters import any_sizes, float_text, quoted, write_every_size
+from ir.parameters import any_sizes, as_fp32, float_text, quoted, write_every_size
 from ir.program import ELEMENT_BYTES, FUNCTIONS, Affine, Apply, Axis, Constant, Program, Read, Stage, Tensor, Value, affine, map_reads, reads
 from ir.types import type_of, typed
 
@@ -122,9 +123,7 @@ def _parse(tokens: Sequence[str]) -> tuple[Value, Sequence[str]]:
 def _number(text: str) -> Constant:
     number = float(text)
     whole = text.removeprefix("-").isdigit()
-    with np.errstate(over="ignore"):
-        is_too_large = bool(np.isinf(np.float32(number)))
-    if is_too_large:
+    if math.isinf(as_fp32(number)):
         raise ValueError(f"has a number beyond the range of fp32: {quoted(text)}")
     return Constant(int(text) if whole else float(float_text(number)))  # of an int64 no digit is lost
 

@@ -6,9 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
-from ir.parameters import Parameter, float_text, quoted
+from ir.parameters import Parameter, as_fp32, float_text, quoted
 from ir.program import Affine, Apply, Axis, Constant, Program, Read, Stage, Tensor, Value
 
 
@@ -93,7 +91,7 @@ def _step(text: str) -> str:
 
 
 def _fp32_text(number: str, step: str) -> str:
-    if abs(float(number)) > float(np.finfo(np.float32).max):
+    if math.isinf(as_fp32(float(number))):
         raise ValueError(f"has a number beyond the range of fp32: {quoted(step)}")
     return float_text(float(number))
 

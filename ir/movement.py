@@ -7,10 +7,8 @@ import re
 from collections.abc import Sequence
 from itertools import accumulate
 
-import numpy as np
-
 from ir.errors import UserError
-from ir.parameters import write_every_size, write_real
+from ir.parameters import as_fp32, write_every_size, write_real
 from ir.program import Axis, Beyond, Program, Read, Stage, Tensor, affine
 
 PAD_MODES: dict[str, Beyond] = {"constant": "value", "edge": "edge", "reflect": "reflect"}  # what a read beyond the tensor gives
@@ -116,8 +114,7 @@ def any_real(text: str) -> float:
     """As fp32 has it; the infinities and NaN too."""
     if not _REAL.fullmatch(text):
         raise ValueError("is no decimal number such as -1.5, nor inf, -inf or nan")
-    with np.errstate(over="ignore"):
-        number = float(np.float32(text))
+    number = as_fp32(float(text))
     if math.isinf(number) and "inf" not in text:
         raise ValueError("is beyond the range of fp32")
     return number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +36,12 @@ def number(text: str, least: int) -> int:
     return int(text)
 
 
+def as_fp32(number: float) -> float:
+    """The nearest number of fp32, infinite where `number` is beyond its range."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(number))
+
+
 def float_text(number: float) -> str:
     """The shortest decimal that is this number in fp32."""
     return np.format_float_positional(np.float32(number) + np.float32(0), trim="-")  # + 0: there is one zero
@@ -52,10 +59,10 @@ def positive_real(text: str) -> float:
     """As fp32 has it."""
     if not _REAL.fullmatch(text):
         raise ValueError("is no decimal number above 0, such as 1e-5")
-    real = float(text)
-    if not float(np.finfo(np.float32).tiny) <= real <= float(np.finfo(np.float32).max):
+    real = as_fp32(float(text))
+    if float(text) < float(np.finfo(np.float32).tiny) or math.isinf(real):
         raise ValueError("is 0, or beyond the normal numbers of fp32")
-    return float(np.float32(real))
+    return real
 
 
 def write_real(value: object) -> str:

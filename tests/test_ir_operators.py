@@ -46,7 +46,16 @@ def test_the_order_of_parameters_is_free(data: st.DataObject) -> None:
     assert parse_operator(written(name, shuffled)) == parse_operator(written(name, parameters))
 
 
-@pytest.mark.parametrize("text", ["pad:shape=4,before=1,after=1,value=-3.4028234e38", "elementwise:shapes=4,value=min(a;3.4028234e38)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pad:shape=4,before=1,after=1,value=-3.4028234e38",
+        "elementwise:shapes=4,value=min(a;3.4028234e38)",
+        "matmul:m=2,n=2,k=2,epilogue=clip-340282346638528859811704183484516925440:340282346638528859811704183484516925440",
+        "matmul:m=2,n=2,k=2,epilogue=leaky340282346638528859811704183484516925440",
+        "layer_norm:shape=4x4,axes=1,epsilon=3.4028234e38",
+    ],
+)
 def test_the_largest_number_is_written_so_that_it_can_be_read(text: str) -> None:
     key, program = parse_operator(text)
     assert parse_operator(key) == (key, program)
