@@ -243,7 +243,9 @@ class _Body:
         if statement.reduction is not None:
             raise InternalError(f"{statement.buffer.name}: only register tiles are combined in place")
         value = self.value(statement.value)
-        stride, active = self.shape_of(statement.buffer, statement.indices)
+        stride, active = self.stride(statement.buffer, statement.indices), 1 if self.vector is None else self.vector[1]
+        if stride is None:
+            raise InternalError(f"{statement.buffer.name}: what is stored has an index that is not linear")
         pointer = self.address(statement.buffer, statement.indices)
         if statement.guard != 1 and statement.streamed:
             raise InternalError(f"{statement.buffer.name}: what is guarded cannot be streamed")
@@ -407,9 +409,9 @@ class _Body:
     def load(self, load: Load) -> ir.Value:
         if load.buffer.scope == "register":
             return self.builder.load(self.register(load), typ=self.kind)
-        if not self.is_linear(load):
+        stride, active = self.stride(load.buffer, load.indices), 1 if self.vector is None else self.vector[1]
+        if stride is None:
             return self.load_lane_by_lane(load)
-        stride, active = self.shape_of(load.buffer, load.indices)
         address = self.address_key(load.buffer, load.indices)
         key = (load.buffer.name, address, stride, active, load.guard, self.vector if load.guard != 1 else self.vector is not None, self.here(load, address))
         found = self.loaded.get(key)
@@ -459,10 +461,6 @@ class _Body:
         folded = [atom for atom, _ in address[1] if isinstance(atom, Op)]
         inside = symbols_of(load.guard, *folded) if folded or load.guard != 1 else ()
         return frozenset((symbol, self.values[symbol]) for symbol in inside)
-
-    def is_linear(self, load: Load) -> bool:
-        """In the variable of the vector loop."""
-        return self.vector is None or not any(isinstance(atom, Op) and self.vector[0] in symbols_of(atom) for atom in self.linear(load.buffer, load.indices)[1])
 
     def load_lane_by_lane(self, load: Load) -> ir.Value:
         """A vector whose elements lie wherever their indices say."""
@@ -556,15 +554,15 @@ class _Body:
             found = self.linears[key] = _linear(add(*(mul(index, stride) for index, stride in zip(indices, buffer.strides, strict=True))))
         return found
 
-    def shape_of(self, buffer: Buffer, indices: tuple[Expr, ...]) -> tuple[int, int]:
-        """(stride along the vector loop in elements, lanes in use)."""
+    def stride(self, buffer: Buffer, indices: tuple[Expr, ...]) -> int | None:
+        """Along the vector loop, in elements; None where the address is not linear in its variable."""
         if self.vector is None:
-            return 0, 1
-        variable, active = self.vector
+            return 0
+        variable, _ = self.vector
         _, atoms = self.linear(buffer, indices)
         if any(isinstance(atom, Op) and variable in symbols_of(atom) for atom in atoms):
-            raise InternalError(f"{buffer.name}: an index is not linear in {variable.name}")
-        return atoms.get(variable, 0), active
+            return None
+        return atoms.get(variable, 0)
 
     def address_key(self, buffer: Buffer, indices: tuple[Expr, ...]) -> AddressKey:
         """(constant part, dynamic parts) of the flat index with the unrolled variables put in."""
