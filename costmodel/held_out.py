@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.metrics import Quality, quality
+from costmodel.metrics import Quality, grouped_quality
 
 RECALL_K = 30
 TOPS = (1, 5)
@@ -50,13 +50,8 @@ def held_out_scores(
 
     None where no task has two candidates of different speed.
     """
-    found: list[_Task] = []
-    present = np.unique(groups)
-    for group in present:
-        mine = groups == group
-        task = _judge(scores[mine], seconds[mine], uses[group])
-        if task is not None:
-            found.append(task)
+    judged = grouped_quality(scores, 1 / seconds, groups, RECALL_K)
+    found = [_judged(measures, scores[groups == group], seconds[groups == group], uses[group]) for group, measures in judged.per_group.items()]
     if not found:
         return None
     weights = [task.n for task in found]
@@ -69,7 +64,7 @@ def held_out_scores(
         top_5=top_5,
         n_tasks=len(found),
         n_candidates=sum(weights),
-        n_tasks_left_out=len(present) - len(found),
+        n_tasks_left_out=judged.n_left_out,
     )
 
 
@@ -83,10 +78,7 @@ class _Task:
     uses: Mapping[str, int]
 
 
-def _judge(scores: NDArray[np.float32], seconds: NDArray[np.float64], uses: Mapping[str, int]) -> _Task | None:
-    measures = quality(scores, 1 / seconds, RECALL_K)
-    if measures is None:
-        return None
+def _judged(measures: Quality, scores: NDArray[np.float32], seconds: NDArray[np.float64], uses: Mapping[str, int]) -> _Task:
     valid = np.isfinite(seconds)
     order = np.lexsort((-seconds, -scores))  # of equal scores the slower first
     found = tuple(float(min(seconds[order[:k]].min(), seconds[valid].max())) for k in TOPS)

@@ -10,7 +10,6 @@ measurements that are added later do not move what is there to the other side.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from graph.suite import FAMILY
 from ir.errors import UserError
-from tilewright.training_set import UNKNOWN, TrainingSet
+from tilewright.training_set import UNKNOWN, TrainingSet, fraction
 
 SPLITS = ("task", "network", "within")
 SHARE = 0.2
@@ -32,7 +31,7 @@ def held_out(data: TrainingSet, split: str, seed: int, networks: Sequence[str] =
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r} (known: {', '.join(SPLITS)})")
     if split == "within":
-        mask = (data.place + _fraction(str(seed))) % 1 < SHARE
+        mask = (data.place + fraction(str(seed))) % 1 < SHARE
     else:
         programs = sorted(set(data.programs.tolist()))
         if len(programs) < 2:
@@ -50,8 +49,8 @@ def _fifth(data: TrainingSet, seed: int) -> set[str]:
     names: dict[str, list[str]] = {}
     for group in data.of_group:
         names.setdefault(group.program, []).extend(group.tasks)
-    fractions = {program: _fraction(f"{seed} {min(mine)}") for program, mine in names.items()}
-    return {program for program, fraction in fractions.items() if fraction < SHARE} or {min(fractions, key=fractions.__getitem__)}
+    hashes = {program: fraction(f"{seed} {min(mine)}") for program, mine in names.items()}
+    return {program for program, place in hashes.items() if place < SHARE} or {min(hashes, key=hashes.__getitem__)}
 
 
 def _programs_of_networks(data: TrainingSet, networks: Sequence[str]) -> set[str]:
@@ -68,8 +67,3 @@ def _programs_of_networks(data: TrainingSet, networks: Sequence[str]) -> set[str
     others = [group for group in data.of_group if group.uses.keys() & (known - set(networks))]
     own = {name for group in inside for name in group.operators} - {name for group in others for name in group.operators}
     return {group.program for group in data.of_group if group in inside or group.operators & own}
-
-
-def _fraction(text: str) -> float:
-    """From 0 to 1, the same in every process."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48

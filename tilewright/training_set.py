@@ -175,4 +175,9 @@ def _target(record: Record) -> Target:
 
 def _place(row: tuple[int, ...]) -> float:
     """Of the row alone: names of programs and sketches, and what else identifies them, may change."""
-    return int.from_bytes(hashlib.sha256(f"{list(row)}".encode()).digest()[:6]) / 2**48
+    return fraction(f"{list(row)}")
+
+
+def fraction(text: str) -> float:
+    """From 0 to 1, as good as random, and the same in every process."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48
