@@ -10,7 +10,6 @@ Wants a machine with nothing else to do; takes about two minutes a task.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +21,9 @@ import pandas as pd
 from codegen.limits import package_version
 from data.record import machine_id
 from data.store import Store
+from experiments.files import read_results, write_machine, write_results
 from ir.errors import UserError
+from ir.files import make_directory, write_file
 from ir.task import Task, task
 from tilewright import api
 from tilewright.bench import DISTURBING_CPUS, BenchResult, TaskBench, run_bench
@@ -97,7 +98,7 @@ def tune_task(of: Task, records: Path, config: Config) -> None:
 
 def run(config: Config, output: Path, records: Path | None = None, tune: Callable[[Task, Path, Config], None] | None = tune_task) -> pd.DataFrame:
     """Tune (not where `tune` is None), compare, and write results.csv, machine.json and kernels.md; the rows of the CSV."""
-    output.mkdir(parents=True, exist_ok=True)
+    make_directory(output)
     records = records or output / "records.db"
     marked = config.marked_tasks()
     if tune is not None:
@@ -108,8 +109,8 @@ def run(config: Config, output: Path, records: Path | None = None, tune: Callabl
     for note in result.notes:
         print(note, file=sys.stderr)
     results = pd.DataFrame(rows(result, marked, records))
-    results.to_csv(output / "results.csv", index=False)
-    (output / "machine.json").write_text(json.dumps(machine(result), indent=2) + "\n")
+    write_results(output, results)
+    write_machine(output, machine(result))
     write_table(output)
     return results
 
@@ -146,8 +147,8 @@ def machine(result: BenchResult) -> dict[str, object]:
 
 def write_table(output: Path) -> str:
     """kernels.md, made from results.csv alone."""
-    text = table(pd.read_csv(output / "results.csv", keep_default_na=False, na_values={"ratio_to_best_peer": "", "median_ratio_to_best_peer": ""}))
-    (output / "kernels.md").write_text(text)
+    text = table(read_results(output, keep_default_na=False, na_values={"ratio_to_best_peer": "", "median_ratio_to_best_peer": ""}))
+    write_file(output / "kernels.md", text.encode())
     return text
 
 

@@ -32,10 +32,12 @@ from codegen.machine import Machine, allowed_cpus, detect_machine
 from codegen.process import Tail, death
 from data.record import machine_id
 from data.store import Store
+from experiments.files import RESULTS, read_results, write_machine, write_results
 from experiments.kernels import geometric_mean, markdown_table
 from experiments.operators import chosen_families
 from graph.operator_suite import FAMILIES
 from ir.errors import UserError
+from ir.files import make_directory, write_file
 from ir.task import Task
 from tilewright import api
 from tilewright.bench import DISTURBING_CPUS, recorded_schedules
@@ -156,14 +158,14 @@ def run(
     tvm = tvm_versions(python)
     cpus = sorted(allowed_cpus())  # before an OpenMP library is loaded, which may narrow them
     machine = detect_machine(api.one_thread_without_openmp(config.threads))
-    output.mkdir(parents=True, exist_ok=True)
+    make_directory(output)
     records, cases = records or output / "records.db", config.cases()
     refuse_recorded(records, cases.values(), machine)
     about = {"machine": machine.to_json(), "versions": api.versions(), "tvm_versions": tvm, "config": asdict(config)}
-    (output / "machine.json").write_text(json.dumps(about, indent=2) + "\n")
+    write_machine(output, about)
     versions = {"cpu_model": machine.cpu_model, "threads": machine.target.threads, "tilewright": api.versions()["tilewright"]}
     versions |= {name.replace("-", "_"): version for name, version in tvm.items() if name.startswith("apache-tvm")}
-    results = _earlier(output / "results.csv", cases)
+    results = _earlier(output, cases)
     for number, (family, of) in enumerate(cases.items(), 1):
         print(f"{number}/{len(cases)} {family} {of.key}", file=sys.stderr, flush=True)
         start = time.perf_counter()
@@ -172,7 +174,7 @@ def run(
         found = row(ours, *compare(of, records, machine, python, cpus, config))
         results = [*results, {"family": family, "task": of.key, **found, **versions}]
         results.sort(key=lambda each: list(FAMILIES).index(str(each["family"])))
-        pd.DataFrame(results).to_csv(output / "results.csv", index=False)
+        write_results(output, pd.DataFrame(results))
         print(f"    {_outcome(found)}", file=sys.stderr, flush=True)
     return pd.DataFrame(results)
 
@@ -276,9 +278,9 @@ def _trials(of: Task, records: Path, machine: Machine) -> dict[str, int]:
     return {"trials": len(trials), "failed": sum(not record.ok for record in trials)}
 
 
-def _earlier(path: Path, cases: Mapping[str, Task]) -> list[dict[str, Any]]:
+def _earlier(output: Path, cases: Mapping[str, Task]) -> list[dict[str, Any]]:
     """The rows of families that are not measured now."""
-    earlier = pd.read_csv(path).to_dict("records") if path.exists() else []
+    earlier = read_results(output).to_dict("records") if (output / RESULTS).exists() else []
     return [{str(name): value for name, value in each.items()} for each in earlier if each["family"] not in cases]
 
 
@@ -345,11 +347,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = replace(CONFIG, families=chosen_families(given.families, tuple(FAMILIES)), trials=given.trials)
         if not given.table_only:
             run(config, given.output, given.tvm_python, given.records)
+        text = table(read_results(given.output))
+        write_file(given.output / "metaschedule.md", text.encode())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    text = table(pd.read_csv(given.output / "results.csv"))
-    (given.output / "metaschedule.md").write_text(text)
     print(text, end="")
     return 0
 

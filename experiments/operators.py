@@ -9,7 +9,6 @@ turns. Writes results.csv (a row a case and contender), machine.json, and operat
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,9 +20,11 @@ import pandas as pd
 from codegen.limits import package_version
 from data.record import machine_id
 from data.store import Store
+from experiments.files import RESULTS, read_results, write_machine, write_results
 from experiments.kernels import geometric_mean, markdown_table, print_notes
 from graph.operator_suite import BATCHES, FAMILIES
 from ir.errors import UserError
+from ir.files import make_directory, write_file
 from ir.task import Task
 from tilewright import api
 from tilewright.bench import DISTURBING_CPUS, BenchResult, run_bench
@@ -60,7 +61,7 @@ def tune_case(of: Task, records: Path, config: Config) -> None:
 def run(config: Config, output: Path, records: Path | None = None, tune: Callable[[Task, Path, Config], None] | None = tune_case) -> pd.DataFrame:
     """Tune (not where `tune` is None), compare, and write all files; the rows of the CSV. Of an earlier run it keeps the rows of other cases, so that
     the whole can be made in parts."""
-    output.mkdir(parents=True, exist_ok=True)
+    make_directory(output)
     records = records or output / "records.db"
     cases = config.cases()
     for number, (of, (family, _)) in enumerate(cases.items(), 1):
@@ -68,18 +69,18 @@ def run(config: Config, output: Path, records: Path | None = None, tune: Callabl
             print(f"tuning {number}/{len(cases)} {family} {of.key}", file=sys.stderr, flush=True)
             tune(of, records, config)
     result = run_bench(tuple(cases), records, config.peers, config.rounds, turn_seconds=config.turn_seconds, watch=print_notes)
-    results = _with_earlier(pd.DataFrame(rows(result, cases, records)), output / "results.csv")
-    results.to_csv(output / "results.csv", index=False)
+    results = _with_earlier(pd.DataFrame(rows(result, cases, records)), output)
+    write_results(output, results)
     versions = api.versions() | {name: package_version(name) for name in PEERS}
     machine = {"machine": result.machine.to_json(), "limits": dict(result.limits), "versions": versions, "rounds": result.rounds}
-    (output / "machine.json").write_text(json.dumps(machine, indent=2) + "\n")
+    write_machine(output, machine)
     return results
 
 
-def _with_earlier(results: pd.DataFrame, path: Path) -> pd.DataFrame:
+def _with_earlier(results: pd.DataFrame, output: Path) -> pd.DataFrame:
     """In the order of the suite."""
-    if path.exists():
-        earlier = pd.read_csv(path)
+    if (output / RESULTS).exists():
+        earlier = read_results(output)
         results = pd.concat([earlier[~earlier["task"].isin(results["task"])], results])
     place = {of.key: number for number, of in enumerate(Config().cases())}
     order = results["task"].map(lambda key: place.get(key, len(place)))
@@ -177,14 +178,14 @@ def main() -> int:
         )  # fmt: skip
         if not given.plot_only:
             run(config, given.output, given.records, None if given.no_tuning else tune_case)
+        results = read_results(given.output)
+        text = table(results)
+        write_file(given.output / "operators.md", text.encode())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     from experiments.operators_figure import draw
 
-    results = pd.read_csv(given.output / "results.csv")
-    text = table(results)
-    (given.output / "operators.md").write_text(text)
     draw(results, given.output / "operators.png")
     print(text, end="")
     return 0

@@ -9,8 +9,8 @@ alone. Takes about 40 minutes on two cores.
 from __future__ import annotations
 
 import argparse
-import json
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,10 @@ from codegen.machine import detect_machine
 from codegen.runner import LiveRunner
 from costmodel.model import CostModel, RandomModel
 from costmodel.roofline import RooflineModel
+from experiments.files import read_results, write_machine, write_results
 from experiments.kernels import geometric_mean
+from ir.errors import UserError
+from ir.files import make_directory
 from ir.task import task
 from search.annealing import AnnealingSearch
 from search.evolution import EvolutionarySearch
@@ -67,16 +70,16 @@ CONFIG = Config()
 
 def run(config: Config, output: Path) -> pd.DataFrame:
     """Measure everything and write results.csv; the rows of a run are there when the run is done."""
-    output.mkdir(parents=True, exist_ok=True)
+    make_directory(output)
     machine = detect_machine()
-    (output / "machine.json").write_text(json.dumps(machine.to_json(), indent=2) + "\n")
+    write_machine(output, machine.to_json())
     rows: list[dict[str, object]] = []
     with LiveRunner(machine.target) as runner:
         for text in config.tasks:
             for seed in config.seeds:  # methods take turns, so that drift of the machine hits all alike
                 for name, method in config.methods().items():
                     rows += trace(text, name, method, seed, runner, machine.target)
-                    pd.DataFrame(rows).to_csv(output / "results.csv", index=False, float_format="%.6g")
+                    write_results(output, pd.DataFrame(rows), float_format="%.6g")
     return pd.DataFrame(rows)
 
 
@@ -109,12 +112,16 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
     return final
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("experiments/results/search_efficiency"))
     parser.add_argument("--plot-only", action="store_true", help="make the figure and the summary from an earlier results.csv")
-    options = parser.parse_args()
-    results = pd.read_csv(options.output / "results.csv") if options.plot_only else run(CONFIG, options.output)
+    options = parser.parse_args(arguments)
+    try:
+        results = read_results(options.output) if options.plot_only else run(CONFIG, options.output)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     from experiments.search_efficiency_figure import draw
 
     draw(results, options.output / "search_efficiency.png")
@@ -122,7 +129,8 @@ def main() -> None:
     print(table.round(2).to_string())
     print(f"learned search within {CONFIG.learned_trials} trials reaches {geometric_mean(table['learned / random']):.3f} of what random search")
     print(f"reaches within {CONFIG.random_trials} (geometric mean over {len(table)} tasks, {len(CONFIG.seeds)} seeds each)")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,7 +9,6 @@ formula, so that the memory is the tuner's own.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,8 @@ from codegen.runner import LiveRunner
 from costmodel.features import FeatureExtractor
 from costmodel.model import CostModel
 from costmodel.roofline import RooflineModel
+from experiments.files import write_machine, write_results
+from ir.files import make_directory
 from ir.task import Task, task
 from schedule.measurement import Candidate, Measurement
 from schedule.rules import sketches
@@ -52,9 +53,9 @@ def run(config: Config, output: Path) -> pd.DataFrame:
     machine = detect_machine()
     rows = [*features(config, machine.target), *rounds(config, machine.target), *trials(config, machine.target), *memory(config, machine.target)]
     results = pd.DataFrame(rows, columns=["quantity", "value", "unit", "how"])
-    output.mkdir(parents=True, exist_ok=True)
-    results.to_csv(output / "results.csv", index=False)
-    (output / "machine.json").write_text(json.dumps(machine.to_json(), indent=2) + "\n")
+    make_directory(output)
+    write_results(output, results)
+    write_machine(output, machine.to_json())
     return results
 
 

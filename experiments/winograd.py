@@ -9,7 +9,6 @@ results.csv (a row a layer), machine.json, and winograd.md, which is made from t
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ import pandas as pd
 
 from codegen.check import random_inputs, reference
 from codegen.machine import Machine, detect_machine
+from experiments.files import read_results, write_machine, write_results
 from experiments.kernels import geometric_mean, markdown_table
 from ir.errors import UserError
 from ir.files import make_directory, write_file
@@ -78,8 +78,8 @@ def run(config: Config, output: Path, tune: bool = True) -> pd.DataFrame:
             raise UserError(f"no record of a {DIRECT if direct is None else OURS} schedule for {of.key} in {output}")
         lines.append(compare(of, {DIRECT: direct, OURS: ours, AGAIN: direct}, machine, config))
     results = pd.DataFrame(lines)
-    write_file(output / "results.csv", results.to_csv(index=False).encode())
-    write_file(output / "machine.json", (json.dumps({"machine": machine.to_json(), "versions": api.versions()}, indent=2) + "\n").encode())
+    write_results(output, results)
+    write_machine(output, {"machine": machine.to_json(), "versions": api.versions()})
     return results
 
 
@@ -153,20 +153,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if not given.table_only:
             run(replace(CONFIG, max_trials=given.max_trials, max_seconds=given.max_seconds), given.output, not given.no_tuning)
-        text = table(_read(given.output / "results.csv"))
+        text = table(read_results(given.output))
         write_file(given.output / "winograd.md", text.encode())
     except UserError as failure:
         print(f"error: {failure}", file=sys.stderr)
         return 2
     print(text, end="")
     return 0
-
-
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: it cannot be read: {getattr(error, 'strerror', None) or error}; a run without --table-only makes it") from None
 
 
 if __name__ == "__main__":

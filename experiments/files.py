@@ -1,0 +1,33 @@
+"""The files of an experiment: results.csv and machine.json, each written in one step, and read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ir.errors import UserError
+from ir.files import write_file
+
+RESULTS = "results.csv"
+
+
+def write_results(output: Path, results: pd.DataFrame, **form: Any) -> None:
+    """`form`: of the numbers, as `DataFrame.to_csv` takes it."""
+    write_file(output / RESULTS, results.to_csv(index=False, **form).encode())
+
+
+def write_machine(output: Path, about: Mapping[str, object]) -> None:
+    write_file(output / "machine.json", (json.dumps(about, indent=2) + "\n").encode())
+
+
+def read_results(output: Path, **form: Any) -> pd.DataFrame:
+    """`UserError` where there are none, or no CSV. `form`: what an empty cell means, as `read_csv` takes it."""
+    path = output / RESULTS
+    try:
+        return pd.read_csv(path, **form)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: it cannot be read: {getattr(error, 'strerror', None) or error}; a run of the experiment makes it") from None

@@ -1,0 +1,32 @@
+"""The files of experiments: what is written is read back, and what is not there is said in one line."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from experiments import search_efficiency, winograd
+from experiments.files import read_results, write_machine, write_results
+from ir.errors import UserError
+
+
+def test_results_are_read_back(tmp_path):
+    results = pd.DataFrame({"task": ["a", "b"], "seconds": [1.5, 2.25]})
+    write_results(tmp_path, results)
+    write_machine(tmp_path, {"threads": 2})
+    pd.testing.assert_frame_equal(read_results(tmp_path), results)
+    assert json.loads((tmp_path / "machine.json").read_text()) == {"threads": 2}
+    assert {path.name for path in tmp_path.iterdir()} == {"results.csv", "machine.json"}
+
+
+def test_what_is_no_csv_is_named(tmp_path):
+    (tmp_path / "results.csv").touch()
+    with pytest.raises(UserError, match=r"results\.csv: it cannot be read: No columns"):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize(("main", "option"), [(search_efficiency.main, "--plot-only"), (winograd.main, "--table-only")])
+def test_a_figure_of_nothing_is_one_line(main, option, tmp_path, capsys):
+    assert main([option, "--output", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"error: {tmp_path / 'results.csv'}: it cannot be read: No such file or directory; a run of the experiment makes it"
