@@ -6,12 +6,12 @@ order that the schedule chose, so what they cover depends on the symbols of that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ir.expression import Expr, both, ceil_div, minimum, mul, take, where
+from ir.expression import Expr, both, ceil_div, minimum, mul, where
 from ir.program import Axis
-from schedule.sketch import BANDS, TiledStage, permutations
+from schedule.sketch import BANDS, TiledStage
 
 
 @dataclass(frozen=True)
@@ -55,21 +55,16 @@ class LoopStructure:
 
     def chosen(self, loop: Loop, by_axis: Mapping[Axis, int]) -> Expr:
         """What `by_axis` gives for the axis of this loop."""
-        return by_order(self.tiled, loop.band, lambda order: by_axis[order[loop.number]])
-
-
-def by_order(tiled: TiledStage, band: str, number: Callable[[tuple[Axis, ...]], int]) -> Expr:
-    """`number` of the order, outermost first, that the schedule gives to the loops of the band."""
-    return take(tiled.orders[band], [int(number(order)) for order in permutations(tiled.axes(band))])
+        return self.tiled.by_order(loop.band, lambda order: by_axis[order[loop.number]])
 
 
 def is_at(tiled: TiledStage, band: str, axis: Axis, number: int) -> Expr:
     """Whether the axis has loop number `number` of the band (-1: the innermost)."""
-    return by_order(tiled, band, lambda order: order[number] == axis)
+    return tiled.by_order(band, lambda order: order[number] == axis)
 
 
 def _is_entered(tiled: TiledStage, band: str, axis: Axis, number: int) -> Expr:
-    return by_order(tiled, band, lambda order: order.index(axis) <= number)
+    return tiled.by_order(band, lambda order: order.index(axis) <= number)
 
 
 def loop_structure(tiled: TiledStage) -> LoopStructure:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from costmodel.loops import by_order
 from ir.expression import Expr, ceil_div, equal, floor_div, less, maximum, mul, where
 from ir.program import Axis
 from schedule.sketch import PACK_LEVELS, Dimension, Operand, TiledStage
@@ -122,4 +121,4 @@ class Packing:
         return result
 
     def _is_last(self, axis: Axis, among: tuple[Axis, ...]) -> Expr:
-        return by_order(self.tiled, "inner", lambda order: max(among, key=order.index) == axis)
+        return self.tiled.by_order("inner", lambda order: max(among, key=order.index) == axis)

@@ -6,10 +6,10 @@ import re
 
 from ir.program import Program
 from ir.simplify import simplify
-from schedule.winograd import TRANSFORMS, winograd
+from schedule.winograd import TAPS, winograd
 
 DIRECT, SPLIT = "direct", "split"
-WINOGRAD = {f"winograd{m}": m for m in TRANSFORMS}
+WINOGRAD = {f"winograd{m}": m for m in TAPS}
 ALGORITHMS = (DIRECT, SPLIT, *WINOGRAD)
 
 _SPLIT_NAMES = re.compile(r"split\d+_|lanes_")

@@ -20,6 +20,7 @@ from schedule.winograd import PRODUCTS, winograd
 
 SMALL_OUTPUT = 1024  # elements; below this a long reduction is worth splitting
 LONG_REDUCE = 64
+MAX_TRANSFORMED_BYTES = 1 << 29  # of what lies between the stages of Winograd's algorithm
 MANY_VECTORS = 4  # along a reduce axis: with so many nothing else is worth packing for
 CHUNK_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # with many divisors, for the register tiles of fused stages
 DEFAULT_CHUNK = 4  # of these counts, what the default schedule wishes
@@ -63,15 +64,22 @@ def _winograd_sketches(program: Program, target: Target) -> Iterator[Sketch]:
         if transformed is None:
             continue
         make_u, *stages = transformed.stages
-        n_inputs = math.prod(axis.extent for axis in stages[PRODUCTS].reduce)
-        n_outputs = math.prod(axis.extent for axis in make_u.looped) // n_inputs
-        if min(n_inputs, n_outputs) < target.lanes or sum(stage.output.n_bytes for stage in stages[: PRODUCTS + 1]) > MAX_WORKSPACE_BYTES:
+        if not _fills_vectors(stages[PRODUCTS], target) or sum(stage.output.n_bytes for stage in stages[: PRODUCTS + 1]) > MAX_TRANSFORMED_BYTES:
             continue
         alone = _sketch(algorithm, Program(program.inputs, (make_u,)), target, _transform_vector(make_u))
         beforehand = alone.instantiate(alone.default_row())
         for vector in (axis for axis in _vector_axes(stages[PRODUCTS], target) if axis != stages[PRODUCTS].spatial[0]):
             sketch = _sketch(f"{algorithm}_tile_{vector.name}", Program(program.inputs, tuple(stages)), target, vector, PRODUCTS)
             yield replace(sketch, beforehand=beforehand)
+
+
+def _fills_vectors(products: Stage, target: Target) -> bool:
+    """Whether there are so many input channels and so many output channels."""
+    source, _ = reads(products.body)
+    n_inputs, n_outputs = (
+        math.prod(axis.extent for axis in axes) for axes in (products.reduce, [axis for axis in products.spatial if axis not in source.axes])
+    )
+    return min(n_inputs, n_outputs) >= target.lanes
 
 
 def _joined(

@@ -22,7 +22,7 @@ common, and what they hand on stays in memory of the thread's own.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -223,17 +223,21 @@ class TiledStage:
             return tuple(axis for axis in self.stage.reduce if axis not in self.stage.written_out)
         return self.stage.looped
 
+    def by_order(self, band: str, number: Callable[[tuple[Axis, ...]], int]) -> Expr:
+        """`number` of the order of the band's loops, outermost first; where the order is open, of each that there may be."""
+        if isinstance(self.orders[band], int):
+            return int(number(self.ordered(band)))
+        return take(self.orders[band], [int(number(order)) for order in itertools.permutations(self.axes(band))])
+
     def position(self, band: str, axis: Axis) -> Expr:
         """Place of the axis' loop in its band, 0 the outermost."""
-        axes = self.axes(band)
-        where_each = [order.index(axis) for order in permutations(axes)]
-        return take(self.orders[band], where_each)
+        return self.by_order(band, lambda order: order.index(axis))
 
     def ordered(self, band: str) -> tuple[Axis, ...]:
         """The axes of the band, outermost first; the order must be a number."""
         order = self.orders[band]
         assert isinstance(order, int)
-        return permutations(self.axes(band))[order]
+        return next(itertools.islice(itertools.permutations(self.axes(band)), order, None))
 
     def region(self, operand: Operand, axis: Axis) -> Expr:
         """Extent of the axis that one packing of the operand covers."""
@@ -310,11 +314,6 @@ def turned_axis(read: Read, stage: Stage, vector: Axis) -> Axis | None:
 def handed_on(stages: Sequence[TiledStage]) -> list[tuple[TiledStage, Read]]:
     """What the stages of a sketch store for one another: results other than the last stage's, and what they keep."""
     return [(stage, stage.write) for stage in stages if stage.result != stages[-1].result] + [(stage, stage.keeps) for stage in stages if stage.keeps]
-
-
-def permutations(axes: tuple[Axis, ...]) -> list[tuple[Axis, ...]]:
-    """All orders of `axes`, the given one first."""
-    return list(itertools.permutations(axes))
 
 
 @cache

@@ -45,6 +45,7 @@ MAX_FUNCTIONS = 96  # updates that the body of one counts as; not more, so that 
 TRANSCENDENTAL = 16  # updates that a function counts as that is one of many instructions
 MAX_WORKSPACE_BYTES = 1 << 28
 WHOLE_REDUCE_EXTENT = 12  # reduce axes up to here (the windows of convolutions) are not sliced
+MAX_ORDERED = 6  # axes of a band whose order is open
 UNROLLS = (1, 2, 3, 4, 5, 7, 8)
 ACROSS_UNROLLS = (1, 2, 4, 8)
 STREAMED_PART = 4  # results of at least 1/4 of the last cache may be stored past the caches
@@ -139,8 +140,9 @@ class StageRule:
         return self._column("unroll", tuple(n for n in ACROSS_UNROLLS if n <= n_vectors), wish=min(4, n_vectors))
 
     def _order(self, band: str, counts: list[Expr]) -> Symbol | int:
-        """Which permutation of its axes a band of loops has; those that only move loops with a single iteration are alike."""
-        if all(count == 1 for count in counts):
+        """Which permutation of its axes a band of loops has; those that only move loops with a single iteration are alike. Nothing in a transform is used
+        twice."""
+        if all(count == 1 for count in counts) or self.stage.tables or len(counts) > MAX_ORDERED:
             return 0
         n = math.factorial(len(counts))
         moving = add(0, *(mul(less(1, count), 1 << i) for i, count in enumerate(counts)))

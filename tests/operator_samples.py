@@ -59,15 +59,23 @@ def written(name: str, parameters: dict[str, str]) -> str:
 
 @st.composite
 def window_texts(draw: st.DrawFn, most: int = 14) -> str:
-    """3x3 windows that move by one, which Winograd's algorithm takes."""
-    pad = [draw(st.integers(0, 2)) for _ in range(4)]
-    h, w = (draw(st.integers(max(1, 3 - before - after), most)) for before, after in zip(pad[:2], pad[2:], strict=True))
-    c, k = (draw(st.sampled_from([4, 16, 20, 32])) for _ in "ck")
-    name, layouts = draw(st.sampled_from([("conv2d", LAYOUTS[2]), ("conv2d", LAYOUTS[2]), ("conv_transpose2d", LAYOUTS[2][:2])]))
-    if name == "conv_transpose2d":
-        h, w = h + 4, w + 4
-    given = {"n": draw(st.integers(1, 3)), "c": c, "h": h, "w": w, "k": k, "r": 3, "s": 3, "pad": _by(pad), "layout": draw(st.sampled_from(layouts))}
-    return written(name, {key: str(value) for key, value in given.items()} | {"epilogue": draw(st.sampled_from(EPILOGUES))})
+    """Windows that Winograd's algorithm takes: of two, three and five taps in one to three dimensions, dilated, in groups, transposed."""
+    rank = draw(st.sampled_from([1, 2, 2, 2, 3]))
+    transposed = rank == 2 and draw(st.integers(0, 3)) == 0
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    kernel = [draw(st.sampled_from([2, 3, 3, 3, 4] if transposed else [2, 3, 3, 3, 5])) for _ in range(rank)]
+    stride = [draw(st.integers(1, 2)) if transposed else 1 for _ in range(rank)]
+    dilation = [1 if transposed else draw(st.sampled_from([1, 1, 1, 2, 3])) for _ in range(rank)]
+    pad = [draw(st.integers(0, 2)) for _ in range(2 * rank)]
+    reach = [by * (size - 1) + 1 - before - after for by, size, before, after in zip(dilation, kernel, pad[:rank], pad[rank:], strict=True)]
+    least = [max(1, needed + 4 * transposed) for needed in reach]
+    sizes = [draw(st.integers(low, max(low, most if rank < 3 else most // 3))) for low in least]
+    c, k = (groups * draw(st.sampled_from([4, 16, 20, 32])) for _ in "ck")
+    name = "conv_transpose2d" if transposed else f"conv{rank}d"
+    layout = draw(st.sampled_from(LAYOUTS[rank][: 2 if transposed or groups > 1 else 3]))
+    given = {"n": draw(st.integers(1, 3)), "c": c, **dict(zip(SPATIAL[rank], sizes, strict=True)), "k": k, **dict(zip(KERNEL[rank], kernel, strict=True))}
+    options = {"stride": _by(stride), "dilation": _by(dilation), "pad": _by(pad), "groups": groups, "layout": layout}
+    return written(name, {key: str(value) for key, value in (given | options).items()} | {"epilogue": draw(st.sampled_from(EPILOGUES))})
 
 
 @st.composite

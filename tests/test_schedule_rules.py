@@ -145,8 +145,8 @@ def test_awkward_shapes(text: str, machine: tuple[int, int]) -> None:
 
 def test_sketches_are_named_by_what_they_do() -> None:
     assert list(stages_of("matmul:m=64,n=64,k=64")) == ["tile_n"]
-    assert list(stages_of("conv2d:c=64,h=14,w=14,k=64,r=5,s=5,layout=nchw")) == ["tile_ow", "tile_k"]
-    assert list(stages_of("conv2d:c=64,h=14,w=14,k=64,r=5,s=5,layout=nchwc")) == ["tile_kb"]
+    assert list(stages_of("conv2d:c=64,h=14,w=14,k=64,r=7,s=7,layout=nchw")) == ["tile_ow", "tile_k"]
+    assert list(stages_of("conv2d:c=64,h=14,w=14,k=64,r=7,s=7,layout=nchwc")) == ["tile_kb"]
     assert list(stages_of("conv2d:c=64,h=14,w=14,k=64,r=3,s=3")) == ["tile_k", "winograd2_tile_k", "winograd4_tile_k"]
     assert list(stages_of("conv2d:c=15,h=14,w=14,k=64,r=3,s=3")) == ["tile_k"]
     assert list(stages_of("conv2d:c=64,h=14,w=14,k=64,r=3,s=3,groups=64")) == ["tile_g"]
