@@ -349,7 +349,7 @@ class _StageLowering:
 
     def _turned(self, corner: _Place, sizes: Mapping[Axis, int], inside: Mapping[Axis, Symbol]) -> tuple[dict[Read, Load], list[Statement]]:
         """Reads whose elements lie apart along the vector axis: loaded in vectors along another axis, then turned over."""
-        vector, lanes = self.tiled.vector, self.target.lanes
+        vector = self.tiled.vector
         found: dict[Read, Load] = {}
         statements: list[Statement] = []
         for read in self.operands:
@@ -357,39 +357,46 @@ class _StageLowering:
             if along is None or sizes[along] == 1:
                 continue
             others = [axis for axis in read.axes if axis not in (vector, along)]
-            whole = [_round_up(sizes[axis], lanes) for axis in (vector, along)]
-            loaded, stored = (
-                Buffer(f"{self.prefix}{read.tensor.name}_{name}{len(found)}", (*(sizes[axis] for axis in others), *shape), "register", whole_vectors=True)
-                for name, shape in (("rows", whole), ("columns", whole[::-1]))
-            )
-            variables = {axis: self._variable(f"{axis.name}t", sizes[axis]) for axis in (*others, vector, along)}
-            place = corner
-            for axis, variable in variables.items():
-                place = place.moved(axis, variable)
-            at = tuple(variables.values())
-            load = partial(self._load_row, loaded, at, read, place)
-            loops: tuple[Statement, ...] = tuple(self._by_vector([read], place, variables[along], load))
-            for axis, variable in reversed(variables.items()):
-                loops = (For(variable, sizes[axis], loops, "vector" if axis == along else "unrolled"),)
-            statements += [*loops, Turn(loaded, stored)]
-            found[read] = Load(stored, tuple(inside[axis] for axis in (*others, along, vector)))
+            order = (*others, vector, along)
+            fill = partial(self._load_rows, read, corner, order)
+            columns, made = self._turn(f"{read.tensor.name}{len(found)}", {f"{axis.name}t": sizes[axis] for axis in order}, fill)
+            statements += made
+            found[read] = Load(columns, tuple(inside[axis] for axis in (*others, along, vector)))
         return found, statements
 
-    def _load_row(self, tile: Buffer, at: tuple[Expr, ...], read: Read, place: _Place, straight: Symbol | None) -> Store:
-        return Store(tile, at, self._load(read, place, {}, straight))
+    def _load_rows(self, read: Read, corner: _Place, order: Sequence[Axis], rows: Buffer, at: Sequence[Symbol]) -> list[Statement]:
+        """What fills an element of a register tile that is to be turned over, `at` the positions of the axes `order` in it."""
+        place = corner
+        for axis, variable in zip(order, at, strict=True):
+            place = place.moved(axis, variable)
+        return self._by_vector([read], place, at[-1], lambda straight: Store(rows, tuple(at), self._load(read, place, {}, straight)))
+
+    def _turn(self, name: str, sizes: Mapping[str, int], fill: Callable[[Buffer, Sequence[Symbol]], list[Statement]]) -> tuple[Buffer, list[Statement]]:
+        """A register tile with its last two dimensions turned over, and the statements that make it: `fill` says what an element of it is, and is run in
+        vectors along the last dimension. `sizes`: of each dimension, by the name of its variable."""
+        *others, n_rows, n_columns = sizes.values()
+        whole = tuple(_round_up(size, self.target.lanes) for size in (n_rows, n_columns))
+        rows = Buffer(f"{self.prefix}{name}_rows", (*others, *whole), "register", whole_vectors=True)
+        columns = Buffer(f"{self.prefix}{name}_columns", (*others, *whole[::-1]), "register", whole_vectors=True)
+        variables = [self._variable(each, size) for each, size in sizes.items()]
+        self.vector_variables.add(variables[-1])
+        loops = tuple(fill(rows, variables))
+        for variable, size in reversed(list(zip(variables, sizes.values(), strict=True))):
+            loops = (For(variable, size, loops, "vector" if variable == variables[-1] else "unrolled"),)
+        return columns, [*loops, Turn(rows, columns)]
 
     def _by_vector(self, reads: Iterable[Read], place: _Place, variable: Symbol, store: Callable[[Symbol | None], Store]) -> list[Statement]:
         """A store in a vector loop; where the value reads indices that are folded along the vector, a plain one for vectors that lie inside.
 
         `store` makes it, with indices that move with the symbol given taken as they are."""
-        inside: Expr = 1
+        guards: list[Expr] = []
         for read in (read for read in reads if read.beyond != "value"):
             for index, size in zip(read.indices, read.tensor.shape, strict=True):
                 first = index.at(place.absolute)
                 if variable in symbols_of(first):
                     last = add(first, substitute(first, {variable: self.target.lanes - 1}), mul(substitute(first, {variable: 0}), -1))
-                    for guard in self._guards((first, last), (size, size)):
-                        inside = both(inside, guard)
+                    guards += self._guards((first, last), (size, size))
+        inside = _all(guards)
         return [store(None)] if inside == 1 else [If(inside, (store(variable),), (store(None),))]
 
     def _across_tile(self, place: _Place, sizes: Mapping[Axis, int]) -> list[Statement]:
@@ -566,10 +573,7 @@ class _StageLowering:
 
     def _inside(self, access: Read, indices: Sequence[Expr]) -> Expr:
         """Whether the indices lie inside the tensor."""
-        inside: Expr = 1
-        for guard in self._guards(indices, access.tensor.shape) if access.padded else ():
-            inside = both(inside, guard)
-        return inside
+        return _all(self._guards(indices, access.tensor.shape)) if access.padded else 1
 
     def _with_epilogue(self, total: NestValue, place: _Place) -> NestValue:
         """The epilogue's value for a finished element of the reduction."""
@@ -636,39 +640,86 @@ class _StageLowering:
         result: list[Statement] = []
         for operand in self.tiled.operands:
             if self._level(operand) == level:
-                result += self._copy(operand, self._dimensions(operand), place, {})
+                result += self._copy(operand, self._copied(operand), place, {})
         return result
 
     def _pack_at_root(self, operand: Operand) -> list[Statement]:
         """Packing of the whole tensor, its outer dimensions shared by the threads."""
-        dimensions = self._dimensions(operand)
+        dimensions = self._copied(operand)
         extents = [self._number(self.tiled.packed_extent(operand, dimension)) for dimension in dimensions]
-        n_outer = 1
-        while n_outer < len(dimensions) - 1 and math.prod(extents[:n_outer]) < 8 * self.target.threads:
+        most_outer = len(dimensions) - (1 if self._turned_dimension(operand) is None else 2)
+        n_outer = min(1, most_outer)
+        while n_outer < most_outer and math.prod(extents[:n_outer]) < 8 * self.target.threads:
             n_outer += 1
-        n_outer = min(n_outer, len(dimensions) - 1)
         counts = list(zip(dimensions[:n_outer], extents[:n_outer], strict=True))
         total = math.prod(count for _, count in counts)
         variable = self._variable(f"{operand.read.tensor.name}_pack", total)
         done = dict(_decode(variable, counts))
-        return [For(variable, total, tuple(self._copy(operand, dimensions, _Place(), done)), "parallel")]
+        return [For(variable, total, tuple(self._copy(operand, dimensions[n_outer:], _Place(), done)), "parallel")]
 
-    def _copy(self, operand: Operand, dimensions: Sequence[Dimension], place: _Place, done: Mapping[Dimension, Expr]) -> list[Statement]:
-        """Loops over the dimensions not `done`, outermost first, around one guarded copy."""
-        left = [dimension for dimension in dimensions if dimension not in done]
+    def _turned_dimension(self, operand: Operand) -> Dimension | None:
+        dimensions = self._dimensions(operand)
+        along = operand.turned(dimensions[-1], dimensions) if dimensions else None
+        return along if along is not None and self.tiled.packed_extent(operand, along) != 1 else None
+
+    def _copied(self, operand: Operand) -> tuple[Dimension, ...]:
+        """The packed dimensions in the order of the loops that copy them, outermost first: as in the copy, but last the two of blocks that are turned over."""
+        dimensions = self._dimensions(operand)
+        along = self._turned_dimension(operand)
+        return dimensions if along is None else (*(dimension for dimension in dimensions[:-1] if dimension != along), dimensions[-1], along)
+
+    def _copy(self, operand: Operand, left: tuple[Dimension, ...], place: _Place, done: Mapping[Dimension, Expr]) -> list[Statement]:
+        """Loops over the dimensions that are `left`, around one guarded copy or that of a block which is turned over."""
         if not left:
-            return self._guarded_copy(operand, dimensions, place, done)
-        dimension = left[0]
+            return self._guarded_copy(operand, place, done)
+        dimension, rest = left[0], left[1:]
+        if rest == (self._turned_dimension(operand),):
+            return self._turned_copy(operand, dimension, rest[0], place, done)
         extent: Expr = self._number(self.tiled.packed_extent(operand, dimension))
         if dimension.kind == "tiles":
             extent = self._tiles_to_pack(operand, dimension.axes[0], place)
-        name = f"{operand.read.tensor.name}_{dimension.kind[0]}{dimension.axes[0].name}"
-        if len(left) == 1 and self._moves_by(operand, dimension) == 1:
-            return self._vector_loop(name, extent, lambda index: self._copy(operand, dimensions, place, {**done, dimension: index}))
+        name = _copying(operand, dimension)
+        if not rest and self._moves_by(operand, dimension) == 1:
+            return self._vector_loop(name, extent, lambda index: self._copy(operand, rest, place, {**done, dimension: index}))
         if extent == 1:
-            return self._copy(operand, dimensions, place, {**done, dimension: 0})
+            return self._copy(operand, rest, place, {**done, dimension: 0})
         variable = self._variable(name, extent)
-        return [For(variable, extent, tuple(self._copy(operand, dimensions, place, {**done, dimension: variable})))]
+        return [For(variable, extent, tuple(self._copy(operand, rest, place, {**done, dimension: variable})))]
+
+    def _turned_copy(self, operand: Operand, across: Dimension, along: Dimension, place: _Place, done: Mapping[Dimension, Expr]) -> list[Statement]:
+        """Blocks of as many vectors along `along`, where the tensor is contiguous, as a vector has lanes, stored as vectors along `across`, the innermost
+        packed dimension. Vectors of what lies beyond the tensor are those at its edge: nothing uses them."""
+        packed, tensor = self.packed[operand.read], self._memory(operand.read.tensor)
+        names = [_copying(operand, dimension) for dimension in (across, along)]
+
+        def at(row: Expr, column: Expr) -> dict[Dimension, Expr]:
+            return {**done, across: row, along: column}
+
+        def block(row: Expr, n_rows: int, column: Expr, n_columns: int) -> list[Statement]:
+            def fill(rows: Buffer, inside: Sequence[Symbol]) -> list[Statement]:
+                i, j = inside
+                indices = self._source(operand, place, at(add(row, i), add(column, j)))
+                mask = _all(guard for guard in self._guards(indices, tensor.shape) if j in symbols_of(guard))
+                within = (index if j in symbols_of(index) else self._folded(index, size, "edge") for index, size in zip(indices, tensor.shape, strict=True))
+                return [Store(rows, (i, j), Load(tensor, tuple(within), mask))]
+
+            sizes = {f"{names[0]}t": n_rows, f"{names[1]}t": n_columns}
+            columns, statements = self._turn(f"{operand.read.tensor.name}_{n_rows}x{n_columns}", sizes, fill)
+            i, j = (self._variable(name, size) for name, size in zip(names, (n_rows, n_columns), strict=True))
+            placed = at(add(row, i), add(column, j))
+            store = Store(packed, tuple(placed[dimension] for dimension in self._dimensions(operand)), Load(columns, (j, i)))
+            return [*statements, For(j, n_columns, (For(i, n_rows, (store,), "vector"),), "unrolled")]
+
+        extents = [self._number(self.tiled.packed_extent(operand, dimension)) for dimension in (across, along)]
+        return self._by_lanes(f"{names[0]}o", extents[0], lambda row, n: self._by_lanes(f"{names[1]}o", extents[1], partial(block, row, n)))
+
+    def _by_lanes(self, name: str, extent: int, body: Callable[[Expr, int], list[Statement]]) -> list[Statement]:
+        """`body` of the first position and the number of those in each whole vector, and in what is left over."""
+        lanes = self.target.lanes
+        n_whole, left = divmod(extent, lanes)
+        variable = self._variable(name, n_whole)
+        whole: list[Statement] = [For(variable, n_whole, tuple(body(mul(variable, lanes), lanes)))] if n_whole else []
+        return [*whole, *(body(n_whole * lanes, left) if left else [])]
 
     def _tiles_to_pack(self, operand: Operand, axis: Axis, place: _Place) -> Expr:
         level = {"root": 3, "chunk": 2}.get(self._level(operand), 1)
@@ -681,33 +732,30 @@ class _StageLowering:
             return stride
         return stride * operand.read.indices[dimension.source].factor(dimension.axes[0])
 
-    def _guarded_copy(self, operand: Operand, dimensions: Sequence[Dimension], place: _Place, done: Mapping[Dimension, Expr]) -> list[Statement]:
-        read = operand.read
-        level = self._level(operand)
+    def _source(self, operand: Operand, place: _Place, done: Mapping[Dimension, Expr]) -> list[Expr]:
+        """The indices in the tensor of an element of the packed copy."""
+        read, level = operand.read, self._level(operand)
         base = {axis: place.absolute.get(axis, 0) if axis in self.stage.spatial or level == "slice" else 0 for axis in read.axes}
         position = dict(base)
         boxes: dict[int, Expr] = {}
-        for dimension in dimensions:
+        for dimension, index in done.items():
             axis = dimension.axes[0]
             if dimension.kind == "box":
-                boxes[dimension.source] = done[dimension]
+                boxes[dimension.source] = index
             else:
-                step = mul(done[dimension], self._size(axis, 0)) if dimension.kind == "tiles" else done[dimension]
+                step = mul(index, self._size(axis, 0)) if dimension.kind == "tiles" else index
                 position[axis] = add(position[axis], step)
-        indices = []
-        for source, index in enumerate(read.indices):
-            indices.append(add(index.at(base), boxes[source]) if source in boxes else index.at(position))
+        return [add(index.at(base), boxes[source]) if source in boxes else index.at(position) for source, index in enumerate(read.indices)]
+
+    def _guarded_copy(self, operand: Operand, place: _Place, done: Mapping[Dimension, Expr]) -> list[Statement]:
+        read = operand.read
+        indices = self._source(operand, place, done)
         # What holds or not for a whole vector is decided by a branch; the rest masks single lanes.
-        branch: Expr = 1
-        mask: Expr = 1
-        for guard in self._guards(indices, read.tensor.shape):
-            if symbols_of(guard) & self.vector_variables:
-                mask = both(mask, guard)
-            else:
-                branch = both(branch, guard)
-        tensor = self._memory(read.tensor)
-        at = tuple(done[dimension] for dimension in dimensions)
-        copy = Store(self.packed[read], at, Load(tensor, tuple(indices), mask, read.outside))
+        guards = self._guards(indices, read.tensor.shape)
+        mask = _all(guard for guard in guards if symbols_of(guard) & self.vector_variables)
+        branch = _all(guard for guard in guards if not symbols_of(guard) & self.vector_variables)
+        at = tuple(done[dimension] for dimension in self._dimensions(operand))
+        copy = Store(self.packed[read], at, Load(self._memory(read.tensor), tuple(indices), mask, read.outside))
         return [copy] if branch == 1 else [If(branch, (copy,), (Store(copy.buffer, at, Constant(read.outside, read.tensor.dtype)),))]
 
     def _guards(self, indices: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
@@ -720,6 +768,19 @@ class _StageLowering:
             if high >= size:
                 guards.append(less(index, size))
         return guards
+
+
+def _all(conditions: Iterable[Expr]) -> Expr:
+    """Whether all of them hold."""
+    result: Expr = 1
+    for condition in conditions:
+        result = both(result, condition)
+    return result
+
+
+def _copying(operand: Operand, dimension: Dimension) -> str:
+    """Name of the loop over a packed dimension."""
+    return f"{operand.read.tensor.name}_{dimension.kind[0]}{dimension.axes[0].name}"
 
 
 def _decode(variable: Expr, counts: Sequence[tuple[Key, int]]) -> list[tuple[Key, Expr]]:

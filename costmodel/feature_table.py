@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FEATURE_VERSION = 4
+FEATURE_VERSION = 5
 
 SCALES = ("plain", "log", "ratio", "log ratio")
 
@@ -233,7 +233,7 @@ _PACK = (
     _log("buffer_bytes", "bytes", "size of the packed copy"),
     _log("stored_bytes", "bytes", "bytes written while packing, all times counted"),
     _log_ratio("redundancy", "1", "stored_bytes", "tensor_bytes", "how many times the tensor's size is packed"),
-    _log("instructions", "instructions", "copies of a vector or, if the source is not contiguous, of one element"),
+    _log("instructions", "instructions", "copies of a vector or, if the source is neither contiguous nor turned over in registers, of one element"),
     _ratio("elements_per_copy", "stores", "instructions", "elements moved by one copy"),
     _log("source_stride", "elements", "distance in the tensor between neighbours of the packed copy"),
     _log("run", "elements", "extent of the innermost packed dimension"),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ir.expression import Expr, ceil_div, equal, floor_div, less, maximum, mul, where
+from ir.expression import Expr, add, ceil_div, equal, floor_div, less, maximum, mul, where
 from ir.program import Axis
 from schedule.sketch import PACK_LEVELS, Dimension, Operand, TiledStage
 
-COPY_HALF_CYCLES = 2  # a load and a store, of a vector or of one element
+COPY_HALF_CYCLES = 2  # a load and a store, of a vector or of one element; one more for each round of shuffles that turns blocks of vectors over
 BYTES_PER_HALF_CYCLE = 8  # that arrive from the last-level cache, where a source mostly is
 
 
@@ -31,7 +31,8 @@ class Packing:
         stores, instructions, element_bytes = self.stores, self.instructions, self.operand.read.tensor.element_bytes
         private = less(PACK_LEVELS.index("root"), self.operand.level)
         buffer_bytes = mul(element_bytes, self._buffer_elements)
-        half_cycles = maximum(mul(instructions, COPY_HALF_CYCLES), ceil_div(mul(stores, element_bytes), BYTES_PER_HALF_CYCLE))
+        copy_half_cycles = add(COPY_HALF_CYCLES, mul(self._of_innermost(self._is_turned), self.lanes.bit_length() - 1))
+        half_cycles = maximum(mul(instructions, copy_half_cycles), ceil_div(mul(stores, element_bytes), BYTES_PER_HALF_CYCLE))
         return {
             "level": self.operand.level,
             "layout": where(self._is("none"), 0, self.operand.layout),
@@ -90,10 +91,14 @@ class Packing:
 
     @property
     def instructions(self) -> Expr:
-        """Copies of a vector or, where the tensor is not contiguous along the innermost packed dimension, of one element."""
+        """Copies of a vector or, where the tensor is not contiguous along the innermost packed dimension, nor turned over, of one element."""
         extent = self._of_innermost(self._extent)
         in_vectors = mul(floor_div(self.stores, extent), ceil_div(extent, self.lanes))
-        return where(equal(self._of_innermost(self._source_stride), 1), in_vectors, self.stores)
+        return where(add(equal(self._of_innermost(self._source_stride), 1), self._of_innermost(self._is_turned)), in_vectors, self.stores)
+
+    def _is_turned(self, innermost: Dimension) -> Expr:
+        along = self.operand.turned(innermost, self._dimensions)
+        return 0 if along is None else less(1, self._extent(along))
 
     def _extent(self, dimension: Dimension) -> Expr:
         return self.tiled.packed_extent(self.operand, dimension)

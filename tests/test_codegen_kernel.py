@@ -126,13 +126,16 @@ NARROW = [
     "pack:shape=2x48x16x16,from=nchw32c,to=nhwc",
     "concat:shapes=32x64.48x64,axis=0",
     "conv_transpose2d:c=16,h=7,w=7,k=16,r=3,s=3,stride=2,epilogue=bias",
+    "einsum:equation=bihd.bjhd.bhij,sizes=b2.d37.h3.i20.j50",
+    "einsum:equation=ik.jk.ij,sizes=i21.j35.k70,epilogue=bias",
 ]
 
 
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("text", NARROW)
 def test_every_sketch_of_what_random_shapes_seldom_reach(name: str, text: str) -> None:
-    """The default schedule and some others: tiles turned over of few columns, of integers, with folded indices; parts of results past the caches."""
+    """The default schedule and some others: tiles and packed operands turned over of few columns, of integers, with folded indices; parts of results past
+    the caches."""
     target, problem = TARGETS[name], task(text)
     if target is None:
         pytest.skip(f"this machine cannot run code for {name}")

@@ -21,7 +21,7 @@ from costmodel.features import FeatureExtractor
 from costmodel.stage import ROLES, StageQuantities, operands_by_role
 from ir.count import Executions, Trace, memory_loads, n_calls, trace
 from ir.expression import Evaluator
-from ir.nest import Call, For, Load, Nest, NestValue, Statement, Store
+from ir.nest import Call, For, If, Load, Nest, NestValue, Statement, Store
 from ir.program import FLOAT_BYTES, Apply, Constant, Value, reads
 from ir.task import Task, task
 from schedule.rules import sketches
@@ -131,7 +131,8 @@ class StageTrace:
         self.rows = [e for e in mine if is_row(e)]
         self.updates = [e for e in self.stores if e.store.buffer.scope == "register" and e.store.reduction]
         self.starts = [e for e in self.stores if e.store.buffer.scope == "register" and isinstance(e.store.value, Constant)]
-        self.reloads = [e for e in self.stores if e.store.buffer.scope == "register" and e.store.reduction is None and isinstance(e.store.value, Load)]
+        tile = [e for e in self.stores if e.store.buffer.name == f"{prefix}accumulator"]
+        self.reloads = [e for e in tile if e.store.reduction is None and isinstance(e.store.value, Load)]
         written = [e for e in self.stores if e.store.buffer.name == self.output]
         self.finishes = [e for e in written if not self._in_block_epilogue(e)]
         self.block_epilogue = [e for e in written if self._in_block_epilogue(e)]
@@ -462,7 +463,7 @@ def text_updates(body: tuple[Statement, ...], lanes: int) -> int:
                 total += -(-extent // lanes) * text_updates(inner, lanes)
             case For(_, _, inner, _):
                 total += text_updates(inner, lanes)
-            case _:
+            case If():
                 total += text_updates(statement.then, lanes) + text_updates(statement.otherwise, lanes)
     return total
 
@@ -502,8 +503,9 @@ def packing_is_exact(candidate: Candidate) -> None:
         own = f"{prefix}{operand.read.tensor.name}_"
         around = [np.unique(e.points[:, [i for i, loop in enumerate(e.loops) if not loop.variable.name.startswith(own)]], axis=0) for e in stores]
         assert q["executions"] == len(np.unique(np.concatenate(around), axis=0))
+        is_turned = any(is_row(e) for e in found.stores if e.store.buffer.name.startswith(f"{prefix}{operand.read.tensor.name}_"))
         if any(loop.kind == "vector" for e in stores for loop in e.loops):
-            assert q["source_stride"] == 1
+            assert (q["source_stride"] > 1) == is_turned
 
 
 def epilogue_runs_once_an_element(candidate: Candidate) -> None:
