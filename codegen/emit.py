@@ -433,7 +433,9 @@ class _Body:
             result.add_incoming(splat(element, load.outside), before)
             result.add_incoming(found, inside)
             return result
-        if load.guard != 1:
+        if load.guard != 1 and stride in (0, 1) and self.vector[0] not in symbols_of(load.guard):
+            pointer = builder.select(self.holds(load.guard), pointer, self.constants(kind, load.outside))
+        elif load.guard != 1:
             mask = self.guard_mask(load.guard)
             if active < self.lanes:
                 mask = builder.and_(mask, self.lane_mask(active))
@@ -455,6 +457,15 @@ class _Body:
             place = builder.gep(pointer, [I64(lane * stride)], source_etype=element)
             result = builder.insert_element(result, builder.load(place, align=align, typ=element), I32(lane))
         return result
+
+    def constants(self, kind: ir.Type, number: float) -> ir.Value:
+        """Where a vector of the same number lies, which is read instead of elements that are not there."""
+        name = f"{mangled(kind)}_of_{number}"
+        found = self.module.globals.get(name)
+        if found is None:
+            found = ir.GlobalVariable(self.module, kind, name)
+            found.linkage, found.global_constant, found.initializer, found.align = "private", True, splat(kind, number), ALIGNMENT
+        return found
 
     def here(self, load: Load, address: AddressKey) -> frozenset[tuple[Symbol, int | ir.Value]]:
         """What decides which element it is besides its address and its guard as they are written: the variables inside of them."""

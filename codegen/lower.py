@@ -336,16 +336,32 @@ class _StageLowering:
         if first != 1:
             start = [If(first, tuple(start), tuple(over(Store(tile, at, Load(self.output, out, guard)))))]
 
-        def update(here: Position) -> list[Statement]:
-            value = self._value(self.stage.body, lambda read: self._load(read, place, here))
+        def update(inside: bool, here: Position) -> list[Statement]:
+            value = self._value(self.stage.body, lambda read: self._load(read, place, here, inside=inside))
             return over(Store(tile, at, value, self.stage.reduction), *self._kept(value, place, here))
 
-        loops = self._inner(list(self.tiled.ordered("inner")), corner, update)
+        interior = self._interior(corner, sizes)
+        loops, *guarded = (self._inner(list(self.tiled.ordered("inner")), corner, partial(update, inside)) for inside in ((True,) if interior == 1 else (True, False)))
+        loops = loops if interior == 1 else [If(interior, tuple(loops), tuple(guarded[0]))]
         finish = over(finished(Load(tile, at)))
         if self.tiled.epilogue is not None and self._in_registers:
             whole = over(finished(self._with_epilogue(Load(tile, at), place)))
             finish = whole if last == 1 else [If(last, tuple(whole), tuple(finish))]
         return [*start, *loops, *finish]
+
+    def _interior(self, corner: _Place, sizes: Mapping[Axis, int]) -> Expr:
+        """Whether all that the register tile reads in place lies inside of its tensor; where the loops visit the positions inside alone it does."""
+        reach = {**sizes, **{axis: axis.extent for axis in self.stage.reduce}}
+        base = {axis: corner.absolute.get(axis, 0) if axis in sizes else 0 for axis in reach}
+        confined = {window.reduce for window in self.tiled.windows if self.tiled.is_confined(window)}
+        guards: list[Expr] = []
+        for operand in (operand for operand in self.tiled.operands if self.tiled.is_guarded(operand)):
+            for index, size in zip(operand.read.indices, operand.read.tensor.shape, strict=True):
+                if confined.isdisjoint(index.axes):
+                    ends = [sorted((0, factor * (reach[axis] - 1))) for axis, factor in index.terms]
+                    low, high = (add(index.at(base), sum(end[i] for end in ends)) for i in (0, 1))
+                    guards += self._guards((low, high), (size, size))
+        return _all(guards)
 
     def _turned(self, corner: _Place, sizes: Mapping[Axis, int], inside: Mapping[Axis, Symbol]) -> tuple[dict[Read, Load], list[Statement]]:
         """Reads whose elements lie apart along the vector axis: loaded in vectors along another axis, then turned over."""
@@ -522,14 +538,14 @@ class _StageLowering:
                 return load(value)
         raise InternalError(f"cannot lower {value!r}")
 
-    def _load(self, read: Read, place: _Place, here: Position, straight: Symbol | None = None) -> NestValue:
-        """`here`: positions of the reduce axes within their slice; indices that move with `straight` lie inside."""
+    def _load(self, read: Read, place: _Place, here: Position, straight: Symbol | None = None, *, inside: bool = False) -> NestValue:
+        """`here`: positions of the reduce axes within their slice; indices that move with `straight` lie inside, or all do."""
         operand = self.operands[read]
         absolute = self._absolute(place, here)
         level = self._level(operand)
         if level == "none":
-            if read.padded:
-                return self._load_inside(read, place, straight)
+            if read.padded and not inside:
+                return self._load_inside(read, replace(place, absolute=absolute), straight)
             return Load(self._memory(read.tensor), self._at(read.tensor, read.indices, absolute, place.in_chunk))
         spatial = {"root": place.absolute, "chunk": place.in_chunk}.get(level, place.in_block)
         relative = {**spatial, **{axis: here.get(axis, 0) if level == "slice" else absolute[axis] for axis in self.stage.reduce}}

@@ -224,6 +224,10 @@ class TiledStage:
         spatial axis, and so one interval."""
         return equal(self.tilings[window.spatial].sizes[0], 1)
 
+    def is_guarded(self, operand: Operand) -> Expr:
+        """Whether a reduction reads the operand in place though it is padded: register tiles at the edge ask of each element whether there is one."""
+        return equal(operand.level, PACK_LEVELS.index("none")) if operand.read.padded and self.stage.reduce and not self.stage.tables else 0
+
     def axes(self, band: str) -> tuple[Axis, ...]:
         """The axes that have a loop in this band, in program order."""
         if band in ("slice", "inner"):

@@ -255,11 +255,12 @@ class StageRule:
         levels = tuple(range(len(PACK_LEVELS)))
         if all(tiling.sizes[0] == tiling.sizes[-1] for axis, tiling in tilings.items() if axis in self.stage.reduce):
             levels = levels[:-1]  # one slice: the same as packing for a block
-        needs_care = read.padded or (self.vector in read.axes and read.stride(self.vector) != 1)
-        if needs_care and self.stage.reduce:
-            levels = levels[1:]  # packing is what brings the padding in, and what makes lanes contiguous
-        elif needs_care or set(read.axes) == {*self.stage.spatial, *self.stage.reduce}:
-            levels = levels[:1]  # what is read once need not be packed
+        is_contiguous = self.vector not in read.axes or read.stride(self.vector) == 1
+        is_reused = set(read.axes) != {*self.stage.spatial, *self.stage.reduce}
+        if self.stage.reduce and (not is_contiguous or (read.padded and is_reused)):
+            levels = levels[1:]  # packing makes lanes contiguous, and brings the padding in, for which else every tile at the edge has to ask
+        elif not self.stage.reduce or not is_reused:
+            levels = levels[:1]  # nothing makes up for packing
         block = PACK_LEVELS.index("block")
         n_slices = mul(*(tilings[axis].count(0) for axis in self.stage.reduce))
         n_blocks = mul(*(floor_div(tilings[axis].sizes[2], tilings[axis].sizes[1]) for axis in self.stage.spatial))
@@ -298,6 +299,8 @@ class StageRule:
         variants: Expr = 1
         for axis in self.stage.spatial:
             variants = mul(variants, add(minimum(mod(axis.extent, tiled.tilings[axis].sizes[0]), 1), 1))
+        for operand in tiled.operands:
+            variants = mul(variants, add(1, tiled.is_guarded(operand)))
         self.limit(sub(mul(vectors, tiled.unroll, variants), MAX_UPDATES))
         for operand in tiled.operands:
             if not operand.prepared:

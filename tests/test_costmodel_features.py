@@ -193,7 +193,12 @@ class StageTrace:
         footprints describe."""
         if self.stage.tables or not self.stage.reduce:
             return any(access.padded for access in (self.stage.write, *reads(self.stage.body)))
-        return self.stage.write.padded or any(self.tiled.is_confined(window) for window in self.tiled.windows)
+        return self.is_guarded or self.stage.write.padded or any(self.tiled.is_confined(window) for window in self.tiled.windows)
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether loads of a reduction ask whether there is such an element."""
+        return any(self.tiled.is_guarded(operand) for operand in self.tiled.operands)
 
     def agrees(self, counted: int, described: int) -> bool:
         """Exactly, or at most that much where padding is left out."""
@@ -388,7 +393,7 @@ def loads_of_a_step_are_exact(candidate: Candidate) -> None:
             for (groups, addresses), each in zip(steps(found, accesses), by_element(found, role, quantities[f"{slot}.{role}.vector_stride"]), strict=True):
                 total += len(np.unique(np.column_stack([groups, addresses]), axis=0)) * each
                 step = max(step, most_distinct(groups, addresses) * each)
-            if found.is_confined and (found.stage.tables or not found.stage.reduce):
+            if found.is_guarded or (found.is_confined and (found.stage.tables or not found.stage.reduce)):
                 assert step <= quantities[f"{slot}.{role}.loads"]
                 assert total <= quantities[f"{slot}.{role}.load_instructions"]
                 continue

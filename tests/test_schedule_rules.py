@@ -114,7 +114,8 @@ def check_stage(sketch: Sketch, tiled: TiledStage, machine: Target, X: np.ndarra
         level = evaluated(sketch, [operand.level], X)[:, 0]
         assert operand.prepared == (operand.read.tensor.constant and not tiled.is_across)
         assert set(level) <= set(range(len(PACK_LEVELS)))
-        if operand.read.padded and stage.reduce and not operand.prepared and not stage.tables:
+        is_reused = set(operand.read.axes) != {*stage.spatial, *stage.reduce}
+        if operand.read.padded and is_reused and stage.reduce and not operand.prepared and not stage.tables:
             assert (level > 0).all(), "packing brings the padding in"
         dimensions = operand.dimensions(0, tiled.vector, stage.reduce)
         assert {axis for d in dimensions for axis in d.axes} == set(operand.read.axes)
