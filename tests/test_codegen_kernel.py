@@ -7,7 +7,7 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from machines import HOST, MACHINES, MOST_THREADS, Machine
+from machines import HOST, MOST_THREADS, Machine
 from numpy.typing import NDArray
 from operator_samples import extremes, movement_texts, operator_texts, random_inputs
 
@@ -133,12 +133,11 @@ PROGRAMS = [
 
 
 @pytest.mark.parametrize("text", PROGRAMS)
-def test_default_schedules(text: str) -> None:
+def test_default_schedules(machine: Machine, text: str) -> None:
     problem = task(text)
     inputs = random_inputs(problem.program)
-    for sketch in sketches(problem.program, HOST):
-        out = run_guarded(MACHINES["host"], problem, sketch, sketch.default_row(), inputs)
-        check_output(out, expected(problem.program, sketch, inputs))
+    for sketch in sketches(problem.program, machine.target):
+        check_output(run_guarded(machine, problem, sketch, sketch.default_row(), inputs), expected(problem.program, sketch, inputs))
 
 
 @functools.cache
