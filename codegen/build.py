@@ -12,6 +12,8 @@ import llvmlite.binding as llvm
 from ir.errors import InternalError
 from schedule.target import Target
 
+HOST_TRIPLE: str = llvm.get_default_triple()  # LLVM's words for architecture, maker and system of this machine
+
 
 @cache
 def _initialize() -> None:
@@ -20,20 +22,19 @@ def _initialize() -> None:
 
 
 @cache
-def target_machine(target: Target) -> llvm.TargetMachine:
+def target_machine(target: Target, triple: str = HOST_TRIPLE) -> llvm.TargetMachine:
     """LLVM's target machine for the target's CPU and features, at its highest level of optimization."""
-    return new_target_machine(target)
+    return new_target_machine(target, triple)
 
 
-def new_target_machine(target: Target) -> llvm.TargetMachine:
+def new_target_machine(target: Target, triple: str = HOST_TRIPLE) -> llvm.TargetMachine:
     _initialize()
-    create = llvm.Target.from_default_triple().create_target_machine
+    create = llvm.Target.from_triple(triple).create_target_machine
     return create(cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="jitdefault", jit=True)
 
 
-def optimize(text: str, target: Target) -> llvm.ModuleRef:
+def optimize(text: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:
     """The module of an IR text after LLVM's passes. Loops are already tiled, unrolled and vectorized, so those passes are off."""
-    machine = target_machine(target)
     try:
         module = llvm.parse_assembly(text, llvm.create_context())  # what a context holds of a module is only freed with it
         module.verify()
@@ -46,13 +47,15 @@ def optimize(text: str, target: Target) -> llvm.ModuleRef:
     return module
 
 
-def compile_object(text: str, target: Target) -> bytes:
+def compile_object(text: str, target: Target, triple: str = HOST_TRIPLE) -> bytes:
     """Object code of an IR text."""
-    return bytes(target_machine(target).emit_object(optimize(text, target)))
+    machine = target_machine(target, triple)
+    return bytes(machine.emit_object(optimize(text, machine)))
 
 
-def assembly(text: str, target: Target) -> str:
-    return str(target_machine(target).emit_assembly(optimize(text, target)))
+def assembly(text: str, target: Target, triple: str = HOST_TRIPLE) -> str:
+    machine = target_machine(target, triple)
+    return str(machine.emit_assembly(optimize(text, machine)))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from codegen.kernel import Array, DType, aligned_copy, aligned_empty
+from codegen.kernel import Array, DType, Empty, aligned_copy, aligned_empty
 from ir.interpreter import Values, interpret
 from ir.program import FLOAT, Tensor
 from ir.rounding import tolerance
@@ -119,13 +119,14 @@ def spoil(array: Array) -> None:
 class Guards:
     """Makes buffers that have guard bytes on both sides, and looks after those."""
 
-    def __init__(self) -> None:
+    def __init__(self, empty: Empty = aligned_empty) -> None:
+        self._empty = empty
         self._guards: list[tuple[str, NDArray[np.uint8]]] = []
 
     def empty(self, shape: Sequence[int], dtype: DType = FLOAT) -> Array:
         """An array, aligned as any buffer of a kernel (a guard is a multiple of that), filled as the head of this file says."""
         size, guard = math.prod(shape), GUARD_BYTES // np.dtype(dtype).itemsize
-        raw = aligned_empty((guard + size + guard,), dtype)
+        raw = self._empty((guard + size + guard,), dtype)
         for side, part in (("before", raw[:guard]), ("after", raw[guard + size :])):
             part.view(np.uint8).fill(GUARD_VALUE)
             self._guards.append((f"{side} a buffer of shape {list(shape)}", part.view(np.uint8)))

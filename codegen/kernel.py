@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codegen.build import compile_object, load_object
+from codegen.build import HOST_TRIPLE, LoadedCode, compile_object, load_object
 from codegen.emit import ALIGNMENT, argument_buffers, emit, workspace_layout
 from codegen.lower import Lowered, lower
 from codegen.openmp import register_openmp
@@ -27,6 +27,7 @@ from schedule.target import Target
 
 Array = NDArray[Any]  # of fp32, or of the type of the tensor that it holds
 DType = str | np.dtype[Any]
+Empty = Callable[[Sequence[int], DType], Array]  # makes buffers
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,14 @@ def llvm_text(lowered: Lowered, target: Target) -> str:
     return emit(nests(lowered), target.lanes, target.threads)
 
 
-def build(of: Task, sketch: Sketch, row: NDArray[np.int64], target: Target) -> Code:
-    """Lower, emit and compile one candidate."""
+def build(of: Task, sketch: Sketch, row: NDArray[np.int64], target: Target, triple: str = HOST_TRIPLE) -> Code:
+    """Lower, emit and compile one candidate. `triple`: see `codegen.build`; what is not the host's cannot be loaded here."""
     lowered = lower(sketch, row, target)
     sources = {nest.buffers[1].name: name for name, nest in lowered.prepare.items()}
     arguments = tuple(Argument(b.name, b.shape, b.scope, sources.get(b.name, "")) for b in argument_buffers(lowered.kernel))
     workspace = max(workspace_layout(nest).total_bytes(target.threads) for nest in nests(lowered))
-    return Code(of.key, arguments, workspace, target, compile_object(llvm_text(lowered, target), target), algorithm_of(sketch.name), lowered.streams)
+    object_code = compile_object(llvm_text(lowered, target), target, triple)
+    return Code(of.key, arguments, workspace, target, object_code, algorithm_of(sketch.name), lowered.streams)
 
 
 def aligned_empty(shape: Sequence[int], dtype: DType = FLOAT) -> Array:
@@ -109,8 +111,8 @@ def aligned_empty(shape: Sequence[int], dtype: DType = FLOAT) -> Array:
     return raw[start : start + n_bytes].view(dtype).reshape(shape)
 
 
-def aligned_copy(array: NDArray[Any]) -> Array:
-    result = aligned_empty(array.shape, array.dtype)
+def aligned_copy(array: NDArray[Any], empty: Empty = aligned_empty) -> Array:
+    result = empty(array.shape, array.dtype)
     result[...] = array
     return result
 
@@ -121,16 +123,16 @@ class Kernel:
     Calls from several threads take turns: the workspace is shared.
     """
 
-    def __init__(self, code: Code, empty: Callable[[Sequence[int], DType], Array] = aligned_empty) -> None:
-        """`empty` makes the buffers of a kernel, aligned as `aligned_empty` makes them."""
+    def __init__(self, code: Code, empty: Empty = aligned_empty, load: Callable[[bytes, Target], LoadedCode] = load_object) -> None:
+        """`empty` makes the buffers of a kernel, aligned as `aligned_empty` makes them; `load` makes functions of its object code."""
         if code.target.threads > 1 and register_openmp() is None:
             raise UserError(f"this kernel was built for {code.target.threads} threads, and no libgomp is found to run them")
         self.code = code
         self.task = task(code.task)
-        self._loaded = load_object(code.object_code, code.target)
+        self._loaded = load(code.object_code, code.target)
         self._run = self._loaded.function("kernel", ctypes.c_void_p)
         self._repeat = self._loaded.function("repeat", ctypes.c_void_p, ctypes.c_int64)
-        self._empty = empty
+        self.empty = empty
         self._workspace = empty((code.workspace_bytes // FLOAT_BYTES,), FLOAT)
         self._lock = threading.Lock()
 
@@ -152,7 +154,7 @@ class Kernel:
 
     def prepare(self, name: str, shape: Sequence[int], constant: Array) -> Array:
         """The packed form, of this shape, of a constant operand."""
-        packed = self._empty(shape, constant.dtype)
+        packed = self.empty(shape, constant.dtype)
         pointers = (ctypes.c_void_p * 3)(constant.ctypes.data, packed.ctypes.data, self._workspace.ctypes.data)
         with self._lock:
             self._loaded.function(f"prepare_{name}", ctypes.c_void_p)(pointers)
@@ -202,7 +204,7 @@ class BoundKernel:
     def __init__(self, kernel: Kernel, constants: Mapping[str, Array]) -> None:
         self.kernel = kernel
         # Copies, so that it does not matter what becomes of the caller's arrays: of packed constants nothing else is kept.
-        self._constants = {a.name: aligned_copy(constants[a.name]) for a in kernel.code.arguments if a.name in constants}
+        self._constants = {a.name: aligned_copy(constants[a.name], kernel.empty) for a in kernel.code.arguments if a.name in constants}
         self._prepared = {a.name: kernel.prepare(a.source, a.shape, constants[a.source]) for a in kernel.code.arguments if a.scope == "prepared"}
         self._variables = [tensor for tensor in kernel.task.program.inputs if not tensor.constant]
 

@@ -2,10 +2,21 @@
 
 import signal
 
+import pytest
 from hypothesis import settings
+from machines import MACHINES, Machine
 
 settings.register_profile("repeatable", derandomize=True)
 settings.register_profile("explore", derandomize=False)
 settings.load_profile("repeatable")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C, and so would the processes that tests interrupt
+
+
+@pytest.fixture(scope="module", params=MACHINES)
+def machine(request: pytest.FixtureRequest) -> Machine:
+    """Each machine that tests know; skipped where nothing can be run on it."""
+    found = MACHINES[request.param]
+    if found.missing is not None:
+        pytest.skip(found.missing)
+    return found

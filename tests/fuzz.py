@@ -3,7 +3,7 @@
     python tests/fuzz.py [--candidates 20000] [--seed 0]
 
 Each part of the work is a process of its own, so that memory that LLVM leaks comes back and a crash says which part it was in. Ends with a count by
-operator and target, and status 1 if any candidate was wrong; hypothesis prints the smallest such one that it finds.
+operator and machine, and status 1 if any candidate was wrong; hypothesis prints the smallest such one that it finds.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import multiprocessing
 import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
 
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
+from machines import MACHINES, MOST_THREADS
 from operator_samples import operator_texts
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from test_codegen_kernel import TARGETS, THREADS, check_random_candidate
+from test_codegen_kernel import check_random_candidate
 
 from codegen.machine import allowed_cpus
 
@@ -29,15 +29,15 @@ A_PART = 250  # candidates
 
 
 def check_part(number: int) -> Counter[tuple[str, str]]:
-    """Candidates checked, by operator and target."""
+    """Candidates checked, by operator and machine."""
     counts: Counter[tuple[str, str]] = Counter()
-    names = [name for name, target in TARGETS.items() if target is not None]
+    names = [name for name, machine in MACHINES.items() if machine.missing is None]
 
     @seed(number)
     @settings(max_examples=A_PART, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(text=operator_texts(), name=st.sampled_from(names), threads=st.sampled_from(THREADS), rows=st.integers(0, 1 << 30))
+    @given(text=operator_texts(), name=st.sampled_from(names), threads=st.integers(1, MOST_THREADS), rows=st.integers(0, 1 << 30))
     def run(text: str, name: str, threads: int, rows: int) -> None:
-        check_random_candidate(text, replace(TARGETS[name], threads=threads), rows)
+        check_random_candidate(text, MACHINES[name].with_threads(threads), rows)
         counts[text.partition(":")[0], name] += 1
 
     run()

@@ -7,48 +7,33 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from llvmlite import binding as llvm
+from machines import HOST, MOST_THREADS, Machine
+from numpy.typing import NDArray
 from operator_samples import extremes, movement_texts, operator_texts, random_inputs
 
 from codegen.check import Guards, Reference, check_output
-from codegen.kernel import Array, Code, Kernel, aligned_empty, build, find_sketch
-from codegen.machine import detect_target, enabled_features
-from codegen.openmp import register_openmp
+from codegen.kernel import Array, Code, Kernel, aligned_copy, aligned_empty, build, find_sketch
 from ir.errors import IllegalCandidate, UserError
 from ir.interpreter import interpret
 from ir.program import ELEMENT_BYTES, Program
 from ir.rounding import tolerance
-from ir.task import task
+from ir.task import Task, task
 from schedule.algorithms import algorithm_of, rounded_program
 from schedule.rules import sketches
 from schedule.sketch import Sketch
-from schedule.target import Target
-
-HOST = replace(detect_target(), l3_bytes=1 << 10)  # so small that most results are worth storing past the caches
-X86 = llvm.get_process_triple().startswith("x86_64")
-THREADS = (1, 2, 3) if register_openmp() else (1,)
 
 
-def narrower(cpu: str, lanes: int, feature: str) -> Target | None:
-    """A target with shorter vectors that this machine can run; None if it cannot."""
-    if not X86 or feature not in enabled_features(HOST):
-        return None
-    return replace(HOST, cpu=cpu, features="", lanes=lanes, vector_registers=16)
-
-
-TARGETS = {"host": HOST, "avx2": narrower("x86-64-v3", 8, "avx2"), "sse2": narrower("x86-64", 4, "sse2")}
-
-
-def run_guarded(code: Code, inputs: dict[str, Array]) -> Array:
-    """The output of a kernel all whose buffers held NaN before, and had nothing around them written to."""
-    guards = Guards()
-    kernel = Kernel(code, guards.empty)
-    program = kernel.task.program
-    bound = kernel.bind(**{tensor.name: inputs[tensor.name] for tensor in program.inputs if tensor.constant})
-    out = guards.empty(program.output.shape, program.output.dtype)
-    bound(*(inputs[tensor.name] for tensor in program.inputs if not tensor.constant), out=out)
+def run_guarded(machine: Machine, problem: Task, sketch: Sketch, row: NDArray[np.int64], inputs: dict[str, Array]) -> Array:
+    """The output of a candidate all whose buffers held NaN before, and had nothing around them written to."""
+    code = build(problem, sketch, row, machine.target, machine.triple)
+    assert Code.from_header(code.header(), code.object_code) == code
+    process = machine.start()
+    guards = Guards(process.empty)
+    given = {name: aligned_copy(array, guards.empty) for name, array in inputs.items()}
+    out = guards.empty(problem.program.output.shape, problem.program.output.dtype)
+    Kernel(code, guards.empty, process.load)(*given.values(), out=out)
     guards.check()
-    return out
+    return out.copy()
 
 
 def expected(program: Program, sketch: Sketch, inputs: dict[str, Array]) -> Reference:
@@ -57,63 +42,50 @@ def expected(program: Program, sketch: Sketch, inputs: dict[str, Array]) -> Refe
     return Reference(interpret(program, inputs), bound.reshape(program.output.shape))
 
 
-def check_random_candidate(text: str, target: Target, seed: int) -> None:
+def check_random_candidate(text: str, machine: Machine, seed: int) -> None:
     """A random row of a random sketch, against the interpreter."""
-    rng = np.random.default_rng(seed)
+    rng, target = np.random.default_rng(seed), machine.target
     problem = task(text)
     found = sketches(problem.program, target)
     sketch = found[rng.integers(len(found))]
     row = rng.choice(sketch.space.sample(1, rng))
-    code = build(problem, sketch, row, target)
-    assert Code.from_header(code.header(), code.object_code) == code
     inputs = random_inputs(problem.program, seed)
     try:
-        check_output(run_guarded(code, inputs), expected(problem.program, sketch, inputs))
+        check_output(run_guarded(machine, problem, sketch, row, inputs), expected(problem.program, sketch, inputs))
     except ValueError as error:
         raise AssertionError(f"{problem.key}, sketch {sketch.name}, row {row.tolist()}, {target.lanes} lanes, {target.threads} threads: {error}") from None
 
 
-@pytest.mark.parametrize("name", TARGETS)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(text=operator_texts(), threads=st.sampled_from(THREADS), seed=st.integers(0, 1 << 30))
-def test_random_candidates(name: str, text: str, threads: int, seed: int) -> None:
-    target = TARGETS[name]
-    if target is None:
-        pytest.skip(f"this machine cannot run code for {name}")
-    check_random_candidate(text, replace(target, threads=threads), seed)
+@given(text=operator_texts(), threads=st.integers(1, MOST_THREADS), seed=st.integers(0, 1 << 30))
+def test_random_candidates(machine: Machine, text: str, threads: int, seed: int) -> None:
+    check_random_candidate(text, machine.with_threads(threads), seed)
 
 
-@pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("source", ELEMENT_BYTES)
-def test_casts_of_extremes(name: str, source: str) -> None:
+def test_casts_of_extremes(machine: Machine, source: str) -> None:
     """Two whole vectors and a part of one, to each type."""
-    target = TARGETS[name]
-    if target is None:
-        pytest.skip(f"this machine cannot run code for {name}")
     for dtype in ELEMENT_BYTES:
         given_ = np.resize(extremes(source), 37)
         problem = task(f"elementwise:shapes=37,types={source},value=cast_{dtype}(a)")
-        sketch = sketches(problem.program, target)[0]
-        out = run_guarded(build(problem, sketch, sketch.default_row(), target), {"a": given_})
+        sketch = sketches(problem.program, machine.target)[0]
+        out = run_guarded(machine, problem, sketch, sketch.default_row(), {"a": given_})
         assert out.dtype == dtype
         check_output(out, expected(problem.program, sketch, {"a": given_}))
 
 
-@pytest.mark.parametrize("name", TARGETS)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(text=movement_texts(), seed=st.integers(0, 1 << 30))
-def test_data_are_moved_to_the_bit(name: str, text: str, seed: int) -> None:
+def test_data_are_moved_to_the_bit(machine: Machine, text: str, seed: int) -> None:
     """Whatever the bits are: zeros with a sign, infinities, and NaN with the numbers that they carry."""
-    target, rng, problem = TARGETS[name], np.random.default_rng(seed), task(text)
-    if target is None:
-        pytest.skip(f"this machine cannot run code for {name}")
+    rng, problem = np.random.default_rng(seed), task(text)
     bits = {
         tensor.name: rng.choice(np.array([0, 1 << 31, 0x7F800000, 0xFF800000, 0x7FC12345, 1, 0x3F800000], np.uint32), tensor.shape)
         for tensor in problem.program.inputs
     }
     inputs = {each: array.view(np.float32) for each, array in bits.items()}
-    sketch = rng.choice(np.array(sketches(problem.program, target), dtype=object))
-    found = run_guarded(build(problem, sketch, rng.choice(sketch.space.sample(1, rng)), target), inputs).view(np.uint32)
+    sketch = rng.choice(np.array(sketches(problem.program, machine.target), dtype=object))
+    found = run_guarded(machine, problem, sketch, rng.choice(sketch.space.sample(1, rng)), inputs).view(np.uint32)
     with np.errstate(invalid="ignore"):
         expected = interpret(problem.program, inputs).astype(np.float32).view(np.uint32)
     assert np.array_equal(found, expected)
@@ -123,6 +95,7 @@ NARROW = [
     "pad:shape=1x40x40x3,before=0x3x3x0,after=0x3x3x0,mode=reflect",
     "pad:shape=64x3,before=2x0,after=2x0,mode=edge",
     "elementwise:shapes=64x3.3,types=int32,value=add(a;b)",
+    "elementwise:shapes=64x64,types=int32,value=sub(a;a)",
     "pack:shape=2x48x16x16,from=nchw32c,to=nhwc",
     "concat:shapes=32x64.48x64,axis=0",
     "conv_transpose2d:c=16,h=7,w=7,k=16,r=3,s=3,stride=2,epilogue=bias",
@@ -131,19 +104,15 @@ NARROW = [
 ]
 
 
-@pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("text", NARROW)
-def test_every_sketch_of_what_random_shapes_seldom_reach(name: str, text: str) -> None:
-    """The default schedule and some others: tiles and packed operands turned over of few columns, of integers, with folded indices; parts of results past
-    the caches."""
-    target, problem = TARGETS[name], task(text)
-    if target is None:
-        pytest.skip(f"this machine cannot run code for {name}")
+def test_every_sketch_of_what_random_shapes_seldom_reach(machine: Machine, text: str) -> None:
+    """The default schedule and some others: tiles and packed operands turned over of few columns, of integers, with folded indices; zeros
+    alone; results past the caches."""
+    problem = task(text)
     inputs = random_inputs(problem.program)
-    for sketch in sketches(problem.program, target):
+    for sketch in sketches(problem.program, machine.target):
         for row in (sketch.default_row(), *sketch.space.sample(3, np.random.default_rng(0))):
-            code = build(problem, sketch, row, target)
-            check_output(run_guarded(code, inputs), expected(problem.program, sketch, inputs))
+            check_output(run_guarded(machine, problem, sketch, row, inputs), expected(problem.program, sketch, inputs))
 
 
 # Shapes that the random ones seldom have: larger than a block, and every kind of program with its default schedule.
@@ -167,11 +136,11 @@ PROGRAMS = [
 
 
 @pytest.mark.parametrize("text", PROGRAMS)
-def test_default_schedules(text: str) -> None:
+def test_default_schedules(machine: Machine, text: str) -> None:
     problem = task(text)
     inputs = random_inputs(problem.program)
-    for sketch in sketches(problem.program, HOST):
-        check_output(run_guarded(build(problem, sketch, sketch.default_row(), HOST), inputs), expected(problem.program, sketch, inputs))
+    for sketch in sketches(problem.program, machine.target):
+        check_output(run_guarded(machine, problem, sketch, sketch.default_row(), inputs), expected(problem.program, sketch, inputs))
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from codegen.build import assembly, optimize
+from codegen.build import assembly, optimize, target_machine
 from codegen.kernel import find_sketch, llvm_text
 from codegen.lower import lower
 from codegen.machine import detect_machine
@@ -118,7 +118,7 @@ def code_text(which: str, path: Path, form: str, threads: int | None, algorithms
     if form == "nest":
         return "\n\n".join(nest_text(nest) for nest in (lowered.kernel, *lowered.prepare.values()))
     if form == "llvm":
-        return str(optimize(llvm_text(lowered, target), target))
+        return str(optimize(llvm_text(lowered, target), target_machine(target)))
     return assembly(llvm_text(lowered, target), target)
 
 
