@@ -15,6 +15,7 @@ from codegen.check import Guards, Reference, check_output
 from codegen.kernel import Array, Code, Kernel, aligned_copy, aligned_empty, build, find_sketch
 from ir.errors import IllegalCandidate, UserError
 from ir.interpreter import interpret
+from ir.operators import OPERATORS
 from ir.program import ELEMENT_BYTES, Program
 from ir.rounding import tolerance
 from ir.task import Task, task
@@ -132,7 +133,30 @@ PROGRAMS = [
     "transpose:shape=30x70x50,axes=2x0x1",
     "pad:shape=3x50x50,before=0x3x5,after=0x7x9,mode=reflect",
     "pack:shape=1x30x31x50,from=nhwc,to=nchw16c",
+    "slice:shape=30x70,starts=29x3,stops=0x70,steps=-2x1",
+    "concat:shapes=30x70.30x19,axis=1",
+    "einsum:equation=abc.cd.dab,sizes=a5.b7.c33.d40",
+    "conv1d:c=20,w=70,k=33,s=5,pad=2,epilogue=bias+relu",
+    "conv3d:c=3,d=6,h=9,w=17,k=20,t=3,r=3,s=3,pad=1",
+    "capsule_conv2d:c=3,h=9,w=9,k=5,r=3,s=3,pad=1",
+    "reduce:function=l2,shape=30x300,axes=1",
+    "softmax:shape=30x300,axis=1",
+    "log_softmax:shape=30x33,axis=0",
+    "layer_norm:shape=30x300,axes=1",
+    "rms_norm:shape=30x300,axes=1",
+    "batch_norm:c=20,h=9,w=17",
+    "instance_norm:c=20,h=9,w=17,layout=nchw",
+    "attention:batch=2,heads=3,queries=17,keys=40,dim=20",
+    "max_pool2d:c=20,h=9,w=17,r=3,s=3,stride=2,pad=1",
+    "average_pool2d:c=20,h=9,w=17,r=3,s=3,stride=2,pad=1",
+    "global_average_pool:c=20,h=9,w=17,layout=nchw",
+    "global_max_pool:c=20,h=9,w=17",
+    "elementwise:shapes=30x70.70,types=float32.int32,value=cast_int8(add(erf(a);pow(sigmoid(a);cast_float32(b))))",
 ]
+
+
+def test_there_is_a_program_of_every_operator() -> None:
+    assert {text.partition(":")[0] for text in PROGRAMS} == set(OPERATORS)
 
 
 @pytest.mark.parametrize("text", PROGRAMS)
