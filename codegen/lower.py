@@ -341,8 +341,10 @@ class _StageLowering:
             return over(Store(tile, at, value, self.stage.reduction), *self._kept(value, place, here))
 
         interior = self._interior(corner, sizes)
-        loops, *guarded = (self._inner(list(self.tiled.ordered("inner")), corner, partial(update, inside)) for inside in ((True,) if interior == 1 else (True, False)))
-        loops = loops if interior == 1 else [If(interior, tuple(loops), tuple(guarded[0]))]
+        inner = partial(self._inner, list(self.tiled.ordered("inner")), corner)
+        loops = inner(partial(update, True))
+        if interior != 1:
+            loops = [If(interior, tuple(loops), tuple(inner(partial(update, False))))]
         finish = over(finished(Load(tile, at)))
         if self.tiled.epilogue is not None and self._in_registers:
             whole = over(finished(self._with_epilogue(Load(tile, at), place)))

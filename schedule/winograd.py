@@ -208,7 +208,7 @@ def _transformed(program: Program, found: _Convolution, m: int) -> Program:
     stage, windows, common = program.stages[0], found.windows, found.common
     sizes = {axis: m + tap.extent - 1 for axis, tap in windows.items()}
     matrices = {axis: transforms(m, tap.extent) for axis, tap in windows.items()}
-    taps = {tap: replace(tap, name=f"{tap.name}_tap") for tap in windows.values()}
+    taps = {axis: replace(tap, name=f"{tap.name}_tap") for axis, tap in windows.items()}
     tiles = {axis: Axis(f"{axis.name}_tile", -(-axis.extent // m)) for axis in windows}
     inside = {axis: Axis(f"{axis.name}_in", m) for axis in windows}
     before = {axis: Axis(f"{axis.name}_before", size) for axis, size in sizes.items()}  # of a tile before its transform
@@ -217,11 +217,11 @@ def _transformed(program: Program, found: _Convolution, m: int) -> Program:
     position = Axis("position", math.prod(sizes.values()))
     in_common = tuple(map(affine, common))
 
-    kept = tuple(axis for axis in found.weights.axes if axis not in taps)
+    kept = tuple(axis for axis in found.weights.axes if axis not in windows.values())
     u = Tensor("u", (position.extent, *(axis.extent for axis in kept)), constant=True)
-    weights = _renamed(found.weights, {old: ((new, 1),) for old, new in taps.items()})
+    weights = _renamed(found.weights, {windows[axis]: ((tap, 1),) for axis, tap in taps.items()})
     of_weights = {axis: matrix.weights for axis, matrix in matrices.items()}
-    make_u = _transform(u, (at_after, *map(affine, kept)), (*after.values(), *kept), of_weights, after, {axis: taps[windows[axis]] for axis in windows}, weights)
+    make_u = _transform(u, (at_after, *map(affine, kept)), (*after.values(), *kept), of_weights, after, taps, weights)
 
     read_common = tuple(axis for axis in common if axis in found.input.axes)
     inward = (*(affine(axis) for axis in read_common), *(_index(group, tiles) for group in found.input_groups))
@@ -236,7 +236,7 @@ def _transformed(program: Program, found: _Convolution, m: int) -> Program:
     products = Tensor("products", (position.extent, *(axis.extent for axis in (*common, *outward))))
     v_read = Read(v, (affine(position), *map(affine, read_common), *(_place(group, joined[group], found) for group in found.input_groups)))
     product = Apply("mul", (v_read, Read(u, (affine(position), *map(affine, kept)))))
-    channels = tuple(axis for axis in stage.reduce if axis not in taps)
+    channels = tuple(axis for axis in stage.reduce if axis not in windows.values())
     multiply = Stage(products, (affine(position), *in_common, *map(affine, outward)), (position, *common, *outward), channels, product, "sum")
 
     placed = {axis: ((tile, m), (inside[axis], 1)) for axis, tile in tiles.items()}

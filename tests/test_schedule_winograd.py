@@ -124,7 +124,9 @@ def test_no_sketch_where_there_is_little_to_gain() -> None:
 def test_the_error_against_fp64(m: int) -> None:
     """As the docstring of `schedule.winograd` states it."""
     host = detect_target()
-    texts = [f"conv2d:{sizes},r=3,s=3" for sizes in ("c=16,h=30,w=30,k=16", "c=64,h=14,w=14,k=64,pad=1", "c=256,h=10,w=11,k=32,pad=1", "c=512,h=7,w=7,k=64,pad=1")]
+    texts = [
+        f"conv2d:{sizes},r=3,s=3" for sizes in ("c=16,h=30,w=30,k=16", "c=64,h=14,w=14,k=64,pad=1", "c=256,h=10,w=11,k=32,pad=1", "c=512,h=7,w=7,k=64,pad=1")
+    ]
     texts += ["conv1d:c=256,w=64,k=64,s=5,pad=2", "conv1d:c=512,w=32,k=64,s=3,pad=1", "conv3d:c=64,d=4,h=8,w=8,k=32,t=3,r=3,s=3,pad=1"]
     texts += ["conv2d:c=128,h=14,w=14,k=64,r=3,s=3,dilation=2,pad=2", "conv_transpose2d:c=256,h=8,w=8,k=32,r=4,s=4,stride=2,pad=1"]
     for seed, text in enumerate(texts):
