@@ -260,7 +260,7 @@ def _transform(
 ) -> Stage:  # fmt: skip
     """A matrix applied to a tile along each axis of the windows."""
     body: Value = source
-    for axis, matrix in reversed(matrices.items()):
+    for axis, matrix in reversed(tuple(matrices.items())):
         body = Apply("mul", (Table(rows[axis], columns[axis], matrix), body))
     return Stage(output, indices, spatial, tuple(columns.values()), body, "sum")
 
