@@ -6,16 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from graph.operator_suite import FAMILIES
 
 COLOURS = {1: "#56B4E9", 16: "#0072B2"}  # Okabe and Ito's: safe for the colour-blind
+LIMIT_COLOUR = "#D55E00"
 COLUMNS = 4
+HEADROOM = 1.25  # of a panel, above its highest bar; limits beyond it are triangles at the upper edge
 
 
 def draw(results: pd.DataFrame, path: Path) -> None:
-    """A panel a family: how many times as fast as the best peer each case is, a pair of bars (batch 1 and 16) a shape."""
+    """A panel a family: how many times as fast as the best peer each case is, a pair of bars (batch 1 and 16) a shape, each with the machine's limit."""
     tuned = results[results["contender"] == "tuned"]
     families = list(dict.fromkeys(tuned["family"]))
     n_rows = -(-len(families) // COLUMNS)
@@ -26,19 +30,30 @@ def draw(results: pd.DataFrame, path: Path) -> None:
     for axis, family in zip(axes.ravel(), families, strict=False):
         mine = tuned[tuned["family"] == family]
         batches = sorted(set(mine["batch"]))
-        width = 0.8 / len(batches)
+        width, top = 0.8 / len(batches), HEADROOM * mine["ratio_to_best_peer"].max()
         for place, batch in enumerate(batches):
             ratios = mine.loc[mine["batch"] == batch, "ratio_to_best_peer"].to_numpy()
             at = np.arange(len(ratios)) + (place - (len(batches) - 1) / 2) * width
             bars = axis.bar(at, ratios, width, color=COLOURS.get(int(batch), "#999999"), label=f"batch {batch}")
-            axis.bar_label(bars, fmt="%.1f", fontsize=6, padding=1)
+            axis.bar_label(bars, fmt="%.1f", fontsize=6, label_type="center", color="white" if batch > 1 else "black")
+            _draw_limits(axis, at, ratios / mine.loc[mine["batch"] == batch, "limit_fraction"].to_numpy(), top, width)
         axis.axhline(1.0, color="black", linewidth=0.8)
         axis.set_title(f"{family}: {FAMILIES[family].title}", fontsize=8)
         axis.set_xticks(range(len(FAMILIES[family].shapes)), [f"shape {i + 1}" for i in range(len(FAMILIES[family].shapes))], fontsize=7)
         axis.tick_params(axis="y", labelsize=7)
-        axis.margins(y=0.15)
+        axis.set_ylim(0, top)
     for row in axes:
         row[0].set_ylabel("× best peer", fontsize=8)
     axes[0, 0].legend(fontsize=7, loc="best")
-    figure.suptitle("Speed over the fastest of numpy, PyTorch and ONNX Runtime (line: as fast; above: faster)", fontsize=10)
+    figure.suptitle(
+        "Speed over the fastest of numpy, PyTorch and ONNX Runtime (line: as fast). Orange: the machine's limit for direct algorithms, whichever takes longer,\n"
+        "multiply-adds at peak or memory traffic at full bandwidth; a triangle where it lies above the panel",
+        fontsize=10,
+    )
     figure.savefig(path)
+
+
+def _draw_limits(axis: Axes, at: NDArray[np.float64], limits: NDArray[np.float64], top: float, width: float) -> None:
+    inside = limits < top
+    axis.hlines(limits[inside], at[inside] - width / 2, at[inside] + width / 2, color=LIMIT_COLOUR, linewidth=1.5)
+    axis.plot(at[~inside], np.full((~inside).sum(), 0.98 * top), "^", color=LIMIT_COLOUR, markersize=3)
