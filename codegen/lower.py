@@ -697,7 +697,7 @@ class _StageLowering:
         if dimension.kind == "tiles":
             extent = self._tiles_to_pack(operand, dimension.axes[0], place)
         name = _copying(operand, dimension)
-        if not rest and self._moves_by(operand, dimension) == 1:
+        if not rest and operand.step(dimension) == 1:
             return self._vector_loop(name, extent, lambda index: self._copy(operand, rest, place, {**done, dimension: index}))
         if extent == 1:
             return self._copy(operand, rest, place, {**done, dimension: 0})
@@ -706,7 +706,7 @@ class _StageLowering:
 
     def _turned_copy(self, operand: Operand, across: Dimension, along: Dimension, place: _Place, done: Mapping[Dimension, Expr]) -> list[Statement]:
         """Blocks of as many vectors along `along`, where the tensor is contiguous, as a vector has lanes, stored as vectors along `across`, the innermost
-        packed dimension. Vectors of what lies beyond the tensor are those at its edge: nothing uses them."""
+        packed dimension."""
         packed, tensor = self.packed[operand.read], self._memory(operand.read.tensor)
         names = [_copying(operand, dimension) for dimension in (across, along)]
 
@@ -717,9 +717,11 @@ class _StageLowering:
             def fill(rows: Buffer, inside: Sequence[Symbol]) -> list[Statement]:
                 i, j = inside
                 indices = self._source(operand, place, at(add(row, i), add(column, j)))
-                mask = _all(guard for guard in self._guards(indices, tensor.shape) if j in symbols_of(guard))
-                within = (index if j in symbols_of(index) else self._folded(index, size, "edge") for index, size in zip(indices, tensor.shape, strict=True))
-                return [Store(rows, (i, j), Load(tensor, tuple(within), mask))]
+                guards = self._guards(indices, tensor.shape)
+                if not operand.read.padded:  # what lies beyond is not used: along the rows it may be anything that is there
+                    guards = [guard for guard in guards if j in symbols_of(guard)]
+                    indices = [index if j in symbols_of(index) else self._folded(index, size, "edge") for index, size in zip(indices, tensor.shape, strict=True)]
+                return [Store(rows, (i, j), Load(tensor, tuple(indices), _all(guards), operand.read.outside))]
 
             sizes = {f"{names[0]}t": n_rows, f"{names[1]}t": n_columns}
             columns, statements = self._turn(f"{operand.read.tensor.name}_{n_rows}x{n_columns}", sizes, fill)
@@ -742,13 +744,6 @@ class _StageLowering:
     def _tiles_to_pack(self, operand: Operand, axis: Axis, place: _Place) -> Expr:
         level = {"root": 3, "chunk": 2}.get(self._level(operand), 1)
         return self._tiles_within(axis, place, level, 0) if level < 3 else self._number(self.tiled.tilings[axis].count(0))
-
-    def _moves_by(self, operand: Operand, dimension: Dimension) -> int:
-        """Stride in the source tensor of a step along a packed dimension."""
-        stride = operand.read.tensor.strides[dimension.source]
-        if dimension.kind == "box":
-            return stride
-        return stride * operand.read.indices[dimension.source].factor(dimension.axes[0])
 
     def _source(self, operand: Operand, place: _Place, done: Mapping[Dimension, Expr]) -> list[Expr]:
         """The indices in the tensor of an element of the packed copy."""

@@ -105,8 +105,7 @@ class Packing:
 
     def _source_stride(self, dimension: Dimension) -> Expr:
         """Elements between neighbours along a packed dimension in the tensor."""
-        factor = 1 if dimension.kind == "box" else self.operand.read.indices[dimension.source].factor(dimension.axes[0])
-        return abs(self.operand.read.tensor.strides[dimension.source] * factor)
+        return abs(self.operand.step(dimension))
 
     def _of_innermost(self, quantity: Callable[[Dimension], Expr]) -> Expr:
         """`quantity` of the innermost packed dimension."""

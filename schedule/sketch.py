@@ -118,12 +118,17 @@ class Operand:
         middle = [*boxes, *registers, *reduces] if layout else [*reduces, *boxes, *registers]
         return (*tiles, *middle, *lanes)
 
+    def step(self, dimension: Dimension) -> int:
+        """Elements from one neighbour along a packed dimension to the next in the tensor."""
+        stride = self.read.tensor.strides[dimension.source]
+        return stride if dimension.kind == "box" else stride * self.read.indices[dimension.source].factor(dimension.axes[0])
+
     def turned(self, innermost: Dimension, dimensions: Sequence[Dimension]) -> Dimension | None:
-        """The packed dimension along which vectors are loaded to be turned over into vectors along the innermost one."""
-        if innermost.kind == "box" or self.read.padded:
+        """The packed dimension along which vectors are loaded to be turned over into vectors along the innermost one: the one along which the tensor is
+        contiguous. None where there is no such dimension or no need, as for what is packed beforehand; register tiles are of fp32."""
+        if self.read.tensor.constant or self.read.tensor.dtype != FLOAT or abs(self.step(innermost)) <= 1:
             return None
-        along = contiguous_axis(self.read, innermost.axes[0])
-        return next((dimension for dimension in dimensions if dimension.kind in ("register", "reduce") and dimension.axes == (along,)), None)
+        return next((dimension for dimension in dimensions if dimension.kind != "tiles" and dimension != innermost and self.step(dimension) == 1), None)
 
 
 @dataclass(frozen=True)
@@ -313,18 +318,12 @@ class Sketch:
         return " ".join(f"{symbol.name}={number}" for symbol, number in zip(self.space.symbols, row, strict=True))
 
 
-def contiguous_axis(read: Read, apart: Axis) -> Axis | None:
-    """The axis along which vectors of an input are loaded whose elements lie apart along the axis `apart`, to turn rows and columns over in registers:
-    the one along which the input is contiguous. None where there is no such axis or no need, as for what is packed beforehand; register tiles are of fp32.
-    """
-    if read.tensor.constant or read.tensor.dtype != FLOAT or abs(read.stride(apart)) <= 1:
-        return None
-    return next((axis for axis in read.axes if axis != apart and read.stride(axis) == 1), None)
-
-
 def turned_axis(read: Read, stage: Stage, vector: Axis) -> Axis | None:
-    """The axis along which a stage without reduction loads an input to turn its register tile over."""
-    return None if stage.reduce else contiguous_axis(read, vector)
+    """The axis along which a stage without reduction loads vectors of an input whose elements lie apart along the vector axis, to turn rows and columns
+    of the register tile over: the one along which the input is contiguous. None as for `Operand.turned`."""
+    if stage.reduce or read.tensor.constant or read.tensor.dtype != FLOAT or abs(read.stride(vector)) <= 1:
+        return None
+    return next((axis for axis in read.axes if axis != vector and read.stride(axis) == 1), None)
 
 
 def handed_on(stages: Sequence[TiledStage]) -> list[tuple[TiledStage, Read]]:
