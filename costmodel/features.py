@@ -18,12 +18,14 @@ from costmodel.feature_table import FEATURE_VERSION, FEATURES
 from costmodel.packing import Packing, packed_elements
 from costmodel.stage import ROLES, StageQuantities
 from ir.errors import InternalError
-from ir.expression import Evaluator, Expr, add, ceil_div, mul
+from ir.expression import Evaluator, Expr, add, ceil_div, less, mul
 from schedule.sketch import Sketch, handed_on
 from schedule.space import Population
 from schedule.target import Target
 
 Quantities = dict[str, Expr]
+
+START_HALF_CYCLES = 8000  # a microsecond of a core at 4 GHz: what a parallel loop of two threads takes that does nothing
 
 _DIVIDED = [i for i, feature in enumerate(FEATURES) if len(feature.of) == 2]
 _LOGARITHMIC = [i for i, feature in enumerate(FEATURES) if feature.scale in ("log", "log ratio")]
@@ -106,7 +108,7 @@ def _program(
     private = add(*(stage.on_busiest_thread(pack["private_half_cycles"]) for stage, of in zip(stages, packs, strict=True) for pack in of.values()))
     shared = add(*(ceil_div(pack["shared_half_cycles"], target.threads) for pack in all_packs))
     epilogue = stages[0].on_busiest_thread(slots["epilogue"]["half_cycles"]) if "epilogue" in slots else 0
-    others = add(private, shared, epilogue)
+    others = add(private, shared, epilogue, _starting(sketch, target, stages, all_packs))
     between = add(*(mul(access.tensor.element_bytes, *tiled.memory_shape(access)) for tiled, access in handed_on(sketch.stages)))
     own, common = (mul(target.threads, between), 0) if sketch.fused else (0, between)
     prepared = [(stage.tiled, operand) for stage in stages for operand in stage.operands.values() if operand.prepared]
@@ -122,6 +124,13 @@ def _program(
         "half_cycles.sum": add(others, *(stage["half_cycles.sum"] for stage in of_each)),
         "half_cycles.ideal": -(-sketch.work // (2 * target.lanes * target.threads)),
     }
+
+
+def _starting(sketch: Sketch, target: Target, stages: list[StageQuantities], packs: list[Quantities]) -> Expr:
+    """Half cycles that starting the threads of all parallel loops takes; a loop with a single chunk has none."""
+    loops = [less(1, stage.chunks) for stage in (stages[:1] if sketch.fused else stages)]
+    loops += [less(0, pack["shared_half_cycles"]) for pack in packs]
+    return mul(START_HALF_CYCLES, add(*loops)) if target.threads > 1 else 0
 
 
 def _task(sketch: Sketch, stages: list[StageQuantities]) -> Quantities:

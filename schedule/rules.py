@@ -14,7 +14,7 @@ from schedule.fusion import groups, shared_axes, with_innermost
 from schedule.sketch import Operand, Sketch, TiledStage, handed_on
 from schedule.space import Column, Space
 from schedule.split_reduction import split_reduction
-from schedule.stage_rule import MAX_WORKSPACE_BYTES, Chunk, StageRule, most_joined
+from schedule.stage_rule import MAX_WORKSPACE_BYTES, Chunk, StageRule, least_chunks, most_joined
 from schedule.target import Target
 from schedule.winograd import PRODUCTS, winograd
 
@@ -123,7 +123,7 @@ def _first_vector_axes(stage: Stage, target: Target, between: frozenset[str]) ->
 
 
 def _fused(name: str, program: Program, vectors: list[Axis], shared: tuple[Axis, ...], between: frozenset[str], target: Target) -> Sketch:
-    chunks, columns = _chunks(shared, vectors, target)
+    chunks, columns = _chunks(program, shared, vectors, target)
     rules = [
         StageRule(group, vector, target, f"s{number}." if number else "", group.result == program.output, chunks, between)
         for number, (group, vector) in enumerate(zip(groups(program), vectors, strict=True))
@@ -134,11 +134,12 @@ def _fused(name: str, program: Program, vectors: list[Axis], shared: tuple[Axis,
     return _joined(name, program, stages, rules, columns, shared)
 
 
-def _chunks(shared: tuple[Axis, ...], vectors: list[Axis], target: Target) -> tuple[dict[Axis, Chunk], tuple[Column, ...]]:
-    """The chunks of each shared axis, whole vectors of it where a stage has it as its vector axis; every thread gets one, where there are enough."""
+def _chunks(program: Program, shared: tuple[Axis, ...], vectors: list[Axis], target: Target) -> tuple[dict[Axis, Chunk], tuple[Column, ...]]:
+    """The chunks of each shared axis, whole vectors of it where a stage has it as its vector axis; every thread gets one, where there are enough, and work
+    enough for several threads."""
     units = {axis: target.lanes if axis in vectors else 1 for axis in shared}
     tiles: dict[Axis, Expr] = {axis: -(-axis.extent // unit) for axis, unit in units.items()}
-    wanted = minimum(mul(*tiles.values()), target.threads)
+    wanted = minimum(mul(*tiles.values()), least_chunks(program.stages, target))
     chunks: dict[Axis, Chunk] = {}
     columns: list[Column] = []
     for axis, unit in reversed(units.items()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ir.errors import InternalError
@@ -25,7 +25,7 @@ from ir.expression import (
     take,
     where,
 )
-from ir.program import FLOAT_BYTES, Apply, Axis, Read, Value, reads
+from ir.program import FLOAT_BYTES, Apply, Axis, Read, Stage, Value, reads
 from schedule.fusion import Group
 from schedule.sketch import (
     PACK_LEVELS,
@@ -44,6 +44,7 @@ MAX_UPDATES = 768  # vector updates in the text of one kernel; more only costs c
 MAX_FUNCTIONS = 96  # updates that the body of one counts as; not more, so that every program has rows
 TRANSCENDENTAL = 16  # updates that a function counts as that is one of many instructions
 MAX_WORKSPACE_BYTES = 1 << 28
+SERIAL_UPDATES = 1 << 16  # vectors updated; with fewer, starting the threads may take longer than what they do
 WHOLE_REDUCE_EXTENT = 12  # reduce axes up to here (the windows of convolutions) are not sliced
 MAX_ORDERED = 6  # axes of a band whose order is open
 UNROLLS = (1, 2, 3, 4, 5, 7, 8)
@@ -216,13 +217,13 @@ class StageRule:
     def _spatial(self, copies: Expr) -> dict[Axis, Tiling]:
         """Register tiles, blocks of them, chunks of blocks; the inner axes choose first.
 
-        Each axis joins at most so many tiles that every thread still gets a chunk, as long as there are tiles enough.
+        Each axis joins at most so many tiles that every thread still gets a chunk, as long as there are tiles enough, and work enough for several threads.
         """
-        axes, lanes, threads = self.stage.looped, self.target.lanes, self.target.threads
-        first = next((axis for axis in axes if axis.extent >= 2 * threads), axes[0])  # what the default schedule spreads over the threads
+        axes, lanes = self.stage.looped, self.target.lanes
+        first = next((axis for axis in axes if axis.extent >= 2 * self.target.threads), axes[0])  # what the default schedule spreads over the threads
         sizes: dict[Axis, tuple[Expr, ...]] = {axis: (register,) for axis, register in self._registers(copies).items()}
         tiles = {axis: ceil_div(axis.extent, sizes[axis][0]) for axis in axes}
-        wanted = minimum(mul(*tiles.values()), threads)
+        wanted = minimum(mul(*tiles.values()), least_chunks([self.stage], self.target))
         for level in ("block", "chunk"):
             for axis in reversed(axes):
                 most_tiles = -(-axis.extent // (lanes if axis == self.vector else 1))
@@ -307,6 +308,12 @@ class StageRule:
                 dims = operand.dimensions(0, self.vector, self.stage.reduce)
                 size = mul(operand.read.tensor.element_bytes * target.threads, *(tiled.packed_extent(operand, d) for d in dims))
                 self.limit(where(equal(operand.level, 0), 0, sub(size, MAX_WORKSPACE_BYTES)))
+
+
+def least_chunks(stages: Iterable[Stage], target: Target) -> int:
+    """Chunks that a parallel loop has at least, as long as there are tiles enough: one a thread, or a single one where all of it is soon done."""
+    updates = sum(stage.n_points * _updates(stage.body) for stage in stages)
+    return target.threads if updates > SERIAL_UPDATES * target.lanes else 1
 
 
 def _updates(body: Value) -> int:

@@ -14,7 +14,7 @@ from ir.program import Axis, Program
 from ir.simplify import simplify
 from schedule.rules import sketches
 from schedule.sketch import PACK_LEVELS, Sketch, TiledStage, Window, alike_permutations
-from schedule.stage_rule import MAX_UPDATES, MAX_WORKSPACE_BYTES
+from schedule.stage_rule import MAX_UPDATES, MAX_WORKSPACE_BYTES, least_chunks
 from schedule.target import Target
 
 settled = settings(deadline=None, max_examples=60)
@@ -105,7 +105,7 @@ def check_stage(sketch: Sketch, tiled: TiledStage, machine: Target, X: np.ndarra
     accumulators = vectors * unroll if tiled.is_across else vectors
     assert stage.tables or (accumulators <= machine.vector_registers - 2).all(), "accumulators fit"
     if not fused:
-        assert (chunks >= np.minimum(tiles, machine.threads)).all(), "every thread gets a chunk"
+        assert (chunks >= np.minimum(tiles, least_chunks([stage], machine))).all(), "every thread gets a chunk"
     for axis in stage.reduce:
         size, extent = evaluated(sketch, list(tiled.tilings[axis].sizes), X).T
         assert ((size >= 1) & (size <= extent) & (extent == axis.extent)).all()
