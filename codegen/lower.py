@@ -358,8 +358,8 @@ class _StageLowering:
         confined = {window.reduce for window in self.tiled.windows if self.tiled.is_confined(window)}
         guards: list[Expr] = []
         for operand in (operand for operand in self.tiled.operands if self.tiled.is_guarded(operand)):
-            for index, size in zip(operand.read.indices, operand.read.tensor.shape, strict=True):
-                if confined.isdisjoint(index.axes):
+            for index, size, leaves in zip(operand.read.indices, operand.read.tensor.shape, operand.read.leaves, strict=True):
+                if leaves and confined.isdisjoint(index.axes):
                     ends = [sorted((0, factor * (reach[axis] - 1))) for axis, factor in index.terms]
                     low, high = (add(index.at(base), sum(end[i] for end in ends)) for i in (0, 1))
                     guards += self._guards((low, high), (size, size))
@@ -591,7 +591,8 @@ class _StageLowering:
 
     def _inside(self, access: Read, indices: Sequence[Expr]) -> Expr:
         """Whether the indices lie inside the tensor."""
-        return _all(self._guards(indices, access.tensor.shape)) if access.padded else 1
+        where = [(index, size) for index, size, leaves in zip(indices, access.tensor.shape, access.leaves, strict=True) if leaves]
+        return _all(self._guards([index for index, _ in where], [size for _, size in where]))
 
     def _with_epilogue(self, total: NestValue, place: _Place) -> NestValue:
         """The epilogue's value for a finished element of the reduction."""

@@ -146,9 +146,14 @@ class Read:
         return tuple(dict.fromkeys(axis for index in self.indices for axis in index.axes))
 
     @property
+    def leaves(self) -> tuple[bool, ...]:
+        """Whether the index of each dimension leaves the tensor."""
+        return tuple(low < 0 or high >= size for (low, high), size in zip((i.range for i in self.indices), self.tensor.shape, strict=True))
+
+    @property
     def padded(self) -> bool:
         """Whether some index leaves the tensor."""
-        return any(low < 0 or high >= size for (low, high), size in zip((i.range for i in self.indices), self.tensor.shape, strict=True))
+        return any(self.leaves)
 
     def stride(self, axis: Axis) -> int:
         """By how many elements the address moves when `axis` moves by one."""
