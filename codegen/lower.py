@@ -38,7 +38,7 @@ from ir.expression import (
     symbol,
     symbols_of,
 )
-from ir.nest import Across, Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store, Turn
+from ir.nest import Across, Buffer, Call, For, Guarded, If, Load, Nest, NestValue, Statement, Store, Turn
 from ir.program import REDUCTIONS, Affine, Apply, Axis, Constant, Read, Tensor, Value
 from schedule.sketch import EPILOGUE_LEVELS, PACK_LEVELS, Dimension, Operand, Sketch, TiledStage, handed_on, turned_axis
 from schedule.target import Target
@@ -689,7 +689,7 @@ class _StageLowering:
     def _turned_copy(self, operand: Operand, across: Dimension, along: Dimension, place: _Place, done: Mapping[Dimension, Expr]) -> list[Statement]:
         """Blocks of as many vectors along `along`, where the tensor is contiguous, as a vector has lanes, stored as vectors along `across`, the innermost
         packed dimension. Vectors of what lies beyond the tensor are those at its edge: nothing uses them."""
-        packed, tensor = self.packed[operand.read], self._memory(operand.read.tensor)
+        packed, tensor = self.packed[operand.read], operand.read.tensor
         names = [_copying(operand, dimension) for dimension in (across, along)]
 
         def at(row: Expr, column: Expr) -> dict[Dimension, Expr]:
@@ -699,9 +699,8 @@ class _StageLowering:
             def fill(rows: Buffer, inside: Sequence[Symbol]) -> list[Statement]:
                 i, j = inside
                 indices = self._source(operand, place, at(add(row, i), add(column, j)))
-                mask = _all(guard for guard in self._guards(indices, tensor.shape) if j in symbols_of(guard))
                 within = (index if j in symbols_of(index) else self._folded(index, size, "edge") for index, size in zip(indices, tensor.shape, strict=True))
-                return [Store(rows, (i, j), Load(tensor, tuple(within), mask))]
+                return [Store(rows, (i, j), self._packed_value(operand, tuple(within)))]
 
             sizes = {f"{names[0]}t": n_rows, f"{names[1]}t": n_columns}
             columns, statements = self._turn(f"{operand.read.tensor.name}_{n_rows}x{n_columns}", sizes, fill)
@@ -748,15 +747,30 @@ class _StageLowering:
         return [add(index.at(base), boxes[source]) if source in boxes else index.at(position) for source, index in enumerate(read.indices)]
 
     def _guarded_copy(self, operand: Operand, place: _Place, done: Mapping[Dimension, Expr]) -> list[Statement]:
+        """What holds or not for a whole vector is decided by a branch; the rest masks single lanes."""
         read = operand.read
-        indices = self._source(operand, place, done)
-        # What holds or not for a whole vector is decided by a branch; the rest masks single lanes.
-        guards = self._guards(indices, read.tensor.shape)
-        mask = _all(guard for guard in guards if symbols_of(guard) & self.vector_variables)
-        branch = _all(guard for guard in guards if not symbols_of(guard) & self.vector_variables)
+        indices = tuple(self._source(operand, place, done))
+        branch = _all(guard for guard in self._guards(indices, read.tensor.shape) if not symbols_of(guard) & self.vector_variables)
         at = tuple(done[dimension] for dimension in self._dimensions(operand))
-        copy = Store(self.packed[read], at, Load(self._memory(read.tensor), tuple(indices), mask, read.outside))
+        copy = Store(self.packed[read], at, self._packed_value(operand, indices))
         return [copy] if branch == 1 else [If(branch, (copy,), (Store(copy.buffer, at, Constant(read.outside, read.tensor.dtype)),))]
+
+    def _packed_value(self, operand: Operand, indices: tuple[Expr, ...]) -> NestValue:
+        """The element of the operand at these indices, read from memory or made by its prologue; what is outside of it in lanes whose indices leave it."""
+        read, prologue = operand.read, operand.prologue
+        if prologue is None:
+            return self._load_lanes(read, indices)
+        position = {index.axes[0]: at for index, at in zip(prologue.indices, indices, strict=True) if index.axes}
+        value = self._value(prologue.body, lambda each: self._load_lanes(each, tuple(index.at(position) for index in each.indices)))
+        mask = self._lane_mask(read, indices)
+        return value if mask == 1 else Guarded(value, mask, read.outside)
+
+    def _load_lanes(self, read: Read, indices: tuple[Expr, ...]) -> Load:
+        return Load(self._memory(read.tensor), indices, self._lane_mask(read, indices), read.outside)
+
+    def _lane_mask(self, read: Read, indices: tuple[Expr, ...]) -> Expr:
+        """Which lanes of a vector lie inside the tensor."""
+        return _all(guard for guard in self._guards(indices, read.tensor.shape) if symbols_of(guard) & self.vector_variables)
 
     def _guards(self, indices: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
         """What must hold so that the indices lie inside the tensor; nothing where that is certain."""

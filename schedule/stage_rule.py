@@ -86,7 +86,7 @@ class StageRule:
         chunks: Mapping[Axis, Chunk] | None = None,
         between: frozenset[str] = frozenset(),
     ) -> None:
-        stage, self.epilogue, self.keeps = group.stage, group.epilogue, group.keeps
+        stage, self.prologue, self.epilogue, self.keeps = group.stage, group.prologue, group.epilogue, group.keeps
         self.is_across = vector in stage.reduce
         if self.is_across:  # its loop is the innermost one
             stage = replace(stage, reduce=(*(axis for axis in stage.reduce if axis != vector), vector))
@@ -244,18 +244,19 @@ class StageRule:
 
     def _operand(self, read: Read, tilings: dict[Axis, Tiling]) -> Operand:
         name = read.tensor.name
-        probe = Operand(read, read.tensor.constant, 0, 0)
+        probe = Operand(read)
         if self.is_across or self.stage.tables or (self.chunks and name in self.between):
-            return Operand(read, False, 0, 0)
+            return probe
         if read.tensor.constant:
-            return Operand(read, True, PACK_LEVELS.index("root"), 0)
+            return Operand(read, True, PACK_LEVELS.index("root"))
+        prologue = self.prologue if self.prologue is not None and self.prologue.output == read.tensor else None
         boxes = {axis for _, axes in probe.parts if len(axes) > 1 for axis in axes}
         levels = tuple(range(len(PACK_LEVELS)))
         if all(tiling.sizes[0] == tiling.sizes[-1] for axis, tiling in tilings.items() if axis in self.stage.reduce):
             levels = levels[:-1]  # one slice: the same as packing for a block
-        needs_care = read.padded or (self.vector in read.axes and read.stride(self.vector) != 1)
+        needs_care = read.padded or prologue is not None or (self.vector in read.axes and read.stride(self.vector) != 1)
         if needs_care and self.stage.reduce:
-            levels = levels[1:]  # packing is what brings the padding in, and what makes lanes contiguous
+            levels = levels[1:]  # packing is what brings the padding in, what computes a prologue, and what makes lanes contiguous
         elif needs_care or set(read.axes) == {*self.stage.spatial, *self.stage.reduce}:
             levels = levels[:1]  # what is read once need not be packed
         block = PACK_LEVELS.index("block")
@@ -271,7 +272,7 @@ class StageRule:
         level = self._switch(f"{name}.pack", levels, alike, wish=levels[0] if levels[0] == 0 else block)
         two_layouts = self.vector not in boxes and self.vector not in read.axes and any(axis in read.axes for axis in self.stage.reduce)
         layout = self._switch(f"{name}.layout", (0, 1), lambda layout: where(equal(level, 0), 0, layout), wish=1) if two_layouts else 0
-        return Operand(read, False, level, layout)
+        return Operand(read, False, level, layout, prologue)
 
     def _unroll(self, tiled: TiledStage) -> Expr:
         reduce = tiled.axes("inner")
