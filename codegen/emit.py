@@ -20,7 +20,7 @@ from codegen.power import power
 from codegen.vectors import I8, I32, I64, fma, intrinsic, mangled, splat
 from ir.errors import InternalError
 from ir.expression import Expr, Op, Symbol, add, apply, mul, symbols_of
-from ir.nest import Across, Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store, Turn, type_of
+from ir.nest import Across, Buffer, Call, For, Guarded, If, Load, Nest, NestValue, Statement, Store, Turn, type_of
 from ir.program import CASTS, FLOAT, REDUCTIONS, Constant
 
 POINTER = ir.PointerType()
@@ -355,6 +355,9 @@ class _Body:
                 return self.load(value)
             case Across():
                 return self.across(value)
+            case Guarded(guarded, guard, outside):
+                found = self.value(guarded)
+                return self.builder.select(self.guard_mask(guard) if self.vector else self.holds(guard), found, splat(found.type, outside))
             case Call("add", (Call("mul", (a, b)), c)) | Call("add", (c, Call("mul", (a, b)))) if type_of(c) == FLOAT:
                 return fma(self.builder, self.value(a), self.value(b), self.value(c))
             case Call(function, args):

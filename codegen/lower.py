@@ -38,7 +38,7 @@ from ir.expression import (
     symbol,
     symbols_of,
 )
-from ir.nest import Across, Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store, Turn
+from ir.nest import Across, Buffer, Call, For, Guarded, If, Load, Nest, NestValue, Statement, Store, Turn
 from ir.program import REDUCTIONS, Affine, Apply, Axis, Constant, Read, Tensor, Value
 from schedule.sketch import EPILOGUE_LEVELS, PACK_LEVELS, Dimension, Operand, Sketch, TiledStage, handed_on, turned_axis
 from schedule.target import Target
@@ -708,7 +708,7 @@ class _StageLowering:
     def _turned_copy(self, operand: Operand, across: Dimension, along: Dimension, place: _Place, done: Mapping[Dimension, Expr]) -> list[Statement]:
         """Blocks of as many vectors along `along`, where the tensor is contiguous, as a vector has lanes, stored as vectors along `across`, the innermost
         packed dimension."""
-        packed, tensor = self.packed[operand.read], self._memory(operand.read.tensor)
+        packed, tensor = self.packed[operand.read], operand.read.tensor
         names = [_copying(operand, dimension) for dimension in (across, along)]
 
         def at(row: Expr, column: Expr) -> dict[Dimension, Expr]:
@@ -718,11 +718,11 @@ class _StageLowering:
             def fill(rows: Buffer, inside: Sequence[Symbol]) -> list[Statement]:
                 i, j = inside
                 indices = self._source(operand, place, at(add(row, i), add(column, j)))
-                guards = self._guards(indices, tensor.shape)
-                if not operand.read.padded:  # what lies beyond is not used: along the rows it may be anything that is there
-                    guards = [guard for guard in guards if j in symbols_of(guard)]
-                    indices = [index if j in symbols_of(index) else self._folded(index, size, "edge") for index, size in zip(indices, tensor.shape, strict=True)]
-                return [Store(rows, (i, j), Load(tensor, tuple(indices), _all(guards), operand.read.outside))]
+                if operand.read.padded:
+                    return [Store(rows, (i, j), self._packed_value(operand, indices, everywhere=True))]
+                # What lies beyond is not used: along the rows it may be anything that is there.
+                within = [index if j in symbols_of(index) else self._folded(index, size, "edge") for index, size in zip(indices, tensor.shape, strict=True)]
+                return [Store(rows, (i, j), self._packed_value(operand, within))]
 
             sizes = {f"{names[0]}t": n_rows, f"{names[1]}t": n_columns}
             columns, statements = self._turn(f"{operand.read.tensor.name}_{n_rows}x{n_columns}", sizes, fill)
@@ -762,15 +762,32 @@ class _StageLowering:
         return [add(index.at(base), boxes[source]) if source in boxes else index.at(position) for source, index in enumerate(read.indices)]
 
     def _guarded_copy(self, operand: Operand, place: _Place, done: Mapping[Dimension, Expr]) -> list[Statement]:
+        """What holds or not for a whole vector is decided by a branch; the rest masks single lanes."""
         read = operand.read
         indices = self._source(operand, place, done)
-        # What holds or not for a whole vector is decided by a branch; the rest masks single lanes.
-        guards = self._guards(indices, read.tensor.shape)
-        mask = _all(guard for guard in guards if symbols_of(guard) & self.vector_variables)
-        branch = _all(guard for guard in guards if not symbols_of(guard) & self.vector_variables)
+        branch = _all(guard for guard in self._guards(indices, read.tensor.shape) if not symbols_of(guard) & self.vector_variables)
         at = tuple(done[dimension] for dimension in self._dimensions(operand))
-        copy = Store(self.packed[read], at, Load(self._memory(read.tensor), tuple(indices), mask, read.outside))
+        copy = Store(self.packed[read], at, self._packed_value(operand, indices))
         return [copy] if branch == 1 else [If(branch, (copy,), (Store(copy.buffer, at, Constant(read.outside, read.tensor.dtype)),))]
+
+    def _packed_value(self, operand: Operand, indices: Sequence[Expr], *, everywhere: bool = False) -> NestValue:
+        """The element of the operand at these indices, read from memory or made by its prologue; what is outside of it in lanes whose indices leave it, or
+        wherever they do."""
+        read, prologue = operand.read, operand.prologue
+
+        def load(each: Read, at: Sequence[Expr]) -> Load:
+            return Load(self._memory(each.tensor), tuple(at), self._mask(each, at, everywhere), each.outside)
+
+        if prologue is None:
+            return load(read, indices)
+        position = {index.axes[0]: at for index, at in zip(prologue.indices, indices, strict=True) if index.axes}
+        value = self._value(prologue.body, lambda each: load(each, [index.at(position) for index in each.indices]))
+        mask = self._mask(read, indices, everywhere)
+        return value if mask == 1 else Guarded(value, mask, read.outside)
+
+    def _mask(self, read: Read, indices: Sequence[Expr], everywhere: bool) -> Expr:
+        """Whether the indices lie inside the tensor, as far as it differs between the lanes of a vector, or `everywhere`."""
+        return _all(guard for guard in self._guards(indices, read.tensor.shape) if everywhere or symbols_of(guard) & self.vector_variables)
 
     def _guards(self, indices: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
         """What must hold so that the indices lie inside the tensor; nothing where that is certain."""

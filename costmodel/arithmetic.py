@@ -33,11 +33,15 @@ def is_fused_product(stage: Stage) -> bool:
     return stage.reduction == "sum" and isinstance(stage.body, Apply) and stage.body.function == "mul"
 
 
+def value_half_cycles(value: Value) -> int:
+    """Of one evaluation in vectors: an operation each, and a round number for those that are made of many."""
+    counts = count_functions(value)
+    return sum(counts.values()) + (SPECIAL_HALF_CYCLES - 1) * counts["special"]
+
+
 def update_half_cycles(stage: Stage) -> int:
-    """Of one evaluation of the body in vectors: an operation each, and a round number for those that are made of many."""
-    counts = count_functions(stage.body)
-    operations = sum(counts.values()) + (SPECIAL_HALF_CYCLES - 1) * counts["special"]
-    return max(1, operations - is_fused_product(stage) + (stage.reduction is not None))
+    """Of one evaluation of the body in vectors."""
+    return max(1, value_half_cycles(stage.body) - is_fused_product(stage) + (stage.reduction is not None))
 
 
 def epilogue_quantities(tiled: TiledStage, epilogue: Stage, output_vectors: int) -> dict[str, Expr]:

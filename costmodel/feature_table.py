@@ -240,6 +240,8 @@ _PACK = (
     _log("half_cycles", "half cycles", "estimated time of the copies, all threads together"),
 )
 
+_PACK_FIRST = (*_PACK, _log("operations", "count", "operations of the prologue that makes the operand, all times counted"))
+
 _EPILOGUE = (
     _plain("at_block", "0 or 1", "whether the epilogue runs over each finished block; otherwise it runs in registers"),
     _log("elements", "elements", "elements it is applied to"),
@@ -299,7 +301,7 @@ def _slot(slot: str, features: tuple[Feature, ...]) -> list[Feature]:
 
 FEATURES: tuple[Feature, ...] = (
     *_slot("compute", _STAGE),
-    *_slot("pack_a", _PACK),
+    *_slot("pack_a", _PACK_FIRST),
     *_slot("pack_b", _PACK),
     *_slot("epilogue", _EPILOGUE),
     *_slot("final", tuple(_STAGE_BY_NAME[name] for name in _FINAL)),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from costmodel.arithmetic import value_half_cycles
 from ir.expression import Expr, add, ceil_div, equal, floor_div, less, maximum, mul, where
-from ir.program import Axis
+from ir.program import Axis, n_applies
 from schedule.sketch import PACK_LEVELS, Dimension, Operand, TiledStage
 
 COPY_HALF_CYCLES = 2  # a load and a store, of a vector or of one element; one more for each round of shuffles that turns blocks of vectors over
@@ -31,7 +32,8 @@ class Packing:
         stores, instructions, element_bytes = self.stores, self.instructions, self.operand.read.tensor.element_bytes
         private = less(PACK_LEVELS.index("root"), self.operand.level)
         buffer_bytes = mul(element_bytes, self._buffer_elements)
-        copy_half_cycles = add(COPY_HALF_CYCLES, mul(self._of_innermost(self._is_turned), self.lanes.bit_length() - 1))
+        made = 0 if self.operand.prologue is None else value_half_cycles(self.operand.prologue.body)
+        copy_half_cycles = add(COPY_HALF_CYCLES, mul(self._of_innermost(self._is_turned), self.lanes.bit_length() - 1), made)
         half_cycles = maximum(mul(instructions, copy_half_cycles), ceil_div(mul(stores, element_bytes), BYTES_PER_HALF_CYCLE))
         return {
             "level": self.operand.level,
@@ -44,6 +46,7 @@ class Packing:
             "stored_bytes": mul(stores, element_bytes),
             "tensor_bytes": where(self._is("none"), 0, self.operand.read.tensor.n_bytes),
             "instructions": instructions,
+            "operations": 0 if self.operand.prologue is None else mul(stores, n_applies(self.operand.prologue.body)),
             "source_stride": where(self._is("none"), 0, self._of_innermost(self._source_stride)),
             "run": where(self._is("none"), 0, self._of_innermost(self._extent)),
             "half_cycles": half_cycles,

@@ -48,7 +48,7 @@ def epilogue(graph: Graph, node: NodeProto, start: Heavy, taken: Set[str]) -> Ep
         elif affine is None and other is not None:
             steps.append("add")
             residual = other
-        elif step := _activation(graph, follower):
+        elif step := activation(graph, follower):
             steps.append(step)
         else:
             break
@@ -100,8 +100,8 @@ def _residual(graph: Graph, node: NodeProto, value: str) -> str | None:
     return other if graph.shapes.get(other) == graph.shape(value) else None
 
 
-def _activation(graph: Graph, node: NodeProto) -> str | None:
-    """The node as a step of an epilogue; with constant bounds, what it clips can only be the other tensor that it reads."""
+def activation(graph: Graph, node: NodeProto) -> str | None:
+    """The node as a step that reads one tensor; with constant bounds, what it clips can only be the other tensor that it reads."""
     match node.op_type:
         case "Relu":
             return "relu"

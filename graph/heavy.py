@@ -24,7 +24,7 @@ class Heavy:
 
     `inputs`: tensors of the tensor program and which tensors of the network they are; constant ones are left out, they are made from
     `weights` (times `scale`, transposed first if so) and `bias` (times `bias_scale`). A bias varies along `channel_axis` of the node's
-    output, if along any.
+    output, if along any. The first input may have a prologue, whose constants vary along its `source_axis`, where there is one.
     """
 
     operator: str
@@ -35,6 +35,12 @@ class Heavy:
     scale: float = 1.0
     bias: str | None = None
     bias_scale: float = 1.0
+    source_axis: int | None = None
+
+    @property
+    def source(self) -> str:
+        """The network's tensor that is the first input."""
+        return next(iter(self.inputs.values()))
 
 
 def _conv(graph: Graph, node: NodeProto) -> Heavy:
@@ -48,7 +54,7 @@ def _conv(graph: Graph, node: NodeProto) -> Heavy:
     rank = len(size)
     sizes = [f"n={n},c={c}", *_named(SPATIAL[rank], size), f"k={k}", *_named(KERNEL[rank], kernel)]
     options = f"stride={by_x(stride)},pad={by_x(before + after)},groups={groups},dilation={by_x(dilation)},layout={LAYOUT[rank]}"
-    return Heavy(f"conv{rank}d:{','.join(sizes)},{options}", {"x": x}, 1, weights, bias=_bias(graph, bias, k))
+    return Heavy(f"conv{rank}d:{','.join(sizes)},{options}", {"x": x}, 1, weights, bias=_bias(graph, bias, k), source_axis=1)
 
 
 def _conv_transpose(graph: Graph, node: NodeProto) -> Heavy:
@@ -73,7 +79,7 @@ def _conv_transpose(graph: Graph, node: NodeProto) -> Heavy:
         f"pad={by_x([0] * lead + before + [0] * lead + after)},output_pad={by_x([0] * lead + output_pad)},groups={groups},"
         f"dilation={by_x([1] * lead + dilation)},layout={LAYOUT[2]}"
     )
-    return Heavy(text, {"x": x}, 1, weights, bias=_bias(graph, bias, out_group * groups))
+    return Heavy(text, {"x": x}, 1, weights, bias=_bias(graph, bias, out_group * groups), source_axis=1)
 
 
 def _convolution_inputs(graph: Graph, node: NodeProto) -> tuple[str, str, str | None]:
@@ -135,7 +141,7 @@ def _gemm(graph: Graph, node: NodeProto) -> Heavy:
     operator, inputs, weights = _product(graph, f"matmul:m={m},n={n},k={k}", a, b)
     if weights is None and (transposed or alpha != 1.0):
         raise Unsupported(f"transB=1 or alpha={alpha:g} where the second operand is not constant")
-    plain = Heavy(operator, inputs, 1, weights, transposed, alpha)
+    plain = Heavy(operator, inputs, 1, weights, transposed, alpha, source_axis=1)
     if not c or beta == 0.0:
         return plain
     if is_per_channel(graph, c[0], (m, n), 1):
@@ -163,7 +169,8 @@ def _matmul(graph: Graph, node: NodeProto) -> Heavy:
         raise Unsupported(f"batches {tuple(a_lead)} and {tuple(b_lead)}: repeating the first operand is not built yet")
     text = f"batch_matmul:batch={math.prod(b_batch)},m={m}" if b_batch else f"matmul:m={math.prod(a_batch) * m}"
     operator, inputs, weights = _product(graph, f"{text},n={n},k={k}", a, b)
-    return Heavy(operator, inputs, len(graph.shape(node.output[0])) - 1 if len(b_shape) > 1 else None, weights)
+    channel_axis = len(graph.shape(node.output[0])) - 1 if len(b_shape) > 1 else None
+    return Heavy(operator, inputs, channel_axis, weights, source_axis=len(a_shape) - 1)
 
 
 def _without_leading_ones(sizes: list[int]) -> list[int]:

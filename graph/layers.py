@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,16 @@ from onnx import NodeProto
 from graph.epilogue import channel_affine, epilogue
 from graph.heavy import HEAVY
 from graph.model import Graph
+from graph.prologue import prologue, scale_and_shift
 from graph.tunable import tunable
+from ir.prologue import CONSTANTS
 from ir.task import task
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One use of the task `key`: the nodes it covers by name (the heavy one first), which tensors of the network are the inputs of the task's
-    program (the constant ones apart), and which one is its result.
+    """One use of the task `key`: the nodes it covers by name (the heavy one first, then those of its epilogue; `before` it those of its prologue), which
+    tensors of the network are the inputs of the task's program (the constant ones apart), and which one is its result.
 
     Layouts and shapes differ: a convolution's activations have their channels first in the network and last in the program, and the leading dimensions of
     matrices are one dimension there. The layer is computed where the last of its nodes stands.
@@ -30,6 +32,11 @@ class Layer:
     nodes: tuple[str, ...]
     inputs: Mapping[str, str]
     output: str
+    before: tuple[str, ...] = ()
+
+    @property
+    def covered(self) -> tuple[str, ...]:
+        return (*self.before, *self.nodes)
 
 
 def layer(graph: Graph, node: NodeProto, taken: Set[str]) -> Layer:
@@ -43,10 +50,26 @@ def layer(graph: Graph, node: NodeProto, taken: Set[str]) -> Layer:
     return Layer(key, (node.name, *end.nodes), inputs, end.output)
 
 
+def with_prologue(graph: Graph, layer: Layer, taken: Set[str]) -> Layer:
+    """The layer with what fuses before its heavy node. `taken`: nodes of all layers."""
+    node = graph.node(layer.nodes[0])
+    if node.op_type not in HEAVY:
+        return layer
+    start = tunable(graph, node)
+    begin = prologue(graph, node, start, taken)
+    if not begin.nodes:
+        return layer
+    first, *_ = start.inputs
+    return replace(
+        layer, key=task(f"{layer.key},prologue={'+'.join(begin.steps)}").key, inputs={**layer.inputs, first: begin.source}, before=begin.nodes
+    )  # fmt: skip
+
+
 def layer_constants(graph: Graph, layer: Layer) -> dict[str, NDArray[np.float32]]:
     """The constant inputs of the layer's program by name, in its shapes: weights as in ONNX or b (k, n), and bias (channels,).
 
-    Batch normalization and other factors and summands per channel that the layer covers are folded in, in double precision.
+    Batch normalization and other factors and summands per channel that the layer covers are folded in, in double precision, those of its prologue into
+    constants of its own.
     """
     node, *followers = (graph.node(name) for name in layer.nodes)
     start, value = tunable(graph, node), node.output[0]
@@ -61,10 +84,13 @@ def layer_constants(graph: Graph, layer: Layer) -> dict[str, NDArray[np.float32]
         if affine.shift is not None:
             shift = shift + affine.shift
         value = follower.output[0]
+    first, *_ = start.inputs
+    before = scale_and_shift(graph, [graph.node(name) for name in layer.before], layer.inputs[first], start.source_axis)
+    channels = {"bias": shift} | {name: before[step] for step, name in CONSTANTS.items()}
     constants = {}
     for tensor in task(layer.key).program.inputs:
-        if tensor.name == "bias":
-            constants["bias"] = np.broadcast_to(shift, math.prod(tensor.shape)).reshape(tensor.shape).astype(np.float32)
+        if tensor.name in channels:
+            constants[tensor.name] = np.broadcast_to(channels[tensor.name], math.prod(tensor.shape)).reshape(tensor.shape).astype(np.float32)
         elif tensor.constant and start.weights:
             weights = graph.constants.value(start.weights).astype(np.float64)
             weights = (weights.T if start.transposed else weights).reshape(tensor.shape)

@@ -42,6 +42,10 @@ class Graph:
     def node(self, name: str) -> NodeProto:
         return self._by_name[name]
 
+    def maker(self, name: str) -> NodeProto | None:
+        """The node whose first result is tensor `name`."""
+        return self._makers.get(name)
+
     def only_consumer(self, name: str) -> NodeProto | None:
         """The node that reads tensor `name`, if there is one, it reads it once, and the tensor is not a result of the network."""
         consumers = self._consumers.get(name, [])
@@ -50,6 +54,10 @@ class Graph:
     @cached_property
     def _by_name(self) -> dict[str, NodeProto]:
         return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def _makers(self) -> dict[str, NodeProto]:
+        return {node.output[0]: node for node in self.nodes if node.output}
 
     @cached_property
     def _consumers(self) -> dict[str, list[NodeProto]]:

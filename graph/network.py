@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from graph.layers import Layer, layer
+from graph.layers import Layer, layer, with_prologue
 from graph.model import Graph, inner_nodes, read_graph
 from graph.moves import MOVES
 from graph.shapes import Shape
@@ -69,7 +69,7 @@ def find_tasks(graph: Graph) -> Network:
     counts, names = Counter(layer.key for layer in layers), {layer.key: _short(layer.nodes[0]) for layer in reversed(layers)}
     tasks = tuple(task(key, count, names[key]) for key, count in counts.items())
     unsupported = (*refusals, *_unsupported(graph))
-    spoken_for = {name for layer in layers for name in layer.nodes} | {refusal.node for refusal in unsupported}
+    spoken_for = {name for layer in layers for name in layer.covered} | {refusal.node for refusal in unsupported}
     others = Counter(node.op_type for node in graph.nodes if node.name not in spoken_for)
     if not tasks:
         raise UserError(f"{graph.path}: no layer that can be tuned; {_why(unsupported, others)}")
@@ -79,7 +79,8 @@ def find_tasks(graph: Graph) -> Network:
 def _layers(graph: Graph) -> tuple[list[Layer], list[Refusal]]:
     """Layers and refused nodes, in order of execution.
 
-    Found from the end: where two branches meet in an addition, the branch that is computed last has its result at hand and adds the other's.
+    Found from the end: where two branches meet in an addition, the branch that is computed last has its result at hand and adds the other's. A prologue has
+    what no epilogue takes.
     """
     layers: list[Layer] = []
     refusals: list[Refusal] = []
@@ -91,7 +92,7 @@ def _layers(graph: Graph) -> tuple[list[Layer], list[Refusal]]:
                 taken.update(layers[-1].nodes)
             except UserError as error:
                 refusals.append(Refusal(node.op_type, node.name, str(error)))
-    return layers[::-1], refusals[::-1]
+    return [with_prologue(graph, layer, taken) for layer in reversed(layers)], refusals[::-1]
 
 
 def _unsupported(graph: Graph) -> Iterator[Refusal]:

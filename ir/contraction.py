@@ -8,20 +8,21 @@ from ir.epilogue import with_epilogue
 from ir.errors import UserError
 from ir.parameters import number
 from ir.program import Apply, Axis, Program, Read, Tensor, affine
+from ir.prologue import with_prologue
 
 
-def matmul(m: int, n: int, k: int, *, b: str, epilogue: Sequence[str]) -> Program:
+def matmul(m: int, n: int, k: int, *, b: str, prologue: Sequence[str], epilogue: Sequence[str]) -> Program:
     """(m, k) times (k, n). `b`: whether the second operand is "constant" or "variable"."""
-    return _product("mk", "kn", "mn", {"m": Axis("m", m), "n": Axis("n", n), "k": Axis("k", k)}, b == "constant", epilogue)
+    return _product("mk", "kn", "mn", {"m": Axis("m", m), "n": Axis("n", n), "k": Axis("k", k)}, b == "constant", prologue, epilogue)
 
 
-def batch_matmul(batch: int, m: int, n: int, k: int, *, b: str, epilogue: Sequence[str]) -> Program:
+def batch_matmul(batch: int, m: int, n: int, k: int, *, b: str, prologue: Sequence[str], epilogue: Sequence[str]) -> Program:
     """(batch, m, k) times (batch, k, n)."""
     axes = {"b": Axis("batch", batch), "m": Axis("m", m), "n": Axis("n", n), "k": Axis("k", k)}
-    return _product("bmk", "bkn", "bmn", axes, b == "constant", epilogue)
+    return _product("bmk", "bkn", "bmn", axes, b == "constant", prologue, epilogue)
 
 
-def einsum(equation: tuple[str, ...], sizes: Mapping[str, int], *, b: str, epilogue: Sequence[str]) -> Program:
+def einsum(equation: tuple[str, ...], sizes: Mapping[str, int], *, b: str, prologue: Sequence[str], epilogue: Sequence[str]) -> Program:
     """Any sum of products of two tensors: `equation` names the axes of a, of b and of the result by letters. What the result lacks is summed over;
     an operand that lacks an axis is the same all along it."""
     first, second, result = equation
@@ -30,11 +31,11 @@ def einsum(equation: tuple[str, ...], sizes: Mapping[str, int], *, b: str, epilo
         raise UserError(f"einsum: sizes are given for {_list(sizes)}, the operands have {_list(letters)}")
     if not set(result) <= letters.keys():
         raise UserError(f"einsum: the result has {_list(set(result) - letters.keys())}, which no operand has")
-    return _product(first, second, result, {letter: Axis(letter, sizes[letter]) for letter in letters}, b == "constant", epilogue)
+    return _product(first, second, result, {letter: Axis(letter, sizes[letter]) for letter in letters}, b == "constant", prologue, epilogue)
 
 
-def _product(first: str, second: str, result: str, axes: Mapping[str, Axis], constant: bool, epilogue: Sequence[str]) -> Program:
-    """Each string has a letter a dimension; a bias has the last dimension of the result."""
+def _product(first: str, second: str, result: str, axes: Mapping[str, Axis], constant: bool, prologue: Sequence[str], epilogue: Sequence[str]) -> Program:
+    """Each string has a letter a dimension; a bias has the last dimension of the result, the constants of a prologue that of the first operand."""
 
     def shape(letters: str) -> tuple[int, ...]:
         return tuple(axes[letter].extent for letter in letters)
@@ -44,7 +45,9 @@ def _product(first: str, second: str, result: str, axes: Mapping[str, Axis], con
     indices = tuple(affine(axes[letter]) for letter in result)
     spatial = tuple(axes[letter] for letter in result)
     reduce = tuple(axis for letter, axis in axes.items() if letter not in result)
-    return with_epilogue("c", shape(result), indices, spatial, reduce, Apply("mul", tuple(reads)), (a, b), indices[-1], spatial[-1].extent, epilogue)
+    product = Apply("mul", tuple(reads))
+    program = with_epilogue("c", shape(result), indices, spatial, reduce, product, (a, b), indices[-1], spatial[-1].extent, epilogue)
+    return with_prologue(program, {len(first) - 1: 1}, prologue)
 
 
 # --- the text of an equation ----------------------------------------------------------------------------------------

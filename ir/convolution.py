@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ir.epilogue import with_epilogue
 from ir.errors import UserError
 from ir.program import Affine, Apply, Axis, Program, Read, Tensor, affine
+from ir.prologue import with_prologue
 
 LAYOUTS = {1: ("nwc", "ncw", "ncwc"), 2: ("nhwc", "nchw", "nchwc"), 3: ("ndhwc", "ncdhw", "ncdhwc")}  # by rank: last, first, blocked
 CHANNEL_BLOCK = 16  # channels in a block, or the largest divisor of the channels below it
@@ -46,7 +47,7 @@ def conv3d(n: int, c: int, d: int, h: int, w: int, k: int, t: int, r: int, s: in
 
 def _convolution(
     name: str, n: int, c: int, k: int, sizes: tuple[int, ...], kernel: tuple[int, ...], *,
-    stride: Sequence[int], pad: Sequence[int], groups: int, dilation: Sequence[int], layout: str, epilogue: Sequence[str],
+    stride: Sequence[int], pad: Sequence[int], groups: int, dilation: Sequence[int], layout: str, prologue: Sequence[str], epilogue: Sequence[str],
 ) -> Program:  # fmt: skip
     """`stride` and `dilation` have a number a dimension, the outermost first; `pad` has those before each dimension, then those after."""
     rank = len(sizes)
@@ -56,22 +57,26 @@ def _convolution(
     if any(window.extent < 1 for window in windows):
         sides = f"{_by(kernel)} kernel with dilation {_by(dilation)} does not fit into {_by(sizes)} padded by {tuple(pad)}"
         raise UserError(f"{name}: a {sides}")
-    return _with_channels(name, n, c, k, sizes, kernel, windows, groups=groups, layout=layout, epilogue=epilogue, transposed=False)
+    return _with_channels(name, n, c, k, sizes, kernel, windows, groups=groups, layout=layout, prologue=prologue, epilogue=epilogue, transposed=False)
 
 
 def conv_transpose2d(
     n: int, c: int, h: int, w: int, k: int, r: int, s: int, *,
-    stride: Sequence[int], pad: Sequence[int], output_pad: Sequence[int], groups: int, dilation: Sequence[int], layout: str, epilogue: Sequence[str],
+    stride: Sequence[int], pad: Sequence[int], output_pad: Sequence[int], groups: int,
+    dilation: Sequence[int], layout: str, prologue: Sequence[str], epilogue: Sequence[str],
 ) -> Program:  # fmt: skip
     """Transposed convolution, ONNX's ConvTranspose: each input pixel is spread over a window of the output."""
     given = zip("hw", "rs", (h, w), (r, s), stride, pad[:2], pad[2:], dilation, output_pad, strict=True)
     windows = [_transposed_window(*each) for each in given]
-    return _with_channels("conv_transpose2d", n, c, k, (h, w), (r, s), windows, groups=groups, layout=layout, epilogue=epilogue, transposed=True)
+    return _with_channels(
+        "conv_transpose2d", n, c, k, (h, w), (r, s), windows, groups=groups, layout=layout, prologue=prologue, epilogue=epilogue, transposed=True
+    )
 
 
 def capsule_conv2d(
-    n: int, c: int, h: int, w: int, k: int, r: int, s: int, *, stride: Sequence[int], pad: Sequence[int], capsule: int, epilogue: Sequence[str]
-) -> Program:
+    n: int, c: int, h: int, w: int, k: int, r: int, s: int, *,
+    stride: Sequence[int], pad: Sequence[int], capsule: int, prologue: Sequence[str], epilogue: Sequence[str],
+) -> Program:  # fmt: skip
     """Convolution whose elements are square matrices: x is (n, h, w, capsule, capsule, c), weights (r, s, capsule, capsule, c, k)."""
     rows, columns = (sliding_window(*each) for each in zip("hw", "rs", (h, w), (r, s), stride, pad[:2], pad[2:], (1, 1), strict=True))
     if min(rows.extent, columns.extent) < 1:
@@ -84,7 +89,8 @@ def capsule_conv2d(
     y_index = (affine(batch), rows.output, columns.output, affine(i), affine(j), affine(kk))
     y_shape = (n, rows.extent, columns.extent, capsule, capsule, k)
     reduce = (inner, cc, rows.reduce, columns.reduce)
-    return with_epilogue("y", y_shape, y_index, _in_order(y_index), reduce, product, (x, weights), affine(kk), k, epilogue)
+    program = with_epilogue("y", y_shape, y_index, _in_order(y_index), reduce, product, (x, weights), affine(kk), k, epilogue)
+    return with_prologue(program, {len(x.shape) - 1: 1}, prologue)
 
 
 # --- one dimension --------------------------------------------------------------------------------------------------
@@ -132,7 +138,7 @@ def _transposed_window(
 
 def _with_channels(
     name: str, n: int, c: int, k: int, sizes: tuple[int, ...], kernel: tuple[int, ...], windows: Sequence[Window], *,
-    groups: int, layout: str, epilogue: Sequence[str], transposed: bool,
+    groups: int, layout: str, prologue: Sequence[str], epilogue: Sequence[str], transposed: bool,
 ) -> Program:  # fmt: skip
     """Channels as axes: a group axis where there are several groups, and a block axis where the layout has one (of groups, if depthwise)."""
     if c % groups or k % groups:
@@ -156,7 +162,8 @@ def _with_channels(
     x, w = Tensor("x", x_shape), Tensor("weights", weights, constant=True)
     product = Apply("mul", (Read(x, x_index), Read(w, at)))
     reduce = (*(axis for axis, _ in in_axes), *(window.reduce for window in windows))
-    return with_epilogue("y", y_shape, y_index, _in_order(y_index), reduce, product, (x, w), out_index, k, epilogue)
+    program = with_epilogue("y", y_shape, y_index, _in_order(y_index), reduce, product, (x, w), out_index, k, epilogue)
+    return with_prologue(program, _channel_dimensions(layout, len(sizes), x_shape), prologue)
 
 
 def _channels(name: str, size: int, total: int, blocked: bool) -> tuple[tuple[Axis, int], ...]:
@@ -187,6 +194,13 @@ def _activation(
     if any(factor % block for _, factor in channel.terms if factor >= block) or sum(f * (a.extent - 1) for a, f in inner) >= block:
         raise UserError(f"{name}: layout {layout} cannot block {channels} channels by {block} with these groups; use {last} or {first}")
     return (n, channels // block, *sizes, block), (affine(batch), affine(*outer), *positions, affine(*inner))
+
+
+def _channel_dimensions(layout: str, rank: int, shape: tuple[int, ...]) -> dict[int, int]:
+    """The dimensions of an activation that its channels are made of, with their factors."""
+    last, first, _ = LAYOUTS[rank]
+    end = len(shape) - 1
+    return {end: 1} if layout == last else {1: 1} if layout == first else {1: shape[end], end: 1}
 
 
 def _in_order(indices: Sequence[Affine]) -> tuple[Axis, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ir.expression import Evaluator, Expr, add, mul
-from ir.nest import Buffer, Call, For, If, Load, Nest, NestValue, Statement, Store, Turn, loads
+from ir.nest import Buffer, Call, For, Guarded, If, Load, Nest, NestValue, Statement, Store, Turn, loads
 
 Ints = NDArray[np.int64]
 
@@ -123,7 +123,12 @@ def stored_addresses(execution: Executions) -> Ints:
 
 def n_calls(value: NestValue) -> int:
     """Functions applied in one evaluation of `value`."""
-    return 1 + sum(n_calls(arg) for arg in value.args) if isinstance(value, Call) else 0
+    match value:
+        case Call(_, args):
+            return 1 + sum(map(n_calls, args))
+        case Guarded(guarded):
+            return n_calls(guarded)
+    return 0
 
 
 def _walk(body: Sequence[Statement], around: tuple[For, ...], points: Ints, stores: list[Executions], runs: list[LoopRuns]) -> None:

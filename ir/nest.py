@@ -72,7 +72,16 @@ class Across:
     reduction: str
 
 
-NestValue: TypeAlias = Union[Constant, Load, Call, Across]
+@dataclass(frozen=True)
+class Guarded:
+    """A value; `outside` where `guard` is 0."""
+
+    value: NestValue
+    guard: Expr
+    outside: float
+
+
+NestValue: TypeAlias = Union[Constant, Load, Call, Across, Guarded]
 
 
 @dataclass(frozen=True)
@@ -138,6 +147,8 @@ def type_of(value: NestValue) -> str:
             return buffer.dtype
         case Call(function, args):
             return CASTS.get(function) or type_of(args[-1])
+        case Guarded(guarded):
+            return type_of(guarded)
     raise TypeError(f"not a value: {value!r}")
 
 
@@ -148,6 +159,8 @@ def loads(value: NestValue) -> Iterator[Load]:
         case Call(_, args):
             for arg in args:
                 yield from loads(arg)
+        case Guarded(guarded):
+            yield from loads(guarded)
 
 
 # --- printer --------------------------------------------------------------------------------------------------------
@@ -196,7 +209,9 @@ def _value_text(value: NestValue) -> str:
             return constant_text(value)
         case Load(buffer, indices, guard, outside):
             place = _place(buffer, indices)
-            return place if guard == 1 else f"({place} where {text(guard)} else {outside:g})"
+            return place if guard == 1 else _guarded_text(place, guard, outside)
+        case Guarded(guarded, guard, outside):
+            return _guarded_text(_value_text(guarded), guard, outside)
         case Across(buffer, indices, reduction):
             return f"{reduction} across {_place(buffer, indices)}"
         case Call("add" | "sub" | "mul" | "div" as name, (a, b)):
@@ -205,3 +220,7 @@ def _value_text(value: NestValue) -> str:
         case Call(name, args):
             return f"{name}({', '.join(_value_text(arg) for arg in args)})"
     raise TypeError(f"not a value: {value!r}")
+
+
+def _guarded_text(value: str, guard: Expr, outside: float) -> str:
+    return f"({value} where {text(guard)} else {outside:g})"

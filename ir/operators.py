@@ -20,6 +20,7 @@ from ir.normalization import IMAGE_LAYOUTS, batch_norm, instance_norm, layer_nor
 from ir.parameters import MAX_EXTENT, Parameter, any_sizes, index, one_of, positive_real, quoted, size, sizes, write_every_size, write_real, write_sizes
 from ir.pooling import average_pool2d, global_average_pool, global_max_pool, max_pool2d
 from ir.program import FLOAT, Program
+from ir.prologue import PROLOGUE
 from ir.reduction import FUNCTIONS, reduce
 
 MAX_TENSOR_BYTES = 1 << 32
@@ -51,6 +52,7 @@ def _convolution(rank: int) -> dict[str, Parameter]:
         "groups": Parameter(size, "1"),
         "dilation": Parameter(sizes((1, rank), 1), "1", write_sizes),
         "layout": Parameter(one_of(*LAYOUTS[rank]), LAYOUTS[rank][0]),
+        "prologue": PROLOGUE,
         "epilogue": EPILOGUE,
     }
 
@@ -70,14 +72,17 @@ _WINDOWS = {**_named_sizes("n", "c", "h", "w", "r", "s"), "stride": _PLANE["stri
 OPERATORS = {
     operator.name: operator
     for operator in (
-        Operator("matmul", {**_MATRICES, "b": Parameter(_B, "constant"), "epilogue": EPILOGUE}, matmul),
-        Operator("batch_matmul", {"batch": Parameter(size), **_MATRICES, "b": Parameter(_B, "variable"), "epilogue": EPILOGUE}, batch_matmul),
+        Operator("matmul", {**_MATRICES, "b": Parameter(_B, "constant"), "prologue": PROLOGUE, "epilogue": EPILOGUE}, matmul),
+        Operator(
+            "batch_matmul", {"batch": Parameter(size), **_MATRICES, "b": Parameter(_B, "variable"), "prologue": PROLOGUE, "epilogue": EPILOGUE}, batch_matmul
+        ),
         Operator(
             "einsum",
             {
                 "equation": Parameter(parse_equation, write=write_equation),
                 "sizes": Parameter(parse_axis_sizes, write=write_axis_sizes),
                 "b": Parameter(_B, "variable"),
+                "prologue": PROLOGUE,
                 "epilogue": EPILOGUE,
             },
             einsum,
@@ -92,7 +97,7 @@ OPERATORS = {
                 "stride": _PLANE["stride"],
                 "pad": _PLANE["pad"],
                 "output_pad": Parameter(sizes((1, 2), 0), "0", write_sizes),
-                **{name: _PLANE[name] for name in ("groups", "dilation", "layout", "epilogue")},
+                **{name: _PLANE[name] for name in ("groups", "dilation", "layout", "prologue", "epilogue")},
             },
             conv_transpose2d,
         ),
@@ -103,6 +108,7 @@ OPERATORS = {
                 "stride": _PLANE["stride"],
                 "pad": _PLANE["pad"],
                 "capsule": Parameter(size, "4"),
+                "prologue": PROLOGUE,
                 "epilogue": EPILOGUE,
             },
             capsule_conv2d,

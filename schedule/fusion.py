@@ -6,18 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from ir.program import Apply, Axis, Program, Read, Stage, Tensor, Value, affine, reads
+from ir.program import FLOAT, Apply, Axis, Program, Read, Stage, Tensor, Value, affine, factors, reads
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Group:
-    """A stage and the elementwise one that is its epilogue. `keeps`: where each value of the stage's body is stored, too."""
+    """A stage with the elementwise ones that make an operand of it, its prologue, and that end it, its epilogue. `keeps`: where each value of the stage's
+    body is stored, too."""
 
     stage: Stage
-    epilogue: Stage | None
-    keeps: Read | None
+    prologue: Stage | None = None
+    epilogue: Stage | None = None
+    keeps: Read | None = None
 
     @property
     def result(self) -> Tensor:
@@ -30,18 +32,21 @@ class Group:
 
 
 def groups(program: Program) -> list[Group]:
-    """Each stage together with an elementwise stage that follows it, reads it point by point, and is the only one that does; a reduction also with an
-    elementwise stage just before it that it reads point by point, as the sum of a softmax reads the powers, which are stored for those who read them later."""
+    """Each stage together with an elementwise stage that follows it, reads it point by point, and is the only one that does; a sum of products also with
+    one before it that makes an operand which nothing else reads; a reduction with one just before it that it reads point by point, as the sum of a softmax
+    reads the powers, which are stored for those who read them later."""
     found: list[Group] = []
     stages = list(program.stages)
     while stages:
         stage = stages.pop(0)
-        keeps = None
-        if stages and _is_prologue(stage, stages[0]):
+        prologue = keeps = None
+        if stages and _is_body(stage, stages[0]):
             keeps = stage.write if _is_read(stage.output, stages[1:]) else None
             stage = replace(stages.pop(0), body=stage.body)
+        elif stages and _is_prologue(stage, stages[0], stages[1:]):
+            prologue, stage = stage, stages.pop(0)
         epilogue = stages.pop(0) if stages and _is_epilogue(stage, stages[0], stages[1:]) else None
-        found.append(Group(stage, epilogue, keeps))
+        found.append(Group(stage, prologue, epilogue, keeps))
     return found
 
 
@@ -49,9 +54,20 @@ def _is_read(tensor: Tensor, stages: list[Stage]) -> bool:
     return any(tensor == read.tensor for stage in stages for read in reads(stage.body))
 
 
-def _is_prologue(stage: Stage, follower: Stage) -> bool:
+def _is_body(stage: Stage, follower: Stage) -> bool:
     same_points = set(stage.spatial) == {*follower.spatial, *follower.reduce}
     return stage.reduction is None and follower.reduction is not None and follower.body == stage.write and same_points
+
+
+def _is_prologue(stage: Stage, follower: Stage, later: list[Stage]) -> bool:
+    """Where the operand is one of fp32 whose elements each have an iteration of the stage."""
+    operands = factors(follower.body)
+    is_product = follower.reduction == "sum" and bool(follower.reduce) and len(operands) == 2 and all(isinstance(operand, Read) for operand in operands)
+    if stage.reduction is not None or not is_product:
+        return False
+    whole = all(index == affine(*index.axes[:1]) for index in stage.indices) and not any(read.padded for read in (stage.write, *reads(stage.body)))
+    is_read_once = [operand for operand in operands if isinstance(operand, Read) and operand.tensor == stage.output]
+    return whole and stage.output.dtype == FLOAT and len(is_read_once) == 1 and not _is_read(stage.output, later)
 
 
 def _is_epilogue(stage: Stage, follower: Stage, later: list[Stage]) -> bool:

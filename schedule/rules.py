@@ -10,7 +10,7 @@ from ir.expression import Expr, ceil_div, minimum, mul, sub, symbol, take
 from ir.program import Axis, Program, Read, Stage, reads
 from ir.simplify import simplify
 from schedule.algorithms import WINOGRAD
-from schedule.fusion import groups, shared_axes, with_innermost
+from schedule.fusion import Group, groups, shared_axes, with_innermost
 from schedule.sketch import Operand, Sketch, TiledStage, handed_on
 from schedule.space import Column, Space
 from schedule.split_reduction import split_reduction
@@ -31,12 +31,12 @@ def sketches(program: Program, target: Target) -> tuple[Sketch, ...]:
     program = simplify(program)
     found: tuple[Sketch, ...] = ()  # stages that hand nothing on may as well run one after the other
     stages = groups(program)
-    first = stages[0].stage
+    first = stages[0]
     if len(stages) > 1:
         found = tuple(_fused_sketches(program, target))
         if found and program.between:
             return found
-    named = ((_name(first, vector), program, vector) for vector in _vector_axes(first, target))
+    named = ((_name(first.stage, vector), program, vector) for vector in _vector_axes(first, target))
     plain = (_sketch(name, version, target, vector) for name, version, vector in (*named, *_split_programs(program, target)))
     return (*found, *(replace(sketch, work=program.work) for sketch in (*plain, *_winograd_sketches(program, target))))
 
@@ -51,7 +51,7 @@ def _sketch(name: str, program: Program, target: Target, vector: Axis, main: int
     stages: list[TiledStage] = []
     for number, group in enumerate(groups(program)):
         stage = group.stage
-        own = vector if number == main else _transform_vector(stage) if stage.tables else _vector_axes(stage, target)[0]
+        own = vector if number == main else _transform_vector(stage) if stage.tables else _vector_axes(group, target)[0]
         rules.append(StageRule(group, own, target, f"s{number}." if number else "", group.result == program.output))
         stages.append(rules[-1].tiled())
     return _joined(name, program, stages, rules, (), ())
@@ -68,7 +68,7 @@ def _winograd_sketches(program: Program, target: Target) -> Iterator[Sketch]:
             continue
         alone = _sketch(algorithm, Program(program.inputs, (make_u,)), target, _transform_vector(make_u))
         beforehand = alone.instantiate(alone.default_row())
-        for vector in (axis for axis in _vector_axes(stages[PRODUCTS], target) if axis != stages[PRODUCTS].spatial[0]):
+        for vector in (axis for axis in _vector_axes(Group(stages[PRODUCTS]), target) if axis != stages[PRODUCTS].spatial[0]):
             sketch = _sketch(f"{algorithm}_tile_{vector.name}", Program(program.inputs, tuple(stages)), target, vector, PRODUCTS)
             yield replace(sketch, beforehand=beforehand)
 
@@ -102,20 +102,20 @@ def _fused_sketches(program: Program, target: Target) -> Iterator[Sketch]:
     if not shared:
         return
     between = frozenset(name for group in groups(program)[:-1] for name in group.handed_on) - {program.output.name}
-    for vector in _first_vector_axes(groups(program)[0].stage, target, between):
+    for vector in _first_vector_axes(groups(program)[0], target, between):
         turned = with_innermost(program, vector)
         stages = groups(turned)
         vectors = [vector]
         for group in stages[1:]:
-            fitting = _vector_axes(group.stage, target, between)
+            fitting = _vector_axes(group, target, between)
             vectors += [vector] if vector in fitting else fitting[:1]
         if len(vectors) == len(stages):
             yield _fused(f"fused_{_name(stages[0].stage, vector)}", turned, vectors, shared, between, target)
 
 
-def _first_vector_axes(stage: Stage, target: Target, between: frozenset[str]) -> list[Axis]:
+def _first_vector_axes(group: Group, target: Target, between: frozenset[str]) -> list[Axis]:
     """Also axes along which the output is not contiguous as it stands, for its layout is free."""
-    usual = _vector_axes(stage, target, between)
+    usual, stage = _vector_axes(group, target, between), group.stage
     if any(axis in stage.reduce for axis in usual):
         return usual
     turned = [axis for axis in reversed(stage.spatial) if axis.extent >= target.lanes and all(_fits(read, axis) for read in reads(stage.body))]
@@ -159,12 +159,13 @@ def _chunks(program: Program, shared: tuple[Axis, ...], vectors: list[Axis], tar
 # --- vector axes ----------------------------------------------------------------------------------------------------
 
 
-def _vector_axes(stage: Stage, target: Target, between: frozenset[str] = frozenset()) -> list[Axis]:
+def _vector_axes(group: Group, target: Target, between: frozenset[str] = frozenset()) -> list[Axis]:
     """Axes worth vectorizing, best first: spatial ones along which the output is contiguous and every input is, or does not move, or may be packed
-    so (not where a long reduce axis needs no packing); then a reduce axis; then, where the ones before leave the constant inputs untouched (as in
-    nchw), an axis along which they are packed, and where no axis so far fills half a vector, the longest along which inputs may be packed. What fused
-    stages hand on, `between` them, cannot be packed.
+    so (not where a long reduce axis needs no packing); then a reduce axis, where no prologue wants packing; then, where the ones before leave the constant
+    inputs untouched (as in nchw), an axis along which they are packed, and where no axis so far fills half a vector, the longest along which inputs may be
+    packed. What fused stages hand on, `between` them, cannot be packed.
     """
+    stage = group.stage
     inputs = list(reads(stage.body))
     fitting = [axis for axis in reversed(stage.spatial) if all(_fits(read, axis, between) for read in inputs)]
     contiguous = [axis for axis in fitting if stage.write.stride(axis) == 1]
@@ -173,7 +174,7 @@ def _vector_axes(stage: Stage, target: Target, between: frozenset[str] = frozens
     if any(axis in read.axes for axis in contiguous for read in constants):
         packed = []
     widest = max((axis.extent for axis in contiguous), default=1)
-    across = _axes_across(stage, target, widest)
+    across = [] if group.prologue else _axes_across(stage, target, widest)
     if widest < target.lanes // 2 and not across:  # single lanes are stored one by one, but most of them are used
         packed += sorted((axis for axis in fitting if axis.extent >= target.lanes and axis not in contiguous), key=lambda axis: -axis.extent)[:1]
     if not between:
@@ -192,7 +193,7 @@ def _fits(read: Read, axis: Axis, between: frozenset[str] = frozenset()) -> bool
     """Whether vectors along the axis can be read, from a packed copy if need be."""
     if _is_in_place(read, axis):
         return True
-    parts = [(source, axes) for source, axes in Operand(read, read.tensor.constant, 0, 0).parts if axis in axes]
+    parts = [(source, axes) for source, axes in Operand(read).parts if axis in axes]
     return read.tensor.name not in between and all(len(axes) == 1 or read.indices[source].factor(axis) == 1 for source, axes in parts)
 
 
@@ -219,15 +220,16 @@ def _transform_vector(stage: Stage) -> Axis:
 
 def _split_programs(program: Program, target: Target) -> Iterator[tuple[str, Program, Axis]]:
     """Reductions in parts, for outputs too small to occupy the machine."""
-    stage = program.stages[0]
+    stage = groups(program)[0].stage
     axis = max(stage.reduce, key=lambda a: a.extent, default=None)
     if stage.reduction is None or axis is None or axis.extent < LONG_REDUCE or math.prod(a.extent for a in stage.spatial) > SMALL_OUTPUT:
         return
     for parts in (2, 4, 8, 16):
         if parts >= target.threads and axis.extent % parts == 0:
             split = split_reduction(program, axis, parts)
-            for vector in _vector_axes(split.stages[0], target):
-                yield f"split{parts}_{axis.name}_{_name(split.stages[0], vector)}", split, vector
+            first = groups(split)[0]
+            for vector in _vector_axes(first, target):
+                yield f"split{parts}_{axis.name}_{_name(first.stage, vector)}", split, vector
 
 
 __all__ = ["sketches"]

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 import numpy as np
@@ -85,12 +85,14 @@ class Dimension:
 @dataclass(frozen=True)
 class Operand:
     """An input of a reduction as the register tile sees it. `level` indexes PACK_LEVELS; a prepared operand is packed once, before any
-    timing. `layout` 0 has reduce dimensions outside of box and register ones, 1 inside (but for the vector axis, always innermost)."""
+    timing. `layout` 0 has reduce dimensions outside of box and register ones, 1 inside (but for the vector axis, always innermost). Where a `prologue` makes
+    the operand, that is computed as it is packed, and the tensor that is read is never stored."""
 
     read: Read
-    prepared: bool
-    level: Expr
-    layout: Expr
+    prepared: bool = False
+    level: Expr = 0
+    layout: Expr = 0
+    prologue: Stage | None = None
 
     @cached_property
     def parts(self) -> tuple[tuple[int, tuple[Axis, ...]], ...]:
@@ -350,7 +352,7 @@ def _substitute(stage: TiledStage, values: Mapping[Symbol, Expr]) -> TiledStage:
         {axis: Tiling(axis, tuple(substitute(size, values) for size in tiling.sizes)) for axis, tiling in stage.tilings.items()},
         {band: substitute(order, values) for band, order in stage.orders.items()},
         substitute(stage.unroll, values),
-        tuple(Operand(o.read, o.prepared, substitute(o.level, values), substitute(o.layout, values)) for o in stage.operands),
+        tuple(replace(operand, level=substitute(operand.level, values), layout=substitute(operand.layout, values)) for operand in stage.operands),
         substitute(stage.epilogue_level, values),
         stage.lanes,
         stage.fused,

@@ -88,7 +88,7 @@ class StageRule:
         chunks: Mapping[Axis, Chunk] | None = None,
         between: frozenset[str] = frozenset(),
     ) -> None:
-        stage, self.epilogue, self.keeps = group.stage, group.epilogue, group.keeps
+        stage, self.prologue, self.epilogue, self.keeps = group.stage, group.prologue, group.epilogue, group.keeps
         self.is_across = vector in stage.reduce
         if self.is_across:  # its loop is the innermost one
             stage = replace(stage, reduce=(*(axis for axis in stage.reduce if axis != vector), vector))
@@ -247,19 +247,22 @@ class StageRule:
 
     def _operand(self, read: Read, tilings: dict[Axis, Tiling]) -> Operand:
         name = read.tensor.name
-        probe = Operand(read, read.tensor.constant, 0, 0)
+        probe = Operand(read)
         if self.is_across or self.stage.tables or (self.chunks and name in self.between):
-            return Operand(read, False, 0, 0)
+            return probe
         if read.tensor.constant:
-            return Operand(read, True, PACK_LEVELS.index("root"), 0)
+            return Operand(read, True, PACK_LEVELS.index("root"))
+        prologue = self.prologue if self.prologue is not None and self.prologue.output == read.tensor else None
         boxes = {axis for _, axes in probe.parts if len(axes) > 1 for axis in axes}
         levels = tuple(range(len(PACK_LEVELS)))
         if all(tiling.sizes[0] == tiling.sizes[-1] for axis, tiling in tilings.items() if axis in self.stage.reduce):
             levels = levels[:-1]  # one slice: the same as packing for a block
         is_contiguous = self.vector not in read.axes or read.stride(self.vector) == 1
         is_reused = set(read.axes) != {*self.stage.spatial, *self.stage.reduce}
-        if self.stage.reduce and (not is_contiguous or (read.padded and is_reused)):
-            levels = levels[1:]  # packing makes lanes contiguous, and brings the padding in, for which else every tile at the edge has to ask
+        if self.stage.reduce and (not is_contiguous or prologue is not None or (read.padded and is_reused)):
+            levels = levels[
+                1:
+            ]  # packing makes lanes contiguous, computes a prologue, and brings the padding in, for which else every tile at the edge has to ask
         elif not self.stage.reduce or not is_reused:
             levels = levels[:1]  # nothing makes up for packing
         block = PACK_LEVELS.index("block")
@@ -275,7 +278,7 @@ class StageRule:
         level = self._switch(f"{name}.pack", levels, alike, wish=levels[0] if levels[0] == 0 else block)
         two_layouts = self.vector not in boxes and self.vector not in read.axes and any(axis in read.axes for axis in self.stage.reduce)
         layout = self._switch(f"{name}.layout", (0, 1), lambda layout: where(equal(level, 0), 0, layout), wish=1) if two_layouts else 0
-        return Operand(read, False, level, layout)
+        return Operand(read, False, level, layout, prologue)
 
     def _unroll(self, tiled: TiledStage) -> Expr:
         reduce = tiled.axes("inner")

@@ -179,7 +179,7 @@ def _input_axes(source: Read, windows: Mapping[Axis, Axis], common: Sequence[Axi
     """The axes of v after p and b in the order of the input's dimensions, and the dimensions of those that stand for a whole one."""
     axes: list[Axis] = []
     whole: dict[Axis, int] = {}
-    for dimension, together in Operand(source, False, 0, 0).parts:
+    for dimension, together in Operand(source).parts:
         if set(together) & windows.keys() or len(together) == 1:
             axes += [axis for axis in together if axis not in common and axis not in windows.values()]
         else:

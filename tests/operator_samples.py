@@ -17,6 +17,7 @@ from schedule.target import Target
 
 EPILOGUES = ["none", "bias", "relu", "bias+relu", "add", "clip-1:0.5", "bias+add+sigmoid", "sigmoid", "clip0:6+add"]
 EPILOGUES += ["bias+gelu", "silu", "tanh+add", "bias+hardswish", "leaky0.1"]
+PROLOGUES = ["relu", "scale+bias+relu", "bias", "gelu", "scale", "silu+bias", "leaky0.1+scale", "clip0.25:0.5", "sigmoid"]
 BOOL_FUNCTIONS = ("max", "min", "less", "equal", "select")
 INTEGER_FUNCTIONS = ("add", "sub", "mul", "abs", *BOOL_FUNCTIONS)
 MACHINES = [(4, 16), (4, 32), (8, 16), (16, 32)]
@@ -291,10 +292,10 @@ def _by(numbers: Iterable[int]) -> str:
 
 
 def product_texts(most: int = 40) -> st.SearchStrategy[str]:
-    """Operators that sum products, each with an epilogue."""
+    """Operators that sum products, each with an epilogue and some with a prologue."""
     matmul = matmul_parameters(most)
     batched = st.tuples(st.integers(1, 4), matmul).map(lambda given: {"batch": str(given[0]), **given[1]})
-    return st.one_of(
+    texts = st.one_of(
         matmul.map(lambda given: written("matmul", given)),
         batched.map(lambda given: written("batch_matmul", given)),
         conv2d_parameters().map(lambda given: written("conv2d", given)),
@@ -306,6 +307,8 @@ def product_texts(most: int = 40) -> st.SearchStrategy[str]:
         capsule_texts(),
         einsum_texts(),
     )
+    prologues = st.one_of(st.just(""), st.just(""), st.sampled_from(PROLOGUES).map(",prologue={}".format))
+    return st.builds("{}{}".format, texts, prologues)
 
 
 def operator_texts(most: int = 40) -> st.SearchStrategy[str]:

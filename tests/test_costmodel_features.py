@@ -505,6 +505,10 @@ def packing_is_exact(candidate: Candidate) -> None:
         assert q["buffer_bytes"] == buffer.n_bytes
         assert q["stores"] == sum(map(len, stores))
         assert q["instructions"] == sum(int(e.first_lanes(candidate.target.lanes).sum()) for e in stores)
+        made = [e for e in found.stores if e.store.buffer.name.startswith(f"{prefix}{operand.read.tensor.name}_") and n_calls(e.store.value)]
+        calls = sum(len(e) * n_calls(e.store.value) for e in made)
+        left_out = any(isinstance(e.store.value, Constant) for e in stores)  # what lies beyond the tensor
+        assert calls <= quantities[f"pack_{role}.operations"] if left_out else calls == quantities[f"pack_{role}.operations"]
         own = f"{prefix}{operand.read.tensor.name}_"
         around = [np.unique(e.points[:, [i for i, loop in enumerate(e.loops) if not loop.variable.name.startswith(own)]], axis=0) for e in stores]
         assert q["executions"] == len(np.unique(np.concatenate(around), axis=0))
@@ -665,7 +669,7 @@ TELLING = (
     "matmul:m=48,n=1024,k=1024,b=variable",
     "batch_matmul:batch=4,m=4,n=32,k=32",
     "matmul:m=2,n=4,k=256",
-    "matmul:m=2,n=64,k=4,epilogue=sigmoid",
+    "matmul:m=2,n=64,k=4,prologue=relu,epilogue=sigmoid",
     "softmax:shape=64x512,axis=1",
 )
 

@@ -65,6 +65,21 @@ def test_pointwise_convolutions_are_right_in_every_layout(peer, layout, epilogue
     assert answers(peer, f"conv2d:n=2,c=32,h=5,w=4,k=48,r=1,s=1,layout={layout},epilogue={epilogue}")
 
 
+@pytest.mark.parametrize("peer", INSTALLED)
+@pytest.mark.parametrize(
+    "text",
+    [PRODUCT, "batch_matmul:batch=2,m=3,n=4,k=5", "einsum:equation=bihd.bjhd.bhij,sizes=b2.d8.h3.i4.j5", "conv2d:c=32,h=5,w=4,k=48,r=1,s=1,layout=nchwc"],
+)
+@pytest.mark.parametrize("prologue", ["scale+bias+relu", "hardswish", "bias+silu", "leaky0.1", "clip0.25:0.5+tanh"])
+def test_prologues_are_right_and_leave_the_input_alone(peer, text, prologue):
+    given = problem(f"{text},prologue={prologue}")
+    before = {name: array.copy() for name, array in given.arrays.items()}
+    for way in peer.ways(given):
+        way.answer()
+    assert all(np.array_equal(array, before[name]) for name, array in given.arrays.items())
+    assert answers(peer, given.task.key)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "settings"),
     [

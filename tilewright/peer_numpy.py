@@ -17,12 +17,14 @@ from threadpoolctl import ThreadpoolController
 from codegen.kernel import aligned_copy, aligned_empty
 from ir.errors import Unsupported
 from ir.program import CASTS, Apply, Constant, Read, Value
+from ir.prologue import CONSTANTS
 from tilewright.peer_numpy_moves import MOVES
 from tilewright.peer_numpy_pools import POOLS
 from tilewright.peer_numpy_rows import ROWS
 from tilewright.problem import Array, Problem, Way, clip_limits, leaky_slope
 from tilewright.turns import Contender
 
+Step = Callable[[], object]
 PASSES = {**ROWS, **POOLS, **MOVES}
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "max": np.maximum, "min": np.minimum, "pow": np.power},
@@ -30,7 +32,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "equal": lambda a, b: np.equal(a, b).astype(a.dtype),
     "select": lambda condition, a, b: np.where(condition != 0, a, b),
     **{"abs": np.abs, "sqrt": np.sqrt, "exp": np.exp, "log": np.log, "tanh": np.tanh},
-    "sigmoid": lambda x: _sigmoid(np.copy(x)),
+    "sigmoid": lambda x: _sigmoid(x, np.empty_like(x)),
     **{name: partial(np.ndarray.astype, dtype=dtype) for name, dtype in CASTS.items()},
 }  # of `ir.program`; there is no erf
 
@@ -65,12 +67,11 @@ def _as_product(problem: Problem) -> dict[str, Array]:
 
 
 def _way(problem: Problem, setting: str, arrays: Mapping[str, Array]) -> Way:
-    a, b = arrays["a"], arrays["b"]
+    (a, before), b = _first_operand(problem, arrays), arrays["b"]
     out = aligned_empty((*a.shape[:-1], b.shape[-1]))
-    steps = [_step(step, out, arrays) for step in problem.epilogue]
+    steps: list[Step] = [*before, partial(np.matmul, a, b, out=out), *(_step(step, out, out, arrays) for step in problem.epilogue)]
 
     def run() -> None:
-        np.matmul(a, b, out=out)
         for step in steps:
             step()
 
@@ -84,6 +85,14 @@ def _way(problem: Problem, setting: str, arrays: Mapping[str, Array]) -> Way:
     return Way(Contender("numpy", setting, run, _threads(problem)), answer)
 
 
+def _first_operand(problem: Problem, arrays: Mapping[str, Array]) -> tuple[Array, list[Step]]:
+    """What is multiplied, and the steps of the prologue that make it."""
+    given, made = arrays["a"], aligned_empty(arrays["a"].shape)
+    constants = {step: arrays[name] for step, name in CONSTANTS.items() if name in arrays}
+    steps = [_step(step, made if number else given, made, constants) for number, step in enumerate(problem.prologue)]
+    return made if steps else given, steps
+
+
 def _threads(problem: Problem) -> Callable[[], Any]:
     return partial(ThreadpoolController().limit, limits=problem.threads, user_api="blas")
 
@@ -91,8 +100,8 @@ def _threads(problem: Problem) -> Callable[[], Any]:
 def _einsums(problem: Problem) -> list[Way]:
     """`einsum`, which takes BLAS where it can and, where that is what the task is, `matmul` of transposed views."""
     product, arrays = problem.product, problem.arrays
-    a, b, out = arrays["a"], arrays["b"], aligned_empty(problem.shape)
-    steps = [_step(step, out, arrays) for step in problem.epilogue]
+    (a, before), b, out = _first_operand(problem, arrays), arrays["b"], aligned_empty(problem.shape)
+    after = [_step(step, out, out, arrays) for step in problem.epilogue]
     first, second, last = product.orders
     calls: dict[str, Callable[[], object]] = {"einsum": partial(np.einsum, product.text, a, b, out=out, optimize=True)}
     if product.is_matrix_product:
@@ -108,8 +117,7 @@ def _einsums(problem: Problem) -> list[Way]:
 
     def way(setting: str, call: Callable[[], object]) -> Way:
         def run() -> None:
-            call()
-            for step in steps:
+            for step in (*before, call, *after):
                 step()
 
         def answer() -> NDArray[Any]:
@@ -165,57 +173,58 @@ def _elementwise(problem: Problem) -> Way:
     return Way(Contender("numpy", "elementwise", run, _threads(problem)), lambda: problem.ours(np.asarray(run())))
 
 
-def _step(step: str, out: Array, arrays: Mapping[str, Array]) -> Callable[[], object]:
-    """A step of an epilogue in place. Channels are last."""
+def _step(step: str, x: Array, out: Array, arrays: Mapping[str, Array]) -> Step:
+    """A step from one array to another, which may be the same. Channels are last."""
     match step:
+        case "scale":
+            return partial(np.multiply, x, arrays["scale"], out=out)
         case "bias":
-            return partial(np.add, out, arrays["bias"], out=out)
+            return partial(np.add, x, arrays["bias"], out=out)
         case "add":
-            return partial(np.add, out, arrays["residual"], out=out)
+            return partial(np.add, x, arrays["residual"], out=out)
         case "relu":
-            return partial(np.maximum, out, np.float32(0), out=out)
+            return partial(np.maximum, x, np.float32(0), out=out)
         case "sigmoid":
-            return partial(_sigmoid, out)
+            return partial(_sigmoid, x, out)
         case "tanh":
-            return partial(np.tanh, out, out=out)
+            return partial(np.tanh, x, out=out)
         case "gelu":
             raise Unsupported("numpy has no erf, which gelu is made of")
     other = aligned_empty(out.shape)
     match step:
         case "silu":
-            return partial(_silu, out, other)
+            return partial(_silu, x, out, other)
         case "hardswish":
-            return partial(_hardswish, out, other)
+            return partial(_hardswish, x, out, other)
     slope = leaky_slope(step)
     if slope is not None:
-        return partial(_leaky, out, other, np.float32(slope))
+        return partial(_leaky, x, out, other, np.float32(slope))
     low, high = clip_limits(step)
-    return partial(np.clip, out, np.float32(low), np.float32(high), out=out)
+    return partial(np.clip, x, np.float32(low), np.float32(high), out=out)
 
 
-def _sigmoid(out: Array) -> Array:
+def _sigmoid(x: Array, out: Array) -> Array:
     """1 / (1 + exp(-x)) = (1 + tanh(x / 2)) / 2, which does not overflow."""
     half = np.float32(0.5)
-    np.multiply(out, half, out=out)
+    np.multiply(x, half, out=out)
     np.tanh(out, out=out)
     np.multiply(out, half, out=out)
     return np.add(out, half, out=out)
 
 
-def _silu(out: Array, other: Array) -> None:
-    np.copyto(other, out)
-    np.multiply(out, _sigmoid(other), out=out)
+def _silu(x: Array, out: Array, other: Array) -> None:
+    np.multiply(x, _sigmoid(x, other), out=out)
 
 
-def _hardswish(out: Array, other: Array) -> None:
-    np.multiply(out, np.float32(1 / 6), out=other)
+def _hardswish(x: Array, out: Array, other: Array) -> None:
+    np.multiply(x, np.float32(1 / 6), out=other)
     np.add(other, np.float32(0.5), out=other)
     np.clip(other, np.float32(0), np.float32(1), out=other)
-    np.multiply(out, other, out=out)
+    np.multiply(x, other, out=out)
 
 
-def _leaky(out: Array, other: Array, slope: np.float32) -> None:
-    np.minimum(out, np.float32(0), out=other)
+def _leaky(x: Array, out: Array, other: Array, slope: np.float32) -> None:
+    np.minimum(x, np.float32(0), out=other)
     np.multiply(other, slope, out=other)
-    np.maximum(out, np.float32(0), out=out)
+    np.maximum(x, np.float32(0), out=out)
     np.add(out, other, out=out)

@@ -1,9 +1,9 @@
-"""ONNX Runtime on a model of one operator and its epilogue, so that it can fuse and pack as it likes."""
+"""ONNX Runtime on a model of one operator with its prologue and epilogue, so that it can fuse and pack as it likes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -17,6 +17,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKern
 from codegen.protocol import first_line
 from ir.errors import Unsupported
 from ir.program import CASTS, Apply, Constant, Read, Value
+from ir.prologue import CONSTANTS
 from ir.types import type_of
 from tilewright.peer_onnxruntime_moves import MOVES
 from tilewright.peer_onnxruntime_nodes import MICROSOFT, NEWER, NODES
@@ -41,6 +42,7 @@ STEPS = {
     **{"bias": ("Add", ["bias"]), "add": ("Add", ["residual"])},
     **{name: (kind, []) for name, kind in (("relu", "Relu"), ("sigmoid", "Sigmoid"), ("tanh", "Tanh"), ("hardswish", "HardSwish"))},
 }  # of an epilogue: those that are one node without attributes
+STEPS_BEFORE = STEPS | {"scale": ("Mul", [CONSTANTS["scale"]]), "bias": ("Add", [CONSTANTS["bias"]])}  # of a prologue
 
 FUNCTIONS = {
     **{name: name.capitalize() for name in ("add", "sub", "mul", "div", "max", "min", "pow", "less", "equal")},
@@ -128,7 +130,7 @@ def _heavy(problem: Problem) -> tuple[str, ...]:
 def make_model(problem: Problem, heavy: str) -> bytes:
     """The task as a serialized model in which `heavy` does the work. Constants are initializers; the output is called "result"."""
     constants: dict[str, NDArray[Any]] = {name: array for name, array in problem.arrays.items() if name not in problem.variables}
-    nodes, more = WRITTEN[problem.operator][heavy](problem) if problem.operator in WRITTEN else _with_epilogue(problem, heavy, constants)
+    nodes, more = WRITTEN[problem.operator][heavy](problem) if problem.operator in WRITTEN else _with_steps(problem, heavy, constants)
     nodes[-1].output[0] = "result"
     graph = helper.make_graph(
         nodes,
@@ -142,36 +144,49 @@ def make_model(problem: Problem, heavy: str) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _with_epilogue(problem: Problem, heavy: str, constants: Mapping[str, NDArray[Any]]) -> tuple[list[Any], dict[str, NDArray[Any]]]:
+def _with_steps(problem: Problem, heavy: str, constants: Mapping[str, NDArray[Any]]) -> tuple[list[Any], dict[str, NDArray[Any]]]:
     """The nodes, and constants that they need besides those of the task or instead."""
     more: dict[str, NDArray[Any]] = {}
     inputs, steps = list(HEAVY_INPUTS.get(heavy, ["x"] if problem.operator == "reduce" else ["a", "b"])), problem.epilogue
+    before, inputs[0] = _chain(problem.prologue, inputs[0], "before", STEPS_BEFORE, more)
+    if heavy in ("Conv", "ConvTranspose"):
+        more |= {name: constants[name].reshape(-1, *[1] * problem.rank) for name in ("bias", *CONSTANTS.values()) if name in constants}
     if problem.bias_first and heavy in ("Conv", "ConvTranspose", "Gemm"):
         inputs, steps = [*inputs, "bias"], steps[1:]
-    elif heavy in ("Conv", "ConvTranspose") and "bias" in constants:
-        more["bias"] = constants["bias"].reshape(-1, *[1] * problem.rank)
+        more.pop("bias", None)
     if heavy == "elementwise":
         nodes, found = _elementwise(problem.chain)
         more |= found
     else:
-        nodes = [helper.make_node(heavy, inputs, ["value0"], **_attributes(problem, heavy))]
+        nodes = [helper.make_node(heavy, inputs, ["value"], **_attributes(problem, heavy))]
     if heavy == "ReduceSum":  # which takes its axes as an input
         more["axes"] = np.array(problem.parameters["axes"], np.int64)
         nodes[0].input.append("axes")
     if problem.operator == "einsum" and heavy == "MatMul":
-        nodes = _transposed_product(problem)
-    for i, step in enumerate(steps):
-        made, numbers = _step(step, f"value{i}", f"value{i + 1}")
+        nodes = _transposed_product(problem, inputs[0])
+    after, _ = _chain(steps, "value", "after", STEPS, more)
+    return [*before, *nodes, *after], more
+
+
+def _chain(
+    steps: Sequence[str], x: str, name: str, single: Mapping[str, tuple[str, list[str]]], constants: dict[str, NDArray[Any]]
+) -> tuple[list[Any], str]:  # fmt: skip
+    """The nodes of steps that begin with tensor `x`, and the tensor that they end with; what they need is added to the constants."""
+    nodes: list[Any] = []
+    for number, step in enumerate(steps):
+        y = f"{name}{number}"
+        made, numbers = _step(step, x, y, single)
         nodes += made
-        more |= {name: np.array(number, np.float32) for name, number in numbers.items()}
-    return nodes, more
+        constants |= {each: np.array(value, np.float32) for each, value in numbers.items()}
+        x = y
+    return nodes, x
 
 
-def _step(step: str, x: str, y: str) -> tuple[list[Any], dict[str, float]]:
+def _step(step: str, x: str, y: str, single: Mapping[str, tuple[str, list[str]]]) -> tuple[list[Any], dict[str, float]]:
     """Nodes from tensor `x` to tensor `y`, and the constants that they read. ONNX Runtime knows the two chains, and has one kernel for each."""
     node = helper.make_node
-    if step in STEPS:
-        kind, others = STEPS[step]
+    if step in single:
+        kind, others = single[step]
         return [node(kind, [x, *others], [y])], {}
     if step == "silu":
         return [node("Sigmoid", [x], [f"{y}_sigmoid"]), node("Mul", [x, f"{y}_sigmoid"], [y])], {}
@@ -227,13 +242,13 @@ def _onnx_type(dtype: str) -> int:
     return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
-def _transposed_product(problem: Problem) -> list[Any]:
+def _transposed_product(problem: Problem, a: str) -> list[Any]:
     first, second, last = problem.product.orders
     return [
-        helper.make_node("Transpose", ["a"], ["left"], perm=first),
+        helper.make_node("Transpose", [a], ["left"], perm=first),
         helper.make_node("Transpose", ["b"], ["right"], perm=second),
         helper.make_node("MatMul", ["left", "right"], ["product"]),
-        helper.make_node("Transpose", ["product"], ["value0"], perm=last),
+        helper.make_node("Transpose", ["product"], ["value"], perm=last),
     ]
 
 

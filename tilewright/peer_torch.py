@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import methodcaller
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ import torch.nn.functional as F  # the name that everybody knows it by
 from numpy.typing import NDArray
 
 from ir.program import CASTS, Apply, Constant, Read, Value
+from ir.prologue import CONSTANTS
 from tilewright.peer_torch_moves import MOVES
 from tilewright.peer_torch_pools import POOLS
 from tilewright.peer_torch_rows import ROWS, Call, Tensors
@@ -59,15 +61,16 @@ def _convolutions(problem: Problem, tensors: Tensors) -> dict[str, Call]:
 
     def eager(form: Any) -> Call:
         x, weights = (tensors[name].contiguous(memory_format=form) for name in ("x", "weights"))
-        finish = _finish(steps, _broadcast(tensors, rank, form))
+        others = _broadcast(tensors, rank, form)
+        begin, finish = _begin(problem, others), _finish(steps, others)
         if symmetric:
-            return lambda: finish(function(x, weights, bias, **options))
-        return lambda: finish(function(F.pad(x, around), weights, bias, **options))
+            return lambda: finish(function(begin(x), weights, bias, **options))
+        return lambda: finish(function(F.pad(begin(x), around), weights, bias, **options))
 
     calls = {"contiguous": eager(torch.contiguous_format)}
     if rank > 1:
         calls["channels_last"] = eager({2: torch.channels_last, 3: torch.channels_last_3d}[rank])
-    if symmetric and rank == 2 and OPAQUE_STEPS.issuperset(steps):
+    if symmetric and rank == 2 and OPAQUE_STEPS.issuperset(steps) and not problem.prologue:
         k, c, *kernel = tensors["weights"].shape
         module = torch.nn.Conv2d(c * problem.groups, k, kernel, bias=bias is not None, **options)
         calls["opaque"] = _opaque(module, tensors["weights"], bias, tensors["x"], steps, tensors)
@@ -83,12 +86,13 @@ def _transposed_convolutions(problem: Problem, tensors: Tensors, options: dict[s
 
     def eager(form: Any) -> Call:
         x, weights = (tensors[name].contiguous(memory_format=form) for name in ("x", "weights"))
-        finish = _finish(steps, _broadcast(tensors, 2, form))
+        others = _broadcast(tensors, 2, form)
+        begin, finish = _begin(problem, others), _finish(steps, others)
         if symmetric:
-            return lambda: finish(F.conv_transpose2d(x, weights, bias, output_padding=(down, across), **options))
+            return lambda: finish(F.conv_transpose2d(begin(x), weights, bias, output_padding=(down, across), **options))
 
         def cropped() -> Any:
-            whole = F.conv_transpose2d(x, weights, bias, output_padding=(down, across), **options)
+            whole = F.conv_transpose2d(begin(x), weights, bias, output_padding=(down, across), **options)
             return finish(whole[:, :, top : whole.shape[2] - bottom, left : whole.shape[3] - right])
 
         return cropped
@@ -97,23 +101,23 @@ def _transposed_convolutions(problem: Problem, tensors: Tensors, options: dict[s
 
 
 def _broadcast(tensors: Tensors, rank: int, form: Any) -> dict[str, Any]:
-    """What an epilogue reads: activations in the memory format, a bias with a dimension for each of an activation's but the first."""
+    """What prologue and epilogue read: activations in the memory format, a bias with a dimension for each of an activation's but the first."""
     return {name: tensor.contiguous(memory_format=form) if tensor.ndim == rank + 2 else tensor.reshape(-1, *[1] * rank) for name, tensor in tensors.items()}
 
 
 def _products(problem: Problem, tensors: Tensors) -> dict[str, Call]:
     a, b, out = tensors["a"], tensors["b"], torch.empty(problem.shape)
     bias, steps = _fused_bias(problem, tensors)
-    finish = _finish(steps, tensors)
+    begin, finish = _begin(problem, tensors), _finish(steps, tensors)
     calls: dict[str, Call] = {}
     if bias is None:
-        calls["mm"] = lambda: finish(torch.mm(a, b, out=out))
+        calls["mm"] = lambda: finish(torch.mm(begin(a), b, out=out))
     else:
-        calls["addmm"] = lambda: finish(torch.addmm(bias, a, b, out=out))
+        calls["addmm"] = lambda: finish(torch.addmm(bias, begin(a), b, out=out))
     if "b" not in problem.variables:
         weights = b.t().contiguous()
-        calls["linear"] = lambda: finish(F.linear(a, weights, bias))
-        if OPAQUE_STEPS.issuperset(steps):
+        calls["linear"] = lambda: finish(F.linear(begin(a), weights, bias))
+        if OPAQUE_STEPS.issuperset(steps) and not problem.prologue:
             module = torch.nn.Linear(weights.shape[1], weights.shape[0], bias=bias is not None)
             calls["opaque"] = _opaque(module, weights, bias, a, steps, tensors)
     return calls
@@ -121,15 +125,15 @@ def _products(problem: Problem, tensors: Tensors) -> dict[str, Call]:
 
 def _batched_products(problem: Problem, tensors: Tensors) -> dict[str, Call]:
     a, b, out = tensors["a"], tensors["b"], torch.empty(problem.shape)
-    finish = _finish(problem.epilogue, tensors)
-    return {"bmm": lambda: finish(torch.bmm(a, b, out=out))}
+    begin, finish = _begin(problem, tensors), _finish(problem.epilogue, tensors)
+    return {"bmm": lambda: finish(torch.bmm(begin(a), b, out=out))}
 
 
 def _einsums(problem: Problem, tensors: Tensors) -> dict[str, Call]:
     """As it is written and, where that is what it is, as a batched matrix product of views."""
     product, a, b = problem.product, tensors["a"], tensors["b"]
-    finish = _finish(problem.epilogue, tensors)
-    calls: dict[str, Call] = {"einsum": lambda: finish(torch.einsum(product.text, a, b))}
+    begin, finish = _begin(problem, tensors), _finish(problem.epilogue, tensors)
+    calls: dict[str, Call] = {"einsum": lambda: finish(torch.einsum(product.text, begin(a), b))}
     if product.is_matrix_product:
         sizes = dict(zip(product.first + product.second, (*a.shape, *b.shape), strict=True))
         lead, rows, columns, inner = ([sizes[letter] for letter in some] for some in (product.batch, product.rows, product.columns, product.inner))
@@ -140,7 +144,7 @@ def _einsums(problem: Problem, tensors: Tensors) -> dict[str, Call]:
 
         def matmul() -> Any:
             there = b.permute(second).reshape(right) if fixed is None else fixed
-            return finish(torch.matmul(a.permute(first).reshape(left), there).reshape(whole).permute(last).contiguous())
+            return finish(torch.matmul(begin(a).permute(first).reshape(left), there).reshape(whole).permute(last).contiguous())
 
         calls["matmul"] = matmul
     return calls
@@ -207,38 +211,44 @@ def _fused_bias(problem: Problem, tensors: Tensors) -> tuple[Any, Sequence[str]]
     return (tensors["bias"], problem.epilogue[1:]) if problem.bias_first else (None, problem.epilogue)
 
 
+def _begin(problem: Problem, tensors: Tensors) -> Callable[[Any], Any]:
+    """The steps of the prologue, one after the other, the first one into a new tensor."""
+    constants = {step: tensors[name] for step, name in CONSTANTS.items() if name in tensors}
+    return _in_turn([_step(step, constants, "_" if number else "") for number, step in enumerate(problem.prologue)])
+
+
 def _finish(steps: Sequence[str], tensors: Tensors) -> Callable[[Any], Any]:
     """The steps of an epilogue, one after the other, in place."""
-    calls = [_step(step, tensors) for step in steps]
+    return _in_turn([_step(step, tensors, "_") for step in steps])
 
-    def finish(result: Any) -> Any:
+
+def _in_turn(calls: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    def run(x: Any) -> Any:
         for call in calls:
-            result = call(result)
-        return result
+            x = call(x)
+        return x
 
-    return finish
+    return run
 
 
-def _step(step: str, tensors: Tensors) -> Callable[[Any], Any]:
+def _step(step: str, tensors: Tensors, ending: str) -> Callable[[Any], Any]:
+    """`ending`: of the methods' names, "_" where they work in place."""
     match step:
+        case "scale":
+            return methodcaller(f"mul{ending}", tensors["scale"])
         case "bias":
-            return lambda result: result.add_(tensors["bias"])
+            return methodcaller(f"add{ending}", tensors["bias"])
         case "add":
-            return lambda result: result.add_(tensors["residual"])
-        case "relu":
-            return lambda result: result.relu_()
-        case "sigmoid":
-            return lambda result: result.sigmoid_()
-        case "tanh":
-            return lambda result: result.tanh_()
+            return methodcaller(f"add{ending}", tensors["residual"])
+        case "relu" | "sigmoid" | "tanh":
+            return methodcaller(f"{step}{ending}")
         case "gelu":
             return partial(F.gelu, approximate="none")
         case "silu":
-            return partial(F.silu, inplace=True)
+            return partial(F.silu, inplace=ending == "_")
         case "hardswish":
-            return partial(F.hardswish, inplace=True)
+            return partial(F.hardswish, inplace=ending == "_")
     slope = leaky_slope(step)
     if slope is not None:
-        return lambda result: F.leaky_relu_(result, slope)
-    low, high = clip_limits(step)
-    return lambda result: result.clamp_(low, high)
+        return partial(F.leaky_relu, negative_slope=slope, inplace=ending == "_")
+    return methodcaller(f"clamp{ending}", *clip_limits(step))

@@ -53,6 +53,10 @@ class Problem:
         return tuple(self.parameters.get("epilogue", ()))
 
     @property
+    def prologue(self) -> tuple[str, ...]:
+        return tuple(self.parameters.get("prologue", ()))
+
+    @property
     def bias_first(self) -> bool:
         """Whether the bias is added right after the sum, where libraries can take it into the operator."""
         return self.epilogue[:1] == ("bias",)
