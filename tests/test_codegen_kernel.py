@@ -102,6 +102,9 @@ NARROW = [
     "conv_transpose2d:c=16,h=7,w=7,k=16,r=3,s=3,stride=2,epilogue=bias",
     "einsum:equation=bihd.bjhd.bhij,sizes=b2.d37.h3.i20.j50",
     "einsum:equation=ik.jk.ij,sizes=i21.j35.k70,epilogue=bias",
+    "einsum:equation=ki.kj.ij,sizes=i21.j35.k70,prologue=scale+bias+gelu",
+    "einsum:equation=ji.ki.kj,sizes=i21.j35.k30,prologue=scale+bias+relu",
+    "conv2d:c=20,h=9,w=7,k=20,r=3,s=3,pad=1,layout=nchw,prologue=scale+bias+sigmoid",
 ]
 
 

@@ -425,3 +425,53 @@ def test_a_product_that_is_a_bound_of_a_clip_is_not_clipped(path: Path) -> None:
     nodes = [node("Squeeze", ["x"], ["u"]), node("ReduceSum", ["u"], ["v"], keepdims=0), node("Unsqueeze", ["v", "axis"], ["a"])]
     nodes += [node("MatMul", ["a", "b1"], ["y"], name="p"), node("Clip", ["x", "", "y"], ["z"])]
     assert fused(path, nodes, {"z": 4}, {"axis": np.array([0]), "b1": normal(6)(1)}) == [("none", ("p",))]
+
+
+# --- prologues -------------------------------------------------------------------------------------------------------
+
+
+def normalization(name: str, x: str, y: str) -> tuple[Any, Constants]:
+    values = normal(7)
+    kinds = {f"{name}_scale": values(4), f"{name}_shift": values(4), f"{name}_mean": values(4), f"{name}_variance": np.abs(values(4))}
+    return node("BatchNormalization", [x, *kinds], [y], name=name), kinds
+
+
+def begun(path: Path, nodes: list[Any], outputs: dict[str, int], constants: Constants) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    """(prologue, its nodes, all other nodes) of each layer of a network with input x, after checking its numbers."""
+    save(path, nodes, {"x": (1, 4, 5, 5)}, outputs, weights() | constants)
+    _, network = check(path, {"x": normal(1)(1, 4, 5, 5)})
+    return [(re.search("prologue=([^,]*)|$", layer.key)[1] or "", layer.before, layer.nodes) for layer in network.layers]
+
+
+def test_what_comes_before_activation_networks_is_a_prologue(path: Path) -> None:
+    """As in a dense block: what the convolution before gives is needed elsewhere, too. Padding pads what the prologue gives."""
+    normalized, constants = normalization("n", "y", "m")
+    nodes = [convolution("c", "x", "y"), normalized, node("Relu", ["m"], ["r"], name="r"), convolution("d", "r", "t")]
+    nodes.append(node("Concat", ["y", "t"], ["z"], name="z", axis=1))
+    assert begun(path, nodes, {"z": 4}, constants) == [("", (), ("c",)), ("scale+bias+relu", ("n", "r"), ("d",)), ("", (), ("z",))]
+
+
+def test_an_epilogue_comes_before_a_prologue(path: Path) -> None:
+    nodes = [convolution("c", "x", "y"), node("Relu", ["y"], ["r"], name="r"), convolution("d", "r", "z")]
+    assert begun(path, nodes, {"z": 4}, {}) == [("", (), ("c", "r")), ("", (), ("d",))]
+
+
+def test_a_prologue_is_read_by_one_node_alone(path: Path) -> None:
+    nodes = [node("Relu", ["x"], ["r"], name="r"), convolution("c", "r", "y"), convolution("d", "r", "z")]
+    assert begun(path, nodes, {"y": 4, "z": 4}, {}) == [("", (), ("c",)), ("", (), ("d",))]
+
+
+def test_scales_and_shifts_of_a_prologue_are_one_pair(path: Path) -> None:
+    first, constants = normalization("n", "t", "m")
+    second, more = normalization("o", "x", "s")
+    nodes = [second, node("Tanh", ["s"], ["t"], name="t"), node("Mul", ["u", "two"], ["v"], name="v"), convolution("c", "v", "z")]
+    nodes[2:2] = [first, node("Sub", ["m", "two"], ["u"], name="u")]
+    found = begun(path, nodes, {"z": 4}, constants | more | {"two": np.array(2, np.float32)})
+    assert found == [("tanh+scale+bias", ("t", "n", "u", "v"), ("c",))]
+
+
+def test_prologues_of_products(path: Path) -> None:
+    nodes = [node("Flatten", ["x"], ["f"]), node("Mul", ["f", "each"], ["g"], name="g")]
+    nodes += [node("LeakyRelu", ["g"], ["h"], name="h", alpha=0.5), node("MatMul", ["h", "b1"], ["z"], name="p")]
+    values = normal(8)
+    assert begun(path, nodes, {"z": 2}, {"each": values(100), "b1": values(100, 3)}) == [("scale+leaky0.5", ("g", "h"), ("p",))]

@@ -15,6 +15,7 @@ from ir.operators import parse_operator
 from ir.program import Apply, Axis, Constant, Program, Read, Stage, Tensor, affine, reads
 from ir.rounding import tolerance
 from ir.simplify import simplify
+from ir.task import task
 
 settled = settings(deadline=None, max_examples=40)
 
@@ -220,3 +221,12 @@ def test_the_tolerance_knows_every_sum() -> None:
     alone = tolerance(Program((partial,), (last,)), {"partial": interpret(Program(program.inputs, (replace(first, output=partial),)), inputs)})
     assert (alone < tolerance(split, inputs)).all()
     assert (tolerance(split, inputs) < tolerance(program, inputs)).all()
+
+
+def test_padding_pads_what_a_prologue_gives() -> None:
+    program = task("conv2d:c=3,h=4,w=5,k=2,r=3,s=3,pad=1,prologue=scale+bias+sigmoid,epilogue=bias").program
+    inputs = random_inputs(program)
+    fed = 1 / (1 + np.exp(-(inputs["x"].astype(np.float64) * inputs["input_scale"] + inputs["input_bias"])))
+    plain = task("conv2d:c=3,h=4,w=5,k=2,r=3,s=3,pad=1,epilogue=bias").program
+    expected = interpret(plain, {"x": fed, "weights": inputs["weights"], "bias": inputs["bias"]})
+    np.testing.assert_allclose(interpret(program, inputs), expected, rtol=1e-12, atol=1e-12)

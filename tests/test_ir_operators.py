@@ -201,7 +201,7 @@ def test_depthwise_channels_are_blocked_as_their_layout() -> None:
         ("matmul:", "matmul: m is missing"),
         ("matmul:m=1,n=2", "matmul: k is missing in 'matmul:m=1,n=2'"),
         ("matmul:m=1,n=2,k=3,", "matmul: unknown parameter '' in"),
-        ("matmul:m=1,n=2,k=3,q=4", "matmul: unknown parameter 'q=4' in 'matmul:m=1,n=2,k=3,q=4' (known: m, n, k, b, epilogue)"),
+        ("matmul:m=1,n=2,k=3,q=4", "matmul: unknown parameter 'q=4' in 'matmul:m=1,n=2,k=3,q=4' (known: m, n, k, b, prologue, epilogue)"),
         ("matmul:m=1,n=2,k", "matmul: k has no value in 'matmul:m=1,n=2,k'"),
         ("matmul:m=1,n=2,k=3,m=1", "matmul: m is given twice"),
         ("matmul:m=,n=2,k=3", "matmul: m='' is no whole number"),
@@ -342,3 +342,21 @@ def test_every_operator_is_tried_above() -> None:
 def test_strides_are_in_elements() -> None:
     assert Tensor("x", (2, 3, 4)).strides == (12, 4, 1)
     assert Tensor("x", (2, 3, 4)).n_bytes == 96
+
+
+def test_a_prologue_is_left_out_of_the_text_where_there_is_none() -> None:
+    assert task("matmul:m=2,n=3,k=4,prologue=none").key == "matmul:m=2,n=3,k=4,b=constant,epilogue=none"
+    assert task("matmul:m=2,n=3,k=4,prologue=scale+bias+relu").key == "matmul:m=2,n=3,k=4,b=constant,prologue=scale+bias+relu,epilogue=none"
+
+
+@pytest.mark.parametrize(
+    ("prologue", "words"),
+    [
+        ("add", "has an unknown step 'add' (known: scale, bias, relu, sigmoid, tanh, gelu, silu, hardswish, leaky<slope>, clip<low>:<high>)"),
+        ("scale+relu+scale", "has scale twice"),
+        ("clip1:0", "has a clip with low above high: 'clip1:0'"),
+    ],
+)
+def test_prologues_that_there_are_not(prologue: str, words: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(f'matmul: prologue={prologue!r} {words}')}$"):
+        task(f"matmul:m=2,n=3,k=4,prologue={prologue}")
