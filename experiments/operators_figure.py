@@ -34,8 +34,9 @@ def draw(results: pd.DataFrame, path: Path) -> None:
         for place, batch in enumerate(batches):
             ratios = mine.loc[mine["batch"] == batch, "ratio_to_best_peer"].to_numpy()
             at = np.arange(len(ratios)) + (place - (len(batches) - 1) / 2) * width
-            bars = axis.bar(at, ratios, width, color=COLOURS.get(int(batch), "#999999"), label=f"batch {batch}")
-            axis.bar_label(bars, fmt="%.1f", fontsize=6, label_type="center", color="white" if batch > 1 else "black")
+            axis.bar(at, ratios, width, color=COLOURS.get(int(batch), "#999999"), label=f"batch {batch}")
+            for x, ratio in zip(at, ratios, strict=True):
+                axis.annotate(f"{ratio:.1f}", (x, 0), (0, 2), textcoords="offset points", ha="center", fontsize=6, color="white" if batch > 1 else "black")
             _draw_limits(axis, at, ratios / mine.loc[mine["batch"] == batch, "limit_fraction"].to_numpy(), top, width)
         axis.axhline(1.0, color="black", linewidth=0.8)
         axis.set_title(f"{family}: {FAMILIES[family].title}", fontsize=8)
