@@ -509,6 +509,8 @@ class _Body:
 
     def guard_mask(self, guard: Expr) -> ir.Value:
         match guard:
+            case int():
+                return ir.Constant(ir.VectorType(ir.IntType(1), self.lanes), [guard] * self.lanes)
             case Op("both", (a, b)):
                 return self.builder.and_(self.guard_mask(a), self.guard_mask(b))
             case Op("less", (a, b)):

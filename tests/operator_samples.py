@@ -69,7 +69,8 @@ def window_texts(draw: st.DrawFn, most: int = 14) -> str:
     dilation = [1 if transposed else draw(st.sampled_from([1, 1, 1, 2, 3])) for _ in range(rank)]
     pad = [draw(st.integers(0, 2)) for _ in range(2 * rank)]
     reach = [by * (size - 1) + 1 - before - after for by, size, before, after in zip(dilation, kernel, pad[:rank], pad[rank:], strict=True)]
-    least = [max(1, needed + 4 * transposed) for needed in reach]
+    outside = [1 + before + after for before, after in zip(pad[:rank], pad[rank:], strict=True)]  # a transposed window of so many has an output
+    least = outside if transposed else [max(1, needed) for needed in reach]
     sizes = [draw(st.integers(low, max(low, most if rank < 3 else most // 3))) for low in least]
     c, k = (groups * draw(st.sampled_from([4, 16, 20, 32])) for _ in "ck")
     name = "conv_transpose2d" if transposed else f"conv{rank}d"
