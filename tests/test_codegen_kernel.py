@@ -105,6 +105,7 @@ NARROW = [
     "einsum:equation=ki.kj.ij,sizes=i21.j35.k70,prologue=scale+bias+gelu",
     "einsum:equation=ji.ki.kj,sizes=i21.j35.k30,prologue=scale+bias+relu",
     "conv2d:c=20,h=9,w=7,k=20,r=3,s=3,pad=1,layout=nchw,prologue=scale+bias+sigmoid",
+    "conv2d:n=2,c=2,h=1,w=1,k=1,r=1,s=1,stride=5,pad=1,prologue=relu",
 ]
 
 
