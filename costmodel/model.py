@@ -84,9 +84,10 @@ class CostModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         self.seed = seed
         self.n_threads = n_threads
 
-    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike, sample_weight: ArrayLike | None = None, margin: ArrayLike | None = None) -> Self:
         """`sample_weight` (n,) are finite and not negative; for the ranking objectives a group weighs the mean of its candidates.
 
+        `margin` (n,) are scores of another model to begin with: the trees learn what these leave unexplained within each group, and `predict` gives that alone.
         `ValueError` for shapes that do not fit, infinite features, and throughputs that are negative or not finite.
         """
         parameters = self._parameters()
@@ -96,11 +97,15 @@ class CostModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         z = normalized_throughput(throughput, tasks)
         weight = self._weight(z, sample_weight)
         if self.objective == "squared":  # (a QuantileDMatrix would start threads whatever `nthread` says, xgboost 3.2)
+            order = np.arange(len(z))
             data = xgb.DMatrix(matrix, z, weight=weight, nthread=self.n_threads)
         else:
             order = np.argsort(tasks, kind="stable")  # XGBoost wants the candidates of a task together, and one weight a task
             mean_weight = np.bincount(tasks, weight) / np.bincount(tasks)
             data = xgb.DMatrix(matrix[order], z[order], weight=mean_weight, qid=tasks[order], nthread=self.n_threads)
+        if margin is not None:
+            data.set_base_margin(_around(column_or_1d(margin), z, tasks)[order])
+            parameters["base_score"] = 0.0  # what `predict` starts from
         self.booster_ = xgb.train(parameters, data, self.n_estimators)
         return self
 
@@ -189,6 +194,12 @@ class RandomModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
         factors = np.random.default_rng(self.seed).integers(2**64, size=1 + bits.shape[1], dtype=np.uint64)
         hashed = bits @ factors[1:] + factors[0]  # modulo 2^64, as it should be
         return np.asarray((hashed >> 40) / 2**24, dtype=np.float32)  # the upper bits are the good ones; 24 fill a float32
+
+
+def _around(margin: NDArray[np.floating[Any]], z: NDArray[np.float64], tasks: NDArray[np.intp]) -> NDArray[np.float64]:
+    """(n,) the margins, moved within each task to the mean of z: a score says nothing across tasks, so no tree shall be spent on that."""
+    missing = np.bincount(tasks, z - margin) / np.bincount(tasks)
+    return np.asarray(margin + missing[tasks], dtype=np.float64)
 
 
 def normalized_throughput(y: ArrayLike, groups: ArrayLike) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from schedule.measurement import Candidate
 from schedule.sketch import Sketch
-from search.strategy import Rows, Scorer, Scores, Seen, sample, score_all
+from search.strategy import EXPLORE, Rows, Scorer, Scores, Seen, sample, score_all
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class AnnealingSearch:
     def tell(self, candidates: Sequence[Candidate], throughputs: Sequence[float]) -> None:
         self._seen.tell(candidates, throughputs)
 
-    def ask(self, n: int) -> list[Candidate]:
-        n_random = int(self._rng.binomial(n, self._options.epsilon))
+    def ask(self, n: int, explore: bool = False) -> list[Candidate]:
+        n_random = int(self._rng.binomial(n, EXPLORE if explore else self._options.epsilon))
         rows, scores = self._walk()
         chosen = self._seen.take(rows, scores, n - n_random)
         return chosen + self._seen.take_random(n - len(chosen), self._rng)

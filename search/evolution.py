@@ -14,7 +14,7 @@ import numpy as np
 from schedule.measurement import Candidate
 from schedule.sketch import Sketch
 from schedule.space import Population
-from search.strategy import Rows, Scorer, Scores, Seen, merge, sample, score_all
+from search.strategy import EXPLORE, Rows, Scorer, Scores, Seen, merge, sample, score_all
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class EvolutionarySearch:
     def tell(self, candidates: Sequence[Candidate], throughputs: Sequence[float]) -> None:
         self._seen.tell(candidates, throughputs)
 
-    def ask(self, n: int) -> list[Candidate]:
-        n_random = int(self._rng.binomial(n, self._options.epsilon))
+    def ask(self, n: int, explore: bool = False) -> list[Candidate]:
+        n_random = int(self._rng.binomial(n, EXPLORE if explore else self._options.epsilon))
         rows, scores = self._evolve()
         chosen = self._seen.take(rows, scores, n - n_random, self._options.alike)
         chosen += self._seen.take(rows, scores, n - n_random - len(chosen))  # where there are few register tiles

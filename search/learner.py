@@ -1,6 +1,7 @@
 """The cost model at work in a tuning run: features of what was measured, refits, scores for the search, and its own marks.
 
-One model learns across all tasks of a run; it is judged on each batch before it learns from it.
+One model learns across all tasks of a run; it is judged on each batch before it learns from it. Where there is a model trained before, the prior, it learns
+what that leaves unexplained, and how much of a say it has follows from how well it does (`search.trust`).
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from schedule.sketch import Sketch
 from schedule.space import Population
 from schedule.target import Target
 from search.strategy import Scorer, Scores
+from search.trust import Trust
 
-REFIT_GROWTH = 1.1  # the model is fitted anew when there is a tenth more data
+REFIT_GROWTH = 1.2  # the model is fitted anew when there is a fifth more data
 RECALL_K = 8
 
 
@@ -36,11 +38,12 @@ class _Data:
 
 
 class Learner:
-    """Scores candidates of any task by `model`, and teaches it. A `prior`, trained before, scores alone until there is something to
-    learn from, and keeps half of the say afterwards; a `draft` scores alone until then, and has no say afterwards."""
+    """Scores candidates of any task by `model`, and teaches it. With a `prior`, trained before, the model's scores are added to that one's
+    (`costmodel.residual`); without one a `draft` scores alone until there is something to learn from, and has no say afterwards."""
 
     def __init__(self, model: Ranker, target: Target, *, prior: Ranker | None = None, draft: Ranker | None = None) -> None:
         self._model, self._target, self._prior, self._draft = model, target, prior, draft
+        self._trust = Trust(has_prior=prior is not None)
         self._fitted = False
         self._extractors: dict[tuple[str, str], FeatureExtractor] = {}
         self._data: dict[str, _Data] = {}
@@ -48,48 +51,48 @@ class Learner:
         self.seconds = 0.0  # spent in features, fits and predictions
 
     @property
-    def _rankers(self) -> list[Ranker]:
-        """Those that have a say at this time."""
-        if not self._fitted and self._prior is None:
-            return [] if self._draft is None else [self._draft]
-        return [ranker for ranker in (self._prior, self._model if self._fitted else None) if ranker is not None]
-
-    @property
     def name(self) -> str:
         return type(self._model).__name__
+
+    @property
+    def trust(self) -> float:
+        """The share of what is learned here in the scores; 1 where there is nothing else."""
+        return self._trust.share
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the scores have lately been no better than chance, so that a search had better explore."""
+        return self._trust.is_lost
 
     def scorer(self, task: Task) -> Scorer:
         """Scores for the rows of the task's sketches; all equal where nothing was learned and there is neither prior nor draft."""
 
         def score(sketch: Sketch, X: Population) -> Scores:
-            scores = np.zeros(len(X))
-            rankers = self._rankers
-            if not rankers or not len(X):
-                return scores
-            start = time.perf_counter()
-            features = self._features(task, sketch, X)
-            for ranker in rankers:
-                scores += ranker.predict(features)
-            self.seconds += time.perf_counter() - start
-            return scores / len(rankers)
+            prior, local = self._parts(task, sketch, X)
+            return prior + self._trust.share * local
 
         return score
 
     def quality(self, task: Task, sketches: Sequence[Sketch], candidates: Sequence[Candidate], throughputs: Sequence[float]) -> Quality | None:
-        """The model's marks on this batch, before it learns from it; None where the batch, or a model that knows nothing yet, says nothing."""
-        if not self._rankers:
+        """The marks of the scores on this batch, before anything learns from it, and from them how much of a say each model has from now on.
+
+        None where the batch, or models that know nothing yet, say nothing.
+        """
+        if not self._knows or not candidates:
             return None
-        return quality(self._predict(task, sketches, candidates), throughputs, RECALL_K)
+        prior, local = self._predict(task, sketches, candidates)
+        measured = np.asarray(throughputs, dtype=np.float64)
+        found = quality(prior + self._trust.share * local, measured, RECALL_K)
+        self._trust.judge(prior, local, measured)
+        return found
 
     def observe(self, task: Task, sketches: Sequence[Sketch], candidates: Sequence[Candidate], throughputs: Sequence[float]) -> None:
-        """Keep a measured batch, and fit again when enough is new."""
+        """Keep a measured batch; `fit` learns from it."""
         data = self._data.setdefault(task.key, _Data())
         by_name = {sketch.name: sketch for sketch in sketches}
         start = time.perf_counter()
-        for name in dict.fromkeys(candidate.sketch for candidate in candidates):
-            mine = [i for i, candidate in enumerate(candidates) if candidate.sketch == name]
-            X = np.array([candidates[i].row for i in mine], dtype=np.int64)
-            data.features.append(self._features(task, by_name[name], X))
+        for name, mine in _by_sketch(candidates).items():
+            data.features.append(self._features(task, by_name[name], _rows(candidates, mine)))
             data.throughputs += [throughputs[i] for i in mine]
         self.seconds += time.perf_counter() - start
 
@@ -106,20 +109,51 @@ class Learner:
         self._fitted, self._n_fitted = True, n
         self.seconds += time.perf_counter() - start
 
-    def _predict(self, task: Task, sketches: Sequence[Sketch], candidates: Sequence[Candidate]) -> Scores:
+    @property
+    def _knows(self) -> bool:
+        """Whether anything says how good a candidate is."""
+        return self._fitted or self._prior is not None or self._draft is not None
+
+    def _parts(self, task: Task, sketch: Sketch, X: Population) -> tuple[Scores, Scores]:
+        """(n,) scores by what was known before tuning, and by what was learned since; the draft stands for the second until there is something."""
+        prior, local = np.zeros(len(X)), np.zeros(len(X))
+        if not self._knows or not len(X):
+            return prior, local
+        start = time.perf_counter()
+        features = self._features(task, sketch, X)
+        if self._prior is not None:
+            prior += self._prior.predict(features)
+        learned = self._model if self._fitted else self._draft
+        if learned is not None:
+            local += learned.predict(features)
+        self.seconds += time.perf_counter() - start
+        return prior, local
+
+    def _predict(self, task: Task, sketches: Sequence[Sketch], candidates: Sequence[Candidate]) -> tuple[Scores, Scores]:
+        """`_parts` of candidates of any of the task's sketches."""
         by_name = {sketch.name: sketch for sketch in sketches}
-        scores = np.empty(len(candidates))
-        scorer = self.scorer(task)
-        for name in dict.fromkeys(candidate.sketch for candidate in candidates):
-            mine = [i for i, candidate in enumerate(candidates) if candidate.sketch == name]
-            scores[mine] = scorer(by_name[name], np.array([candidates[i].row for i in mine], dtype=np.int64))
-        return scores
+        prior, local = np.empty(len(candidates)), np.empty(len(candidates))
+        for name, mine in _by_sketch(candidates).items():
+            prior[mine], local[mine] = self._parts(task, by_name[name], _rows(candidates, mine))
+        return prior, local
 
     def _features(self, task: Task, sketch: Sketch, X: Population) -> NDArray[np.float32]:
         key = (task.key, sketch.name)
         if key not in self._extractors:
             self._extractors[key] = FeatureExtractor(sketch, self._target)
         return self._extractors[key](X)
+
+
+def _by_sketch(candidates: Sequence[Candidate]) -> dict[str, list[int]]:
+    """Places of the candidates of each sketch, by its name."""
+    found: dict[str, list[int]] = {}
+    for i, candidate in enumerate(candidates):
+        found.setdefault(candidate.sketch, []).append(i)
+    return found
+
+
+def _rows(candidates: Sequence[Candidate], places: Sequence[int]) -> Population:
+    return np.array([candidates[i].row for i in places], dtype=np.int64)
 
 
 def throughput(task: Task, seconds: float) -> float:

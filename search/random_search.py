@@ -18,7 +18,8 @@ class RandomSearch:
         del scorer  # a search is made with a scorer, and this one has no use for it
         self._seen, self._rng = Seen(sketches), rng
 
-    def ask(self, n: int) -> list[Candidate]:
+    def ask(self, n: int, explore: bool = False) -> list[Candidate]:
+        del explore  # it never does anything else
         return self._seen.take_random(n, self._rng)
 
     def tell(self, candidates: Sequence[Candidate], throughputs: Sequence[float]) -> None:

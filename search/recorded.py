@@ -1,32 +1,86 @@
-"""Search among recorded rows only: with a replaying runner, searches are compared without a clock and without noise."""
+"""Spaces that hold recorded rows only: with a replaying runner any search runs on them without a clock and without noise.
+
+A row that a search makes up stands for the recorded row nearest to it. Rows are points of which each ordered column gives one coordinate, log2(1 + value) over
+the column's range, and each other column one for every value, a half where it has it: two rows that differ in such a column are one apart in it. Distances
+are sums over coordinates.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
-from schedule.measurement import Candidate
 from schedule.sketch import Sketch
-from schedule.space import Population
-from search.strategy import Rows, Scorer, Seen, score_all
+from schedule.space import Column, Population, Space
+
+N_NEAR = 4  # recorded rows that are looked at: the parents of a row, which are the nearest as a rule, and as many others
 
 
-class RecordedSearch:
-    """Asks for the best-scored recorded rows that were not asked for yet, and a share of random ones.
+@dataclass(frozen=True, eq=False)
+class RecordedSpace(Space):
+    """`recorded` (n, c): distinct rows of the space; nothing else is in this one."""
 
-    `recorded`: rows by the name of their sketch.
-    """
+    recorded: Population = field(kw_only=True)
 
-    def __init__(self, sketches: Sequence[Sketch], scorer: Scorer, rng: np.random.Generator, recorded: Mapping[str, Population], epsilon: float = 0.1) -> None:
-        self._sketches, self._scorer, self._rng, self._epsilon = sketches, scorer, rng, epsilon
-        self._rows: Rows = {i: recorded[sketch.name] for i, sketch in enumerate(sketches) if sketch.name in recorded}
-        self._seen = Seen(sketches)
+    def valid(self, X: Population) -> NDArray[np.bool_]:
+        """Whatever comes out of this space is."""
+        return np.ones(len(X), dtype=bool)
 
-    def tell(self, candidates: Sequence[Candidate], throughputs: Sequence[float]) -> None:
-        self._seen.tell(candidates, throughputs)
+    def draw(self, n: int, rng: np.random.Generator) -> Population:
+        return self.recorded[rng.integers(len(self.recorded), size=n)]
 
-    def ask(self, n: int) -> list[Candidate]:
-        n_random = int(self._rng.binomial(n, self._epsilon))
-        chosen = self._seen.take(self._rows, score_all(self._sketches, self._rows, self._scorer), n - n_random)
-        return chosen + self._seen.take(self._rows, {i: self._rng.random(len(X)) for i, X in self._rows.items()}, n - len(chosen))
+    def sample(self, n: int, rng: np.random.Generator) -> Population:
+        return self.draw(n, rng)
+
+    def mutate(self, X: Population, rng: np.random.Generator) -> Population:
+        """The recorded row that is nearest to a mutant, but not the row itself."""
+        return self._nearest(Space.mutate(self, X, rng), (X,))
+
+    def crossover(self, A: Population, B: Population, rng: np.random.Generator) -> Population:
+        """The recorded row that is nearest to a child, but none of its parents."""
+        return self._nearest(Space.crossover(self, A, B, rng), (A, B))
+
+    def row(self, values: dict[str, int], rng: np.random.Generator) -> Population:
+        """(1, c) the recorded row nearest to the valid one nearest to the wished values."""
+        return self._nearest(Space(self.columns, self.limits).row(values, rng), ())
+
+    def _nearest(self, X: Population, others: Sequence[Population]) -> Population:
+        """(n, c) of each row the nearest recorded one that is not the same row of `others`; where there is no other, the nearest."""
+        n_near = min(N_NEAR, len(self.recorded))
+        near = self._tree.query(self._points(X), k=list(range(1, n_near + 1)), p=1)[1]
+        rows = self.recorded[near]  # (n, near, c)
+        taken = np.zeros(near.shape, dtype=bool)
+        for other in others:
+            taken |= (rows == other[:, None]).all(axis=2)
+        first = np.argmin(taken, axis=1)  # the first that is free
+        return np.asarray(rows[np.arange(len(X)), first])
+
+    @cached_property
+    def _tree(self) -> cKDTree:
+        return cKDTree(self._points(self.recorded))
+
+    def _points(self, X: Population) -> NDArray[np.float64]:
+        """(n, coordinates)"""
+        return np.concatenate([_coordinates(column, X[:, j]) for j, column in enumerate(self.columns)], axis=1)
+
+
+def _coordinates(column: Column, values: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n, 1) of an ordered column, (n, choices) of another."""
+    if not column.ordered:
+        return 0.5 * (values[:, None] == np.array(column.choices))
+    lowest, highest = np.log2(1.0 + column.choices[0]), np.log2(1.0 + column.choices[-1])
+    return ((np.log2(1.0 + values) - lowest) / max(highest - lowest, 1e-9))[:, None]
+
+
+def recorded_sketches(sketches: Sequence[Sketch], recorded: Mapping[str, Population]) -> tuple[Sketch, ...]:
+    """The sketches of which there are recorded rows, by name, with no other rows in their spaces."""
+    return tuple(
+        replace(sketch, space=RecordedSpace(sketch.space.columns, sketch.space.limits, recorded=recorded[sketch.name]))
+        for sketch in sketches
+        if len(recorded.get(sketch.name, ()))
+    )

@@ -17,6 +17,8 @@ from schedule.measurement import Candidate
 from schedule.sketch import Sketch
 from schedule.space import Population
 
+EXPLORE = 0.5  # share of random candidates in a batch where scores are no better than chance
+
 Scores: TypeAlias = NDArray[np.float64]
 Scorer: TypeAlias = Callable[[Sketch, Population], Scores]
 
@@ -25,9 +27,9 @@ Rows: TypeAlias = dict[int, Population]
 
 
 class Search(Protocol):
-    """Ask and tell. `ask` may give fewer than n when the space is used up."""
+    """Ask and tell. `ask` may give fewer than n when the space is used up. `explore`: the scores have been no better than chance, so trust them less."""
 
-    def ask(self, n: int) -> list[Candidate]: ...
+    def ask(self, n: int, explore: bool = False) -> list[Candidate]: ...
 
     def tell(self, candidates: Sequence[Candidate], throughputs: Sequence[float]) -> None: ...
 

@@ -244,7 +244,7 @@ class Tuner:
 
     def _ask(self, state: TaskState, n: int) -> list[Candidate]:
         """The search's next batch; the default schedule is the very first trial."""
-        asked = state.search.ask(n)
+        asked = state.search.ask(n, explore=self._learner.is_lost)
         if state.default not in state.measured:
             asked = [state.default, *(candidate for candidate in asked if candidate != state.default)][:n]
         return [candidate for candidate in asked if candidate not in state.measured]

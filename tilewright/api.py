@@ -18,7 +18,9 @@ from codegen.openmp import register_openmp
 from codegen.runner import LiveRunner
 from costmodel.features import FEATURE_VERSION, FeatureExtractor
 from costmodel.model import CostModel, RandomModel
+from costmodel.residual import ResidualModel
 from costmodel.roofline import RooflineModel
+from costmodel.shipped import shipped_model
 from data.record import Record, machine_id
 from data.store import Store
 from graph.targets import resolve_target
@@ -35,6 +37,7 @@ from search.random_search import RandomSearch
 from search.tuner import Progress, SearchFactory, TaskState, TuneOptions, Tuner
 
 SEARCHES: dict[str, SearchFactory] = {"evolutionary": EvolutionarySearch, "annealing": AnnealingSearch, "random": RandomSearch}
+SHIPPED, SCRATCH, RANDOM = "shipped", "scratch", "random"  # cost models that are no files
 DEFAULT_TRIALS_PER_TASK = 128  # where no budget is given
 LIMITS_SECONDS = 0.4  # for measuring the machine's limits before tuning
 QUIET_SCALING = 0.8  # of the FMA peak over that of one thread, for each thread: below it the machine is not quiet
@@ -159,7 +162,7 @@ def tune(
     threads: int | None = None,
     seed: int = 0,
     search: str = "evolutionary",
-    cost_model: str = "xgb",
+    cost_model: str = SHIPPED,
     check: bool = True,
     timeout_seconds: float = 10.0,
     no_winograd: bool = False,
@@ -170,7 +173,8 @@ def tune(
 
     `what` is a task, several, or a target as in `tasks`. With `records`, a file, every trial is kept there, and trials already there
     count and are not repeated. Without any budget each task gets `DEFAULT_TRIALS_PER_TASK` trials. `search` is one of `SEARCHES`;
-    `cost_model` is "xgb", "random", or the file of a trained model. `check`: compare every candidate's output with the reference.
+    `cost_model` is what ranks candidates: "shipped", the model that comes with Tilewright, or the file of another one that `tilewright train` wrote, each
+    put right by what is measured; "scratch", one that learns from nothing; or "random". `check`: compare every candidate's output with the reference.
     `no_winograd` leaves out schedules by Winograd's algorithm, which round otherwise; `deterministic` those by split reductions too, so that the terms of every
     sum are added one after the other. Records of what is left out do not count.
     `UserError` if anything asked for cannot be had. Ctrl-C ends the run early and keeps what was found.
@@ -217,11 +221,13 @@ def one_thread_without_openmp(threads: int | None) -> int | None:
 
 
 def make_learner(cost_model: str, machine: Machine, seed: int) -> Learner:
-    if cost_model == "xgb":
+    """`UserError` for a file that is no cost model, or is one for other features."""
+    if cost_model == SCRATCH:
         return Learner(CostModel(seed=seed), machine.target, draft=RooflineModel())
-    if cost_model == "random":
+    if cost_model == RANDOM:
         return Learner(RandomModel(seed), machine.target)
-    return Learner(CostModel(seed=seed), machine.target, prior=CostModel.load(cost_model, FEATURE_VERSION, FeatureExtractor.names))
+    prior = shipped_model() if cost_model == SHIPPED else CostModel.load(cost_model, FEATURE_VERSION, FeatureExtractor.names)
+    return Learner(ResidualModel(prior, CostModel(seed=seed)), machine.target, prior=prior)
 
 
 def quiet_limits(target: Target) -> Limits:

@@ -116,7 +116,9 @@ def tune(
     batch: Annotated[int, typer.Option(min=1, help="Trials between two updates of the cost model.")] = 16,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for building or measuring one candidate.")] = 10.0,
     search: Annotated[SearchName, typer.Option(help="How candidates are chosen.")] = SearchName.evolutionary,
-    cost_model: Annotated[str, typer.Option(metavar="xgb|random|FILE", help="What ranks candidates: learned here, chance, or a trained model.")] = "xgb",
+    cost_model: Annotated[
+        str, typer.Option(metavar="shipped|scratch|random|FILE", help="What ranks candidates: the model shipped, one learned here, chance, or a trained one.")
+    ] = "shipped",
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare outputs with the reference.")] = False,
     require_tuned: Annotated[bool, typer.Option("--require-tuned", help="Fail if some layer of the network is left untuned.")] = False,
     shape: ShapeOption = None,

@@ -1,0 +1,27 @@
+"""What a model trained before leaves unexplained, learned from a few measurements of new tasks."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from numpy.typing import ArrayLike
+
+from costmodel.model import CostModel, Scores
+
+
+class ResidualModel:
+    """A ranker whose scores are to be added to those of `prior`: boosting goes on from these, as if trees were appended to it.
+
+    (Appending them to the booster itself would do the same, but cost a prediction by all trees of the prior at every fit, and leave no way to weigh the two.)
+    """
+
+    def __init__(self, prior: CostModel, local: CostModel) -> None:
+        self._prior, self._local = prior, local
+
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+        self._local.fit(X, y, groups, sample_weight, margin=self._prior.predict(X))
+        return self
+
+    def predict(self, X: ArrayLike) -> Scores:
+        """(n,) what to add to the scores of the prior."""
+        return self._local.predict(X)
