@@ -31,7 +31,7 @@ from search.learner import Learner, throughput
 from search.strategy import Seen
 from search.tuner import Runner
 
-TURN = 16  # trials
+TURN = 32  # trials: sketches, reference and extractors of a task are made anew in each, which takes as long as some ten trials
 SAMPLE_CHUNK = 64  # candidates drawn at once; part of what a seed means
 REPEAT_SHARE = 0.02  # of all trials are measured twice
 REPEAT_GROUP = 4  # of one task: only candidates of one task are compared, so a single one says little
