@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,21 +109,21 @@ def evaluate(
     chosen = tuple(networks or known["networks"] or NETWORKS)
     mask = held_out(data, split, known["seed"], chosen)
     if not allow_trained:
-        _refuse_trained(path, known, split, data, mask)
+        refuse_trained(path, known, split, data.tasks(mask))
     return Judged(split, _scores(model.predict(data.X[mask]), data, mask, chosen if split == "network" else ()), repeatability(measured.records))
 
 
-def _refuse_trained(path: Path, known: dict[str, Any], split: str, data: TrainingSet, mask: Mask) -> None:
-    """`UserError` where the model has learned from what is to be scored."""
-    wanted = set(data.programs[mask].tolist())
+def refuse_trained(path: Path, known: Mapping[str, Any], split: str, tasks: Iterable[str]) -> None:
+    """`UserError` where the model has learned from some of the tasks to be scored, under whatever names. `known`: what its card says of its training."""
+    wanted = _programs(path, tasks)
     seen = wanted & _programs(path, known["trained"])
     if seen and not (split == known["split"] == "within"):  # there the same candidates were held out
         trained = f"with --holdout {known['split']}" if known["split"] else "on everything"
-        tasks = f"{len(seen)} of the {len(wanted)} tasks that --split {split} would score"
-        raise UserError(f"{path} was trained {trained}: it knows {tasks}; --allow-trained scores them anyway")
+        found = f"{len(seen)} of the {len(wanted)} tasks that --split {split} would score"
+        raise UserError(f"{path} was trained {trained}: it knows {found}; --allow-trained scores them anyway")
 
 
-def _programs(path: Path, names: Sequence[str]) -> set[str]:
+def _programs(path: Path, names: Iterable[str]) -> set[str]:
     """Their ids: what is the same under another name is for this version to say, not for the one that trained."""
     try:
         return {program_id(task(name).program) for name in names}
