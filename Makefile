@@ -6,8 +6,9 @@ DEMO ?= demo
 DEMO_SECONDS ?= 180
 
 FUZZ_CANDIDATES ?= 20000
+FIGURES := operators search_efficiency model_quality objectives feature_groups transfer simulation search_parts
 
-.PHONY: demo fuzz test lint types imports check clean
+.PHONY: demo figures fuzz test lint types imports check clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +23,10 @@ demo: $(VENV)/installed
 	$(BIN)/tilewright tune $(DEMO)/open-nsfw.onnx --records $(DEMO)/nsfw.db --max-trials 4000 --max-seconds $(DEMO_SECONDS)
 	$(BIN)/tilewright best --records $(DEMO)/nsfw.db
 	$(BIN)/tilewright plot --records $(DEMO)/nsfw.db -o $(DEMO)/report
+
+# From the CSVs under experiments/results, without measuring anything; what made these stands in experiments/README.md.
+figures: $(VENV)/installed
+	for name in $(FIGURES); do $(BIN)/python -m experiments.$$name --plot-only || exit 1; done
 
 test: lint types imports check
 
