@@ -31,7 +31,9 @@ def breed(sketches: Sequence[Sketch], rows: Rows, scores: Mapping[int, Scores], 
 def _children(space: Space, parents: Population, mutation: float, rng: np.random.Generator) -> Population:
     mates = parents[rng.permutation(len(parents))]
     mutated = rng.random(len(parents)) < mutation
-    children = np.where(mutated[:, None], space.mutate(parents, rng), space.crossover(parents, mates, rng))
+    children = np.empty_like(parents)
+    children[mutated] = space.mutate(parents[mutated], rng)
+    children[~mutated] = space.crossover(parents[~mutated], mates[~mutated], rng)
     return valid_children(space, children, parents, rng)
 
 
