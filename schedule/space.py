@@ -150,13 +150,13 @@ class Space:
         X = np.repeat(row[None], len(at), axis=0)
         X[np.arange(len(at)), at] = np.concatenate([np.empty(0, np.int64), *steps])
         X = np.unique(self.canonical(X), axis=0)
-        return X[(row != X).any(axis=1) & self.valid(X)]
+        return np.asarray(X[(row != X).any(axis=1) & self.valid(X)])
 
     def _steps(self, j: int, value: int) -> NDArray[np.int64]:
         """The values of column j one step from this one, which may lie between two choices."""
         choices = self._choices[j]
         if not self.columns[j].ordered:
-            return choices[choices != value]
+            return np.asarray(choices[choices != value])
         below, above = np.searchsorted(choices, value, "left"), np.searchsorted(choices, value, "right")
         return np.concatenate([choices[:below][-1:], choices[above:][:1]])
 
