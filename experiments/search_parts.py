@@ -52,7 +52,7 @@ class Config:
             "no crossover": self._method(mutation=1.0),
             "no elites": self._method(elites=0),
             "no random share": self._method(epsilon=0.0),
-            "no coordinate descent": self._method(descent=0.0),
+            "coordinate descent, a quarter of a batch": self._method(descent=0.25),
             "coordinate descent, half a batch": self._method(descent=0.5),
             "batches of 8": replace(self._method(), batches=(8,)),
             "batches of 32": replace(self._method(), batches=(32,)),

@@ -84,8 +84,8 @@ def trials_to_reach(results: pd.DataFrame) -> pd.DataFrame:
     return table.loc[list(dict.fromkeys(results["method"]))]
 
 
-def _first(results: pd.DataFrame, quality: float) -> pd.Series:
-    """Of each run, the first trial with which it had this quality; infinite where it never had."""
+def _first(results: pd.DataFrame, quality: float | pd.Series) -> pd.Series:
+    """Of each run, the first trial with which it had this quality (one for all rows of `results`, or one for each); infinite where it never had."""
     reached = results[results["best_share"] >= quality].groupby(RUN, sort=False)["trial"].min().astype(float)
     return reached.reindex(pd.MultiIndex.from_frame(results[RUN].drop_duplicates()), fill_value=math.inf)
 
@@ -104,32 +104,30 @@ class Ratio:
 
 
 def ratio(results: pd.DataFrame, method: str, n_trials: int, other: str) -> Ratio:
-    """Trials of `other` until it has what `method` has after `n_trials`, over these: both as means over seeds, and of the tasks the geometric mean."""
-    wanted = _mean_curves(results, method, np.array([n_trials]))
-    most = int(results.loc[results["method"] == other, "trial"].max())
-    curves = _mean_curves(results, other, np.arange(1, most + 1))
-    reached = curves.ge(wanted[n_trials] - 1e-9, axis="index")
-    needed = reached.to_numpy().argmax(axis=1) + 1
-    never = ~reached.any(axis=1).to_numpy()
-    return Ratio(geometric_mean(np.where(never, most, needed) / n_trials), len(curves), int(never.sum()))
+    """Trials of `other` until it has what `method` has after `n_trials`, over these: both as medians over seeds, and of the tasks the geometric mean.
+
+    (Of means a single seed would decide where a method finds the very best: all of the other's would have to.)
+    """
+    others = results[results["method"] == other]
+    needed = _first(others, others["task"].map(_reached(results, method, n_trials))).groupby("task").median()
+    never = np.isinf(needed)
+    return Ratio(geometric_mean(needed.where(~never, others["trial"].max()) / n_trials), len(needed), int(never.sum()))
 
 
-def _mean_curves(results: pd.DataFrame, method: str, trials: np.ndarray) -> pd.DataFrame:
-    """Best so far after so many trials (columns) of each task (rows), the mean over seeds."""
-    return best_after(results[results["method"] == method], trials).groupby("task").mean()
+def _reached(results: pd.DataFrame, method: str, n_trials: int) -> pd.Series:
+    """Best so far after so many trials, by task: the median over seeds."""
+    return best_after(results[results["method"] == method], [n_trials]).groupby("task").median()[n_trials]
 
 
 def summary(results: pd.DataFrame, n_scratch: int = 64, n_prior: int = 16) -> str:
     """Two lines: what learned search saves against the baselines, and what a model trained before saves of that."""
-    reached = _mean_curves(results, LEARNED, np.array([n_scratch]))[n_scratch].mean()
     annealing, random = (ratio(results, LEARNED, n_scratch, other) for other in (ANNEALED, RANDOM))
-    line = f"learned search reaches {reached:.1%} of the best recorded with {n_scratch} trials; annealing needs {annealing}, random search {random}"
+    reached = f"learned search reaches {_reached(results, LEARNED, n_scratch).mean():.1%} of the best recorded with {n_scratch} trials"
+    line = f"{reached}; annealing needs {annealing}, random search {random}"
     if PRIOR not in set(results["method"]):
         return f"{line}\nnothing was searched with a model trained before (--model)"
-    reached = _mean_curves(results, PRIOR, np.array([n_prior]))[n_prior].mean()
-    return (
-        f"{line}\nwith a model trained before it reaches {reached:.1%} with {n_prior} trials; from scratch it needs {ratio(results, PRIOR, n_prior, LEARNED)}"
-    )
+    reached = f"with a model trained before it reaches {_reached(results, PRIOR, n_prior).mean():.1%} with {n_prior} trials"
+    return f"{line}\n{reached}; from scratch it needs {ratio(results, PRIOR, n_prior, LEARNED)}"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -45,12 +45,14 @@ def _draw_curve(axis: Axes, runs: pd.DataFrame, method: str) -> None:
 
 
 def _draw_needed(axis: Axes, table: pd.DataFrame) -> None:
-    """A line a quality, the median of each method on it; those that are never there are left out."""
-    for method, row in table.iterrows():
-        there = [(n, line) for line, n in enumerate(row) if math.isfinite(n)]
+    """A band a quality, in it the median of each method, one above the other; those that are never there are left out."""
+    for height, (method, row) in zip(np.linspace(0.3, -0.3, len(table)), table.iterrows(), strict=True):
+        there = [(n, line + height) for line, n in enumerate(row) if math.isfinite(n)]
         if there:
             axis.plot(*zip(*there, strict=True), linestyle="none", color=COLOURS[str(method)], marker=MARKERS[str(method)], markersize=7)
     axis.set_xscale("log", base=2)
     axis.set_yticks(range(len(QUALITIES)), [f"{quality:.0%}" for quality in QUALITIES])
     axis.set_ylim(-0.5, len(QUALITIES) - 0.5)
+    for line in range(1, len(QUALITIES)):
+        axis.axhline(line - 0.5, color="#7F7F7F", linewidth=0.8)
     axis.set(xlabel="trials, median over tasks and seeds", ylabel="share of the best recorded")

@@ -1,8 +1,8 @@
 """Evolutionary search over the cost model's scores, as in Ansor (Zheng et al., OSDI 2020, section 5.1).
 
 A population of random rows and measured elites is bred for a few generations; the best rows that came up, and a share of random
-ones, are measured. All sketches of a task compete in one population. Once that finds nothing better any more, a share of each batch is coordinate descent, as
-in Droplet search (Canesche et al., "The Droplet Search Algorithm for Kernel Scheduling", ACM TACO 2024): the neighbours of the best measured row.
+ones, are measured. All sketches of a task compete in one population. Once that finds nothing better any more, a share of each batch may be coordinate descent,
+as in Droplet search (Canesche et al., "The Droplet Search Algorithm for Kernel Scheduling", ACM TACO 2024): the neighbours of the best measured row.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class EvolutionOptions:
     elite_copies: int = 8  # mutants of each elite in the first generation
     mutation: float = 0.85  # share of children by mutation, the rest by crossover
     epsilon: float = 0.1  # share of random candidates in a batch
-    descent: float = 0.25  # share of neighbours of the best measured row in a batch, once it has not improved for `patience` batches
+    descent: float = 0.0  # share of neighbours of the best measured row in a batch, once it has not improved for `patience` batches
     patience: int = 2
     alike: int = 3  # candidates of a batch that may share a register tile: it decides most, and a model that errs about one errs about all
 
