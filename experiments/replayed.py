@@ -34,6 +34,7 @@ from data.replay import ReplayRunner
 from ir.errors import UserError
 from ir.identity import program_id
 from ir.task import Task, task
+from schedule.measurement import Candidate
 from schedule.rules import sketches
 from schedule.sketch import Sketch
 from schedule.space import Population
@@ -77,7 +78,7 @@ class Recording:
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> Recording:
-        """`UserError` where the records are not of one task, machine and number of threads, or none of their rows is in a space any more."""
+        """`UserError` where the records are not of one task, machine and number of threads, or none of their rows in a space of today was valid."""
         runner = ReplayRunner(records)
         first = records[0]
         of = task(first.task)
@@ -85,9 +86,10 @@ class Recording:
         whole = sketches(of.program, target)
         rows = {sketch.name: runner.population(sketch) for sketch in whole}
         known = recorded_sketches(whole, {sketch.name: rows[sketch.name][sketch.space.contains(rows[sketch.name])] for sketch in whole})
-        if not known:
-            raise UserError(f"none of the {len(records)} measurements of {of.key} means anything to this version")
-        best = max(throughput(of, record.best_seconds) for record in records)
+        candidates = [Candidate(sketch.name, tuple(row)) for sketch in known for row in sketch.space.recorded.tolist()]
+        best = max((throughput(of, measurement.best_seconds) for measurement in runner(of, candidates)), default=0.0)
+        if not best:
+            raise UserError(f"none of the {len(records)} measurements of {of.key} is of a candidate that this version knows and that is valid")
         return cls(of, target, known, runner, {sketch.name: RecordedFeatures(sketch, target) for sketch in known}, best)
 
     def learner(self, seed: int, *, prior: CostModel | None = None, draft: bool = True, trust: Trust | None = None) -> Learner:
