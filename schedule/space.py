@@ -142,6 +142,24 @@ class Space:
         """Each column from one parent or the other. Canonical, not checked."""
         return self.canonical(np.where(rng.random(A.shape) < 0.5, A, B))
 
+    def neighbours(self, row: NDArray[np.int64]) -> Population:
+        """(n, c) distinct valid canonical rows one step from `row` (c,), which is not among them: in one column the next choice up or down, or any other
+        one where the choices have no order. Columns that depend on this one may follow."""
+        steps = [self._steps(j, int(row[j])) for j in range(len(self.columns))]
+        at = np.repeat(np.arange(len(steps)), [len(values) for values in steps])
+        X = np.repeat(row[None], len(at), axis=0)
+        X[np.arange(len(at)), at] = np.concatenate([np.empty(0, np.int64), *steps])
+        X = np.unique(self.canonical(X), axis=0)
+        return np.asarray(X[(row != X).any(axis=1) & self.valid(X)])
+
+    def _steps(self, j: int, value: int) -> NDArray[np.int64]:
+        """The values of column j one step from this one, which may lie between two choices."""
+        choices = self._choices[j]
+        if not self.columns[j].ordered:
+            return np.asarray(choices[choices != value])
+        below, above = np.searchsorted(choices, value, "left"), np.searchsorted(choices, value, "right")
+        return np.concatenate([choices[:below][-1:], choices[above:][:1]])
+
     def row(self, values: dict[str, int], rng: np.random.Generator) -> Population:
         """(1, c) the valid row nearest to the wished values: invalid wishes are mutated until one is valid."""
         X = np.array([[values.get(column.symbol.name, column.choices[0]) for column in self.columns]], dtype=np.int64)

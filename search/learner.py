@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ from search.trust import Trust
 REFIT_GROWTH = 1.2  # the model is fitted anew when there is a fifth more data
 RECALL_K = 8
 
+Extractor: TypeAlias = Callable[[Population], NDArray[np.float32]]  # (n, c) rows of one sketch -> (n, f) features
+
 
 @dataclass
 class _Data:
@@ -41,11 +44,21 @@ class Learner:
     """Scores candidates of any task by `model`, and teaches it. With a `prior`, trained before, the model's scores are added to that one's
     (`costmodel.residual`); without one a `draft` scores alone until there is something to learn from, and has no say afterwards."""
 
-    def __init__(self, model: Ranker, target: Target, *, prior: Ranker | None = None, draft: Ranker | None = None) -> None:
-        self._model, self._target, self._prior, self._draft = model, target, prior, draft
-        self._trust = Trust(has_prior=prior is not None)
+    def __init__(
+        self,
+        model: Ranker,
+        target: Target,
+        *,
+        prior: Ranker | None = None,
+        draft: Ranker | None = None,
+        trust: Trust | None = None,
+        make_extractor: Callable[[Sketch, Target], Extractor] = FeatureExtractor,
+    ) -> None:
+        """`trust`: how the say of the model moves, where it is not to do so as it does by default."""
+        self._model, self._target, self._prior, self._draft, self._make_extractor = model, target, prior, draft, make_extractor
+        self._trust = trust or Trust(has_prior=prior is not None)
         self._fitted = False
-        self._extractors: dict[tuple[str, str], FeatureExtractor] = {}
+        self._extractors: dict[tuple[str, str], Extractor] = {}
         self._data: dict[str, _Data] = {}
         self._n_fitted = 0
         self.seconds = 0.0  # spent in features, fits and predictions
@@ -140,7 +153,7 @@ class Learner:
     def _features(self, task: Task, sketch: Sketch, X: Population) -> NDArray[np.float32]:
         key = (task.key, sketch.name)
         if key not in self._extractors:
-            self._extractors[key] = FeatureExtractor(sketch, self._target)
+            self._extractors[key] = self._make_extractor(sketch, self._target)
         return self._extractors[key](X)
 
 

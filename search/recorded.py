@@ -45,9 +45,24 @@ class RecordedSpace(Space):
         """The recorded row that is nearest to a child, but none of its parents."""
         return self._nearest(Space.crossover(self, A, B, rng), (A, B))
 
+    def neighbours(self, row: NDArray[np.int64]) -> Population:
+        """(n, c) the recorded rows nearest to the neighbours that the row has in the whole space, but not the row itself."""
+        X = self._whole.neighbours(row)
+        X = np.unique(self._nearest(X, (np.repeat(row[None], len(X), axis=0),)), axis=0)
+        return np.asarray(X[(row != X).any(axis=1)])
+
     def row(self, values: dict[str, int], rng: np.random.Generator) -> Population:
         """(1, c) the recorded row nearest to the valid one nearest to the wished values."""
-        return self._nearest(Space(self.columns, self.limits).row(values, rng), ())
+        return self._nearest(self._whole.row(values, rng), ())
+
+    def places(self, X: Population) -> NDArray[np.intp]:
+        """(n,) where each row of this space is in `recorded`."""
+        return np.asarray(self._tree.query(self._points(X), p=1)[1])
+
+    @cached_property
+    def _whole(self) -> Space:
+        """The space of which rows were recorded."""
+        return Space(self.columns, self.limits)
 
     def _nearest(self, X: Population, others: Sequence[Population]) -> Population:
         """(n, c) of each row the nearest recorded one that is not the same row of `others`; where there is no other, the nearest."""
@@ -72,9 +87,9 @@ class RecordedSpace(Space):
 def _coordinates(column: Column, values: NDArray[np.int64]) -> NDArray[np.float64]:
     """(n, 1) of an ordered column, (n, choices) of another."""
     if not column.ordered:
-        return 0.5 * (values[:, None] == np.array(column.choices))
+        return np.asarray(0.5 * (values[:, None] == np.array(column.choices)))
     lowest, highest = np.log2(1.0 + column.choices[0]), np.log2(1.0 + column.choices[-1])
-    return ((np.log2(1.0 + values) - lowest) / max(highest - lowest, 1e-9))[:, None]
+    return np.asarray((np.log2(1.0 + values) - lowest) / max(highest - lowest, 1e-9))[:, None]
 
 
 def recorded_sketches(sketches: Sequence[Sketch], recorded: Mapping[str, Population]) -> tuple[Sketch, ...]:

@@ -35,11 +35,11 @@ class _Batch:
 
 
 class Trust:
-    """`share`: of the local model's say. It stays 1 where there is no prior (`has_prior`)."""
+    """`share`: of the local model's say. It stays 1 where there is no prior (`has_prior`), and what it starts as where `step` is 0."""
 
-    def __init__(self, has_prior: bool) -> None:
-        self.share = START_SHARE if has_prior else 1.0
-        self._has_prior = has_prior
+    def __init__(self, has_prior: bool, start: float = START_SHARE, step: float = STEP) -> None:
+        self.share = start if has_prior else 1.0
+        self._has_prior, self._step = has_prior, step
         self._batches: deque[_Batch] = deque(maxlen=WINDOW)
 
     def judge(self, prior: Values, local: Values, throughputs: Values) -> None:
@@ -49,7 +49,7 @@ class Trust:
         self._batches.append(_Batch(prior, local, throughputs))
         if self._has_prior and any(batch.local.any() for batch in self._batches):
             best = max(SHARES, key=lambda share: (self.accuracy(share), -abs(share - self.share)))
-            self.share += STEP * (best - self.share)
+            self.share += self._step * (best - self.share)
 
     def accuracy(self, share: float | None = None) -> float:
         """Pairwise accuracy within the batches that are remembered, of scores with this share, or the present one; 0.5 where there are none."""

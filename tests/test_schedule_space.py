@@ -211,6 +211,27 @@ def test_the_seed_decides_in_another_process_too() -> None:
     assert answers.pop().count("\n") > 3
 
 
+def test_neighbours_differ_by_one_step() -> None:
+    assert rows(SPACE.neighbours(np.array([3, 2, 1]))) == {(2, 2, 1), (5, 2, 1), (3, 1, 1), (3, 3, 1), (3, 2, 0), (3, 2, 2)}
+    assert rows(SPACE.neighbours(np.array([1, 12, 0]))) == {(2, 10, 0), (1, 11, 0), (1, 12, 1), (1, 12, 2)} & rows(VALID)
+    assert rows(SPACE.neighbours(np.array([5, 2, 0]))) == {(3, 2, 0), (5, 1, 0), (5, 2, 1), (5, 2, 2)}  # three groups of five are no more than twelve
+
+
+def test_neighbours_of_a_value_between_two_choices() -> None:
+    space = Space((Column(TILE, (1, 2, 3, 5, 8, 20)), Column(GROUP, (1, 2, 4, 8, 16), ceil_div(20, TILE))))
+    assert rows(space.neighbours(np.array([3, 7]))) == {(2, 7), (5, 4), (3, 4)}
+
+
+@settled
+@given(spaces(), st.integers(0, 2**32 - 1))
+def test_neighbours_are_other_rows_of_the_space(space: Space, seed: int) -> None:
+    for row in space.sample(8, np.random.default_rng(seed)):
+        X = space.neighbours(row)
+        assert space.contains(X).all()
+        assert len(rows(X)) == len(X)
+        assert tuple(row.tolist()) not in rows(X)
+
+
 def test_a_wish_that_is_valid_is_granted() -> None:
     assert SPACE.row({"tile": 3, "group": 4, "order": 2}, np.random.default_rng(0)).tolist() == [[3, 4, 2]]
     assert SPACE.row({"tile": 8, "group": 99}, np.random.default_rng(0)).shape == (1, 3)

@@ -94,3 +94,24 @@ def test_a_mutant_becomes_a_row_near_its_parent():
     X = space.sample(300, rng)
     changed = lambda A: np.mean((A != X).sum(axis=1))  # noqa: E731
     assert changed(space.mutate(X, rng)) < 0.8 * changed(X[rng.permutation(len(X))])
+
+
+def test_neighbours_are_recorded_rows_near_the_row():
+    _, _, _, known = recorded()
+    space = known[0].space
+    there = {tuple(row) for row in space.recorded.tolist()}
+    everything = np.mean([(space.recorded != row).sum(axis=1).mean() for row in space.recorded[:20]])
+    changed = []
+    for row in space.recorded[:20]:
+        near = space.neighbours(row)
+        assert {tuple(each) for each in near.tolist()} <= there - {tuple(row.tolist())}
+        assert 0 < len(near) == len(np.unique(near, axis=0))
+        changed.append((near != row).sum(axis=1).mean())
+    assert np.mean(changed) < 0.8 * everything
+
+
+def test_places_of_recorded_rows():
+    _, _, _, known = recorded()
+    space = known[0].space
+    at = np.random.default_rng(0).permutation(len(space.recorded))
+    np.testing.assert_array_equal(space.places(space.recorded[at]), at)

@@ -1,6 +1,7 @@
 """What every search must do, and what the guided ones must do better."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from costmodel.roofline import RooflineModel
 from schedule.measurement import Candidate
 from search.annealing import AnnealingOptions, AnnealingSearch
 from search.evolution import EvolutionarySearch, EvolutionOptions
+from search.genetic import GeneticSearch
 from search.learner import Learner
 from search.random_search import RandomSearch
 from search.strategy import Seen, merge, sample
@@ -20,6 +22,7 @@ SMALL = EvolutionOptions(population=256, generations=3)
 MAKERS = {
     "evolutionary": lambda sketches, scorer, rng: EvolutionarySearch(sketches, scorer, rng, SMALL),
     "annealing": lambda sketches, scorer, rng: AnnealingSearch(sketches, scorer, rng, AnnealingOptions(chains=32, steps=16)),
+    "genetic": GeneticSearch,
     "random": RandomSearch,
 }
 
@@ -77,6 +80,49 @@ def test_scores_are_followed(name):
     guided = np.mean([max(run(name, perfect, seed)[1]) for seed in range(3)])
     chance = np.mean([max(run("random", perfect, seed, n_rounds=8)[1]) for seed in range(3)])
     assert guided > 1.1 * chance
+
+
+def test_children_of_the_best_are_better_than_chance():
+    """Though nothing scores them."""
+    bred = np.mean([np.mean(run("genetic", zero, seed, n_rounds=12)[1][-64:]) for seed in range(3)])
+    chance = np.mean([np.mean(run("random", zero, seed, n_rounds=12)[1][-64:]) for seed in range(3)])
+    assert bred > 1.1 * chance
+
+
+def test_a_search_that_finds_nothing_better_looks_next_to_the_best():
+    (sketch,) = known_sketches()
+    best = Candidate(sketch.name, tuple(sketch.default_row().tolist()))
+    near = {tuple(row) for row in sketch.space.neighbours(sketch.default_row()).tolist()}
+    assert len(near) > 8
+
+    def n_near(options):
+        """Neighbours of the best in each batch; nothing after the first trial is any better."""
+        search = EvolutionarySearch((sketch,), zero, np.random.default_rng(0), options)
+        search.tell([best], [1.0])
+        counts = []
+        for _ in range(3):
+            batch = search.ask(16)
+            search.tell(batch, [0.5] * len(batch))
+            counts.append(sum(candidate.row in near for candidate in batch))
+        return counts
+
+    small = replace(SMALL, elites=0, patience=2)
+    without, halves = n_near(replace(small, descent=0.0)), n_near(replace(small, descent=0.5))
+    assert halves[:2] == without[:2]
+    assert halves[2] >= 8 > without[2]
+
+
+def test_a_better_trial_ends_the_descent():
+    (sketch,) = known_sketches()
+    options = replace(SMALL, elites=0, descent=1.0, epsilon=0.0, patience=1)
+    search = EvolutionarySearch((sketch,), zero, np.random.default_rng(0), options)
+    search.tell([Candidate(sketch.name, tuple(sketch.default_row().tolist()))], [1.0])
+    search.tell(first := search.ask(4), [0.5] * 4)
+    search.tell(second := search.ask(4), [0.5, 0.5, 2.0, 0.5])
+    near = {tuple(row) for row in sketch.space.neighbours(sketch.default_row()).tolist()}
+    assert not {candidate.row for candidate in first} <= near
+    assert {candidate.row for candidate in second} <= near
+    assert not {candidate.row for candidate in search.ask(4)} <= near
 
 
 def test_merge_keeps_each_row_once():

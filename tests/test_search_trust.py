@@ -30,6 +30,12 @@ def test_without_a_prior_the_share_stays_one():
     assert trust.share == 1.0
 
 
+def test_a_share_without_steps_stays_what_it_is():
+    trust = Trust(has_prior=True, start=0.25, step=0.0)
+    batches(trust, False, True)
+    assert trust.share == 0.25
+
+
 def test_a_model_that_has_learned_nothing_moves_nothing():
     trust = Trust(has_prior=True)
     throughputs = np.random.default_rng(0).random(16)

@@ -13,6 +13,8 @@ import psutil
 import pytest
 
 from data.store import Store
+from tilewright.api import SEARCHES
+from tilewright.cli import SearchName
 
 TINY = "matmul:m=24,n=40,k=32"
 
@@ -183,6 +185,10 @@ def test_bad_usage_is_status_2():
         done = tilewright(*arguments)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
+
+
+def test_every_search_has_its_name_on_the_command_line():
+    assert [name.value for name in SearchName] == list(SEARCHES)
 
 
 def start(*arguments):

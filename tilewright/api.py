@@ -32,11 +32,17 @@ from schedule.measurement import Candidate
 from schedule.target import Target
 from search.annealing import AnnealingSearch
 from search.evolution import EvolutionarySearch
+from search.genetic import GeneticSearch
 from search.learner import Learner
 from search.random_search import RandomSearch
 from search.tuner import Progress, SearchFactory, TaskState, TuneOptions, Tuner
 
-SEARCHES: dict[str, SearchFactory] = {"evolutionary": EvolutionarySearch, "annealing": AnnealingSearch, "random": RandomSearch}
+SEARCHES: dict[str, SearchFactory] = {
+    "evolutionary": EvolutionarySearch,
+    "annealing": AnnealingSearch,
+    "genetic": GeneticSearch,
+    "random": RandomSearch,
+}
 SHIPPED, SCRATCH, RANDOM = "shipped", "scratch", "random"  # cost models that are no files
 DEFAULT_TRIALS_PER_TASK = 128  # where no budget is given
 LIMITS_SECONDS = 0.4  # for measuring the machine's limits before tuning

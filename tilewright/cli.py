@@ -46,6 +46,7 @@ MixOption = Annotated[bool, typer.Option("--mix-machines", help="Take measuremen
 class SearchName(StrEnum):
     evolutionary = "evolutionary"
     annealing = "annealing"
+    genetic = "genetic"
     random = "random"
 
 

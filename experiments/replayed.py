@@ -1,0 +1,211 @@
+"""One search on one recorded task, over and over: what `experiments.simulation` and `experiments.search_parts` have in common.
+
+Spaces hold recorded rows alone (`search.recorded`), so what a search asks for is always there: no clock, no noise, and as many seeds as one likes. The
+features of all recorded rows of a task are computed once.
+
+Results have a row wherever the best of a run improved, and one at its end: task, method, seed, trial (how many were made), best_share (the best throughput
+until then over the best that was recorded). A run that has measured all there is stays as it is until the end.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, repeat
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from costmodel.features import FEATURE_VERSION, FeatureExtractor
+from costmodel.model import CostModel, RandomModel
+from costmodel.residual import ResidualModel
+from costmodel.roofline import RooflineModel
+from data.measurements import read_measured
+from data.record import Record
+from data.replay import ReplayRunner
+from ir.errors import UserError
+from ir.identity import program_id
+from ir.task import Task, task
+from schedule.measurement import Candidate
+from schedule.rules import sketches
+from schedule.sketch import Sketch
+from schedule.space import Population
+from schedule.target import Target
+from search.annealing import AnnealingOptions
+from search.evolution import EvolutionOptions
+from search.learner import Learner, throughput
+from search.recorded import recorded_sketches
+from search.trust import Trust
+from search.tuner import SearchFactory
+
+RUN = ["task", "method", "seed"]  # the columns that name one
+
+# Both look at about a thousand rows for each batch. In a live run they look at ten thousand; of a few thousand recorded rows that would be all of them, and how
+# they come up would make no difference.
+EVOLUTION = EvolutionOptions(population=256, generations=3, elites=16)
+ANNEALING = AnnealingOptions(chains=64, steps=16)
+
+
+class RecordedFeatures:
+    """`FeatureExtractor` of a space of recorded rows, which are described once."""
+
+    def __init__(self, sketch: Sketch, target: Target) -> None:
+        self._space = sketch.space
+        self._features = FeatureExtractor(sketch, target)(sketch.space.recorded)
+
+    def __call__(self, X: Population) -> NDArray[np.float32]:
+        return self._features[self._space.places(X)]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What was measured of one task. `sketches`: their spaces hold what was recorded alone."""
+
+    task: Task
+    target: Target
+    sketches: tuple[Sketch, ...]
+    runner: ReplayRunner
+    features: Mapping[str, RecordedFeatures]  # by sketch
+    best_throughput: float
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> Recording:
+        """`UserError` where the records are not of one task, machine and number of threads, or none of their rows in a space of today was valid."""
+        runner = ReplayRunner(records)
+        first = records[0]
+        of = task(first.task)
+        target = Target.from_json({**{name: value for name, value in first.machine.items() if name != "cpu_model"}, "threads": first.threads})
+        whole = sketches(of.program, target)
+        rows = {sketch.name: runner.population(sketch) for sketch in whole}
+        known = recorded_sketches(whole, {sketch.name: rows[sketch.name][sketch.space.contains(rows[sketch.name])] for sketch in whole})
+        candidates = [Candidate(sketch.name, tuple(row)) for sketch in known for row in sketch.space.recorded.tolist()]
+        best = max((throughput(of, measurement.best_seconds) for measurement in runner(of, candidates)), default=0.0)
+        if not best:
+            raise UserError(f"none of the {len(records)} measurements of {of.key} is of a candidate that this version knows and that is valid")
+        return cls(of, target, known, runner, {sketch.name: RecordedFeatures(sketch, target) for sketch in known}, best)
+
+    def learner(self, seed: int, *, prior: CostModel | None = None, draft: bool = True, trust: Trust | None = None) -> Learner:
+        """Learns from scratch, drafted by the roofline or not; with a `prior`, what that leaves unexplained."""
+        local = CostModel(seed=seed)
+        if prior is not None:
+            return Learner(ResidualModel(prior, local), self.target, prior=prior, trust=trust, make_extractor=self._extractor)
+        return Learner(local, self.target, draft=RooflineModel() if draft else None, make_extractor=self._extractor)
+
+    def no_learner(self, seed: int) -> Learner:
+        """For searches that take no notice of scores."""
+        return Learner(RandomModel(seed), self.target, make_extractor=self._extractor)
+
+    def _extractor(self, sketch: Sketch, target: Target) -> RecordedFeatures:
+        return self.features[sketch.name]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to search. `learner`: of a recording and a seed. `batches`: their sizes in order, the last one for all that follow."""
+
+    search: SearchFactory
+    learner: Callable[[Recording, int], Learner]
+    n_trials: int
+    n_seeds: int
+    batches: tuple[int, ...] = (16,)
+
+
+Methods = Mapping[str, Method]
+
+
+def recorded_tasks(path: Path, min_trials: int) -> dict[str, list[Record]]:
+    """First measurements by task, of the tasks with so many or more; `UserError` where there are none."""
+    found: dict[str, list[Record]] = defaultdict(list)
+    for record in read_measured([path]).records:
+        if record.is_trial:
+            found[record.task].append(record)
+    enough = {of: records for of, records in found.items() if len(records) >= min_trials}
+    if not enough:
+        raise UserError(f"{path}: none of its {len(found)} tasks has {min_trials} trials or more; tilewright record measures so many of a few tasks")
+    return enough
+
+
+def load_prior(path: Path, tasks: Iterable[str]) -> CostModel:
+    """The model of a file; `UserError` where it has learned from any of the tasks that it is to help with."""
+    model = CostModel.load(path, FEATURE_VERSION, FeatureExtractor.names)
+    refuse_trained(path, model.card_.training, "task", tasks)
+    return model
+
+
+def refuse_trained(path: Path, known: Mapping[str, Any], split: str, tasks: Iterable[str]) -> None:
+    """`UserError` where the model has learned from one of these tasks, under whichever name, or does not say from which it has."""
+    if "trained" not in known:
+        raise UserError(f"{path} does not say what it was trained on; expected a model that tilewright train wrote")
+    trained = {program_id(task(name).program) for name in known["trained"]}
+    seen = [name for name in tasks if program_id(task(name).program) in trained]
+    if seen:
+        raise UserError(f"{path} was trained on {len(seen)} of the tasks that it would be judged on ({split}), {seen[0]} among them")
+
+
+def replay_all(tasks: Mapping[str, Sequence[Record]], make_methods: Callable[[], Methods], n_processes: int) -> pd.DataFrame:
+    """The results of all methods and seeds on all tasks. `make_methods` is called once a task, in the process that replays it."""
+    work = partial(_replay_task, make_methods)
+    if n_processes == 1:
+        return pd.concat(map(work, tasks.values()), ignore_index=True)
+    with ProcessPoolExecutor(n_processes, get_context("spawn")) as pool:
+        return pd.concat(pool.map(work, tasks.values()), ignore_index=True)
+
+
+def _replay_task(make_methods: Callable[[], Methods], records: Sequence[Record]) -> pd.DataFrame:
+    recording = Recording.of(records)
+    rows: list[tuple[object, ...]] = []
+    for name, method in make_methods().items():
+        for seed in range(method.n_seeds):
+            throughputs = replay(recording, method, seed)
+            rows += [(recording.task.key, name, seed, *step) for step in steps(throughputs / recording.best_throughput, method.n_trials)]
+    print(f"replayed {recording.task.key}", file=sys.stderr, flush=True)
+    return pd.DataFrame(rows, columns=[*RUN, "trial", "best_share"])
+
+
+def replay(recording: Recording, method: Method, seed: int) -> NDArray[np.float64]:
+    """(n,) throughputs in the order of the trials, 0 for failures; fewer than the method may have where all that was recorded has been asked for."""
+    of = recording.task
+    learner = method.learner(recording, seed)
+    search = method.search(recording.sketches, learner.scorer(of), np.random.default_rng(seed))
+    found: list[float] = []
+    for batch in chain(method.batches, repeat(method.batches[-1])):
+        n = min(batch, method.n_trials - len(found))
+        candidates = search.ask(n, explore=learner.is_lost) if n else []
+        if not candidates:
+            return np.array(found)
+        throughputs = [throughput(of, measurement.best_seconds) for measurement in recording.runner(of, candidates)]
+        found += throughputs
+        learner.quality(of, recording.sketches, candidates, throughputs)  # what the learner trusts follows from it
+        search.tell(candidates, throughputs)
+        learner.observe(of, recording.sketches, candidates, throughputs)
+        learner.fit()
+    raise AssertionError("batches never end")
+
+
+def steps(shares: NDArray[np.float64], n_trials: int) -> list[tuple[int, float]]:
+    """(trials, best so far) wherever the best improved, and after `n_trials`."""
+    so_far = np.maximum.accumulate(shares)
+    improved = np.flatnonzero(np.diff(so_far, prepend=0.0) > 0)
+    found = {int(at) + 1: float(so_far[at]) for at in improved}
+    return list((found | {n_trials: float(so_far[-1])}).items())
+
+
+def best_after(results: pd.DataFrame, trials: Sequence[int] | NDArray[np.int64]) -> pd.DataFrame:
+    """Best so far of each run (rows: task, method, seed) after so many trials (columns); 0 before the first success, NaN where the run has ended."""
+    runs = results.groupby(RUN, sort=False)
+    return pd.DataFrame.from_dict({name: _after(run, np.asarray(trials)) for name, run in runs}, orient="index", columns=list(trials)).set_index(
+        pd.MultiIndex.from_tuples(list(runs.groups), names=RUN)
+    )
+
+
+def _after(run: pd.DataFrame, trials: NDArray[np.int64]) -> NDArray[np.float64]:
+    at, best = run["trial"].to_numpy(), np.concatenate([[0.0], run["best_share"].to_numpy()])
+    return np.where(trials <= at[-1], best[np.searchsorted(at, trials, side="right")], np.nan)
