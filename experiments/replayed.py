@@ -18,7 +18,6 @@ from functools import partial
 from itertools import chain, repeat
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,7 +31,6 @@ from data.measurements import read_measured
 from data.record import Record
 from data.replay import ReplayRunner
 from ir.errors import UserError
-from ir.identity import program_id
 from ir.task import Task, task
 from schedule.measurement import Candidate
 from schedule.rules import sketches
@@ -45,6 +43,7 @@ from search.learner import Learner, throughput
 from search.recorded import recorded_sketches
 from search.trust import Trust
 from search.tuner import SearchFactory
+from tilewright.training import refuse_trained, training_of
 
 RUN = ["task", "method", "seed"]  # the columns that name one
 
@@ -136,18 +135,8 @@ def recorded_tasks(path: Path, min_trials: int) -> dict[str, list[Record]]:
 def load_prior(path: Path, tasks: Iterable[str]) -> CostModel:
     """The model of a file; `UserError` where it has learned from any of the tasks that it is to help with."""
     model = CostModel.load(path, FEATURE_VERSION, FeatureExtractor.names)
-    refuse_trained(path, model.card_.training, "task", tasks)
+    refuse_trained(path, training_of(path, model), "task", tasks)
     return model
-
-
-def refuse_trained(path: Path, known: Mapping[str, Any], split: str, tasks: Iterable[str]) -> None:
-    """`UserError` where the model has learned from one of these tasks, under whichever name, or does not say from which it has."""
-    if "trained" not in known:
-        raise UserError(f"{path} does not say what it was trained on; expected a model that tilewright train wrote")
-    trained = {program_id(task(name).program) for name in known["trained"]}
-    seen = [name for name in tasks if program_id(task(name).program) in trained]
-    if seen:
-        raise UserError(f"{path} was trained on {len(seen)} of the tasks that it would be judged on ({split}), {seen[0]} among them")
 
 
 def replay_all(tasks: Mapping[str, Sequence[Record]], make_methods: Callable[[], Methods], n_processes: int) -> pd.DataFrame:

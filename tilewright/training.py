@@ -96,9 +96,7 @@ def evaluate(
     `UserError` where it was trained on some of that and this is not allowed, and where it was trained on another machine without mixing being meant.
     """
     model = CostModel.load(path, FEATURE_VERSION, FeatureExtractor.names)
-    known = model.card_.training
-    if not known:
-        raise UserError(f"{path} does not say what it was trained on; expected a model that tilewright train wrote")
+    known = training_of(path, model)
     measured = read_measured(paths)
     foreign = [machine for machine in measured.machines if machine not in known["machines"]]
     if foreign and not mix_machines:
@@ -111,6 +109,14 @@ def evaluate(
     if not allow_trained:
         refuse_trained(path, known, split, data.tasks(mask))
     return Judged(split, _scores(model.predict(data.X[mask]), data, mask, chosen if split == "network" else ()), repeatability(measured.records))
+
+
+def training_of(path: Path, model: CostModel) -> Mapping[str, Any]:
+    """What a loaded model's card says of its training; `UserError` where that is nothing."""
+    if not model.card_.training:
+        raise UserError(f"{path} does not say what it was trained on; expected a model that tilewright train wrote")
+    known: Mapping[str, Any] = model.card_.training
+    return known
 
 
 def refuse_trained(path: Path, known: Mapping[str, Any], split: str, tasks: Iterable[str]) -> None:
