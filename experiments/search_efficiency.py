@@ -1,135 +1,182 @@
-"""How many trials, and seconds, a search needs: learned search against annealing and random search, live, on several tasks and seeds.
+"""How many trials, and seconds, a search needs: learned search from scratch and with a model trained before, against annealing, a genetic algorithm without a
+model, and random search, live, on several tasks and seeds.
 
-    python -m experiments.search_efficiency [--output DIRECTORY]
+    python -m experiments.search_efficiency [--model FILE] [--output DIRECTORY]
 
-Writes results.csv (a row a trial), machine.json and search_efficiency.png, and prints a line a task. The figure and the summary are made from the CSV
-alone. Takes about 40 minutes on two cores.
+`--model`: what `tilewright train` wrote, from other tasks; without it there is no search with a model trained before. Writes results.csv (a row a trial),
+rounds.csv (a row a batch: how well the model ordered it before it learned from it), machine.json and search_efficiency.png, and prints a line a task. The
+figure and the summary are made from the CSVs alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from codegen.machine import detect_machine
+from codegen.machine import Machine, detect_machine
 from codegen.runner import LiveRunner
 from costmodel.model import CostModel, RandomModel
+from costmodel.residual import ResidualModel
 from costmodel.roofline import RooflineModel
+from data.store import Store
 from experiments.files import read_results, write_machine, write_results
 from experiments.kernels import geometric_mean
+from experiments.replayed import load_prior
 from ir.errors import UserError
 from ir.files import make_directory
 from ir.task import task
+from schedule.target import Target
 from search.annealing import AnnealingSearch
 from search.evolution import EvolutionarySearch
+from search.genetic import GeneticSearch
 from search.learner import Learner
 from search.random_search import RandomSearch
-from search.tuner import Progress, SearchFactory, TuneOptions, Tuner
+from search.tuner import SearchFactory, TuneOptions, Tuner
+from tilewright import api
+
+ROUNDS = "rounds.csv"
+
+MakeLearner = Callable[[Target, int], Learner]  # of the machine and a seed
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to search: which search, whether its cost model learns, and how many trials it gets."""
+    """A way to search: which search, what its candidates are scored by, and how many trials it gets."""
 
     search: SearchFactory
-    learns: bool
+    learner: MakeLearner
     n_trials: int
     batch: int
 
 
+def scratch(target: Target, seed: int) -> Learner:
+    return Learner(CostModel(seed=seed), target, draft=RooflineModel())
+
+
+def no_learner(target: Target, seed: int) -> Learner:
+    """For searches that take no notice of scores."""
+    return Learner(RandomModel(seed), target)
+
+
+def with_prior(prior: CostModel) -> MakeLearner:
+    return lambda target, seed: Learner(ResidualModel(prior, CostModel(seed=seed)), target, prior=prior)
+
+
 @dataclass(frozen=True)
 class Config:
+    """Tasks of networks that `tilewright train --holdout network` holds out."""
+
     tasks: tuple[str, ...] = (
-        "matmul:m=512,n=512,k=512",
-        "matmul:m=128,n=768,k=3072,b=variable",
-        "conv2d:c=64,h=56,w=56,k=64,r=3,s=3,pad=1,epilogue=relu",
-        "conv2d:c=256,h=14,w=14,k=256,r=3,s=3,pad=1,epilogue=relu",
-        "conv2d:c=64,h=56,w=56,k=256,r=1,s=1",
-        "conv2d:c=96,h=112,w=112,k=96,r=3,s=3,pad=1,groups=96",
+        "matmul:m=128,n=384,k=384,b=constant,epilogue=bias",
+        "batch_matmul:batch=12,m=128,n=128,k=32,b=variable,epilogue=none",
+        "conv2d:n=1,c=192,h=46,w=46,k=192,r=1,s=1,stride=1,pad=0,groups=1,dilation=1,layout=nhwc,epilogue=bias",
+        "conv2d:n=1,c=96,h=46,w=46,k=24,r=3,s=3,stride=1,pad=1,groups=1,dilation=1,layout=nhwc,epilogue=none",
+        "conv2d:n=1,c=192,h=46,w=46,k=192,r=5,s=5,stride=1,pad=2,groups=192,dilation=1,layout=nhwc,epilogue=bias",
+        "conv_transpose2d:n=1,c=24,h=184,w=184,k=24,r=2,s=2,stride=2,pad=0,output_pad=0,groups=1,dilation=1,layout=nhwc,epilogue=bias+relu",
     )
     seeds: tuple[int, ...] = (0, 1, 2)
     learned_trials: int = 128
     random_trials: int = 1024
     batch: int = 16
 
-    def methods(self) -> dict[str, Method]:
-        return {
-            "learned": Method(EvolutionarySearch, True, self.learned_trials, self.batch),
-            "annealing": Method(AnnealingSearch, True, self.learned_trials, self.batch),
-            "random": Method(RandomSearch, False, self.random_trials, 64),
+    def methods(self, prior: CostModel | None) -> dict[str, Method]:
+        found = {
+            "learned": Method(EvolutionarySearch, scratch, self.learned_trials, self.batch),
+            "annealing": Method(AnnealingSearch, scratch, self.learned_trials, self.batch),
+            "genetic": Method(GeneticSearch, no_learner, self.learned_trials, self.batch),
+            "random": Method(RandomSearch, no_learner, self.random_trials, 64),
         }
+        return found if prior is None else {"prior": Method(EvolutionarySearch, with_prior(prior), self.learned_trials, self.batch), **found}
 
 
 CONFIG = Config()
 
 
-def run(config: Config, output: Path) -> pd.DataFrame:
-    """Measure everything and write results.csv; the rows of a run are there when the run is done."""
+def run(config: Config, output: Path, model: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Measure everything and write results.csv and rounds.csv, which are also what is returned; the rows of a run are there when the run is done.
+
+    `UserError` where the model has learned from any of the tasks.
+    """
     make_directory(output)
     machine = detect_machine()
+    methods = config.methods(None if model is None else load_prior(model, config.tasks))
     write_machine(output, machine.to_json())
-    rows: list[dict[str, object]] = []
+    results, rounds = pd.DataFrame(), pd.DataFrame()
     with LiveRunner(machine.target) as runner:
         for text in config.tasks:
             for seed in config.seeds:  # methods take turns, so that drift of the machine hits all alike
-                for name, method in config.methods().items():
-                    rows += trace(text, name, method, seed, runner, machine.target)
-                    write_results(output, pd.DataFrame(rows), float_format="%.6g")
-    return pd.DataFrame(rows)
+                for name, method in methods.items():
+                    trials, batches = trace(text, method, seed, runner, machine)
+                    results = pd.concat([results, _named(trials, text, name, seed)], ignore_index=True)
+                    rounds = pd.concat([rounds, _named(batches, text, name, seed)], ignore_index=True)
+                    write_results(output, results, float_format="%.6g")
+                    write_results(output, rounds, ROUNDS, float_format="%.6g")
+    return results, rounds
 
 
-def trace(text: str, name: str, method: Method, seed: int, runner: LiveRunner, target) -> list[dict[str, object]]:
-    """The trials of one run, in order, with the time at which each was known."""
+def trace(text: str, method: Method, seed: int, runner: LiveRunner, machine: Machine) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The trials of one run, in order, with the time at which each was known; and its batches."""
     of = task(text)
-    known_at: list[float] = []
-    learner = Learner(CostModel(seed=seed), target, draft=RooflineModel()) if method.learns else Learner(RandomModel(seed), target)
     options = TuneOptions(max_trials=method.n_trials, batch=method.batch, seed=seed)
-    tuner = Tuner(
-        [of], target, runner, learner, method.search, None, options, machine={}, versions={},
-        watch=lambda progress: known_at.append(progress.elapsed_seconds) if isinstance(progress, Progress) else None,
-    )  # fmt: skip
-    state = tuner.run().tasks[0]
-    best = math.inf
-    rows: list[dict[str, object]] = []
-    for trial, (seconds, elapsed) in enumerate(zip(state.measured.values(), known_at, strict=True)):
-        best = min(best, seconds)
-        gflops = of.flops / best / 1e9 if math.isfinite(best) else 0.0
-        rows.append({"task": text, "method": name, "seed": seed, "trial": trial, "elapsed_seconds": elapsed, "seconds": seconds, "best_gflops": gflops})
-    return rows
+    known_at: list[float] = []
+    with TemporaryDirectory() as directory, Store(Path(directory) / "trials.db") as store:
+        tuner = Tuner(
+            [of], machine.target, runner, method.learner(machine.target, seed), method.search, store, options,
+            machine=api.machine_record(machine), versions=api.versions(), watch=lambda progress: known_at.append(progress.elapsed_seconds),
+        )  # fmt: skip
+        state = tuner.run().tasks[0]
+        rounds = store.rounds()
+    seconds = pd.Series(list(state.measured.values()))
+    trials = pd.DataFrame({"elapsed_seconds": known_at, "seconds": seconds, "best_gflops": 1e-9 * of.flops / seconds.cummin()})
+    shown = ("n_measured", "n_failed", "pairwise_accuracy", "recall_at_k", "k", "top_1", "top_5", "model_seconds", "elapsed_seconds")
+    return trials.rename_axis("trial").reset_index(), pd.DataFrame([{"round": each.round, **{name: getattr(each, name) for name in shown}} for each in rounds])
+
+
+def _named(rows: pd.DataFrame, text: str, method: str, seed: int) -> pd.DataFrame:
+    return pd.concat([pd.DataFrame({"task": [text], "method": [method], "seed": [seed]}).iloc[[0] * len(rows)].reset_index(drop=True), rows], axis=1)
 
 
 def summary(results: pd.DataFrame) -> pd.DataFrame:
-    """Per task: the best of each method (mean over seeds), and what learned search reached over what random search reached."""
+    """Per task: the best of each method (mean over seeds), and what learned search, or "prior" where there is one, reached over what the others reached."""
     reached = results.groupby(["task", "method", "seed"], as_index=False)["best_gflops"].max()
     final = reached.pivot_table(index="task", columns="method", values="best_gflops")
-    final["learned / random"] = final["learned"] / final["random"]
-    final["learned / annealing"] = final["learned"] / final["annealing"]
+    first = "prior" if "prior" in final else "learned"
+    for other in [name for name in final.columns if name != first]:
+        final[f"{first} / {other}"] = final[first] / final[other]
     return final
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("experiments/results/search_efficiency"))
-    parser.add_argument("--plot-only", action="store_true", help="make the figure and the summary from an earlier results.csv")
+    parser.add_argument("--model", type=Path, help="a model trained on other tasks")
+    parser.add_argument("--plot-only", action="store_true", help="make the figure and the summary from an earlier run")
     options = parser.parse_args(arguments)
     try:
-        results = read_results(options.output) if options.plot_only else run(CONFIG, options.output)
+        given = options.output
+        results, rounds = (read_results(given), read_results(given, ROUNDS)) if options.plot_only else run(CONFIG, given, options.model)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     from experiments.search_efficiency_figure import draw
 
-    draw(results, options.output / "search_efficiency.png")
+    draw(results, rounds, options.output / "search_efficiency.png")
     table = summary(results)
     print(table.round(2).to_string())
-    print(f"learned search within {CONFIG.learned_trials} trials reaches {geometric_mean(table['learned / random']):.3f} of what random search")
-    print(f"reaches within {CONFIG.random_trials} (geometric mean over {len(table)} tasks, {len(CONFIG.seeds)} seeds each)")
+    for column in [name for name in table.columns if "/" in name]:
+        print(f"{column}: {geometric_mean(table[column]):.3f} with {_trials(results, column)} trials (geometric mean over {len(table)} tasks)")
     return 0
+
+
+def _trials(results: pd.DataFrame, column: str) -> str:
+    """Of both methods, as in `128 and 1024`."""
+    return " and ".join(str(int(results.loc[results["method"] == name, "trial"].max()) + 1) for name in column.split(" / "))
 
 
 if __name__ == "__main__":

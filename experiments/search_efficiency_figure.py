@@ -9,34 +9,58 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLOURS = {"learned": "#0072B2", "annealing": "#E69F00", "random": "#7F7F7F"}  # Okabe and Ito's, and grey: safe for the colour-blind
-TITLES = {"learned": "evolutionary search, XGBoost", "annealing": "simulated annealing, XGBoost", "random": "random search"}
+# Okabe and Ito's, and grey: safe for the colour-blind
+COLOURS = {"prior": "#D55E00", "learned": "#0072B2", "annealing": "#E69F00", "genetic": "#009E73", "random": "#7F7F7F"}
+TITLES = {
+    "prior": "evolutionary search, model trained before",
+    "learned": "evolutionary search, model from scratch",
+    "annealing": "simulated annealing, model from scratch",
+    "genetic": "genetic algorithm without a model",
+    "random": "random search",
+}
 
 
-def draw(results: pd.DataFrame, path: Path) -> None:
-    """A column a task; best so far against trials above, against seconds below, as a share of the best that any run found."""
+def draw(results: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> None:
+    """A column a task; best so far against trials above, against seconds in the middle, as a share of the best that any run found; below, how well the model
+    ordered each batch before it learned from it."""
     tasks = list(dict.fromkeys(results["task"]))
-    figure = Figure(figsize=(3.0 * len(tasks), 5.6), dpi=150, layout="constrained")
-    axes = figure.subplots(2, len(tasks), squeeze=False, sharey=True)
+    figure = Figure(figsize=(3.0 * len(tasks), 8.2), dpi=150, layout="constrained")
+    axes = figure.subplots(3, len(tasks), squeeze=False, sharey="row")
     for column, name in enumerate(tasks):
         mine = results[results["task"] == name]
         best = mine["best_gflops"].max()
         for method, runs in mine.groupby("method", sort=False):
             _draw_method(axes[0, column], runs, "trial", best, str(method))
             _draw_method(axes[1, column], runs, "elapsed_seconds", best, str(method))
+        for method, runs in rounds[(rounds["task"] == name) & rounds["method"].isin(["prior", "learned"])].groupby("method", sort=False):
+            _draw_quality(axes[2, column], runs, str(method))
         axes[0, column].set_title(f"{short(name)}\nbest {best:.0f} GFLOP/s", fontsize=8)
-        axes[0, column].set_xlabel("trials", fontsize=8)
-        axes[1, column].set_xlabel("seconds, everything included", fontsize=8)
+        for row, label in enumerate(("trials", "seconds, everything included", "trials before the batch")):
+            axes[row, column].set_xlabel(label, fontsize=8)
     for row in axes:
+        for axis in row:
+            axis.grid(alpha=0.25)
+            axis.tick_params(labelsize=8)
+    for row in axes[:2]:
         row[0].set_ylabel("best so far / best of all", fontsize=8)
         for axis in row:
             axis.set_xscale("log")
             axis.set_ylim(0.5, 1.02)  # what is below is a schedule that nobody would keep
-            axis.grid(alpha=0.25)
-            axis.tick_params(labelsize=8)
-    axes[0, -1].legend(fontsize=8, loc="lower right")
-    figure.suptitle("Learned search needs a fraction of the trials (line: mean over seeds, band: lowest to highest)", fontsize=10)
+    axes[2, 0].set_ylabel("pairs of the next batch\nin the right order", fontsize=8)
+    for axis in axes[2]:
+        axis.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
+        axis.set_ylim(0.2, 1.0)
+    axes[0, -1].legend(fontsize=7, loc="lower right")
+    figure.suptitle("Learned search needs a fraction of the trials (line: mean over seeds, band: lowest to highest; dotted: chance)", fontsize=10)
     figure.savefig(path)
+
+
+def _draw_quality(axis: Axes, runs: pd.DataFrame, method: str) -> None:
+    """Mean and range over seeds of the pairwise accuracy within each batch."""
+    starts = runs.assign(start=runs.groupby("seed")["n_measured"].cumsum() - runs["n_measured"])
+    accuracy = starts.groupby("start")["pairwise_accuracy"]
+    axis.fill_between(accuracy.min().index, accuracy.min(), accuracy.max(), color=COLOURS[method], alpha=0.2, linewidth=0)
+    axis.plot(accuracy.mean(), color=COLOURS[method], linewidth=1.6)
 
 
 def _draw_method(axis: Axes, runs: pd.DataFrame, over: str, best: float, method: str) -> None:
@@ -60,4 +84,7 @@ def short(text: str) -> str:
     if name == "conv2d":
         kind = "depthwise" if p.get("groups") == p["c"] and p["c"] == p["k"] else "conv2d"
         return f"{kind} {p['c']}→{p['k']} {p['h']}² {p['r']}×{p['s']}"
-    return f"{name} {p['m']}×{p['n']}×{p['k']}" + (", B variable" if p.get("b") == "variable" else "")
+    if name == "conv_transpose2d":
+        return f"transposed {p['c']}→{p['k']} {p['h']}² {p['r']}×{p['s']}"
+    batch = f"{p['batch']}×" if "batch" in p else ""
+    return f"{name} {batch}{p['m']}×{p['n']}×{p['k']}" + (", B variable" if p.get("b") == "variable" else "")

@@ -3,22 +3,35 @@
 import numpy as np
 import pandas as pd
 
+from costmodel.features import FEATURE_VERSION, FeatureExtractor
+from costmodel.model import CostModel
 from experiments import search_efficiency, throughput
 from experiments.search_efficiency_figure import draw, short
 
 
 def test_search_efficiency(tmp_path):
     config = search_efficiency.Config(("matmul:m=24,n=40,k=32",), (0,), learned_trials=8, random_trials=12, batch=4)
-    results = search_efficiency.run(config, tmp_path)
-    assert results.groupby("method").size().to_dict() == {"learned": 8, "annealing": 8, "random": 12}
+    results, rounds = search_efficiency.run(config, tmp_path)
+    assert results.groupby("method").size().to_dict() == {"learned": 8, "annealing": 8, "genetic": 8, "random": 12}
+    assert rounds.groupby("method")["n_measured"].sum().to_dict() == {"learned": 8, "annealing": 8, "genetic": 8, "random": 12}
     for _, run in results.groupby("method"):
         assert (np.diff(run["best_gflops"]) >= 0).all()
         assert (np.diff(run["elapsed_seconds"]) >= 0).all()
     read = pd.read_csv(tmp_path / "results.csv")
-    draw(read, tmp_path / "figure.png")
+    draw(read, pd.read_csv(tmp_path / "rounds.csv"), tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     table = search_efficiency.summary(read)
     assert table["learned / random"].iloc[0] > 0
+
+
+def test_a_model_that_knows_the_tasks_is_refused(tmp_path, capsys):
+    known = search_efficiency.CONFIG.tasks[0]
+    X, y = np.random.default_rng(0).random((40, len(FeatureExtractor.names)), dtype=np.float32), np.arange(1.0, 41.0)
+    model = CostModel(n_estimators=2).fit(X, y, np.zeros(40))
+    model.save(tmp_path / "m.ubj", FEATURE_VERSION, FeatureExtractor.names, "0", training={"split": None, "trained": [known]})
+    assert search_efficiency.main(["--model", str(tmp_path / "m.ubj"), "--output", str(tmp_path / "out")]) == 2
+    assert "it knows 1 of the 6 tasks" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "results.csv").exists()
 
 
 def test_throughput(tmp_path):
