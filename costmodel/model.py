@@ -137,13 +137,13 @@ class CostModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         return card
 
     @classmethod
-    def load(cls, path: str | Path, feature_version: int, feature_names: Sequence[str]) -> Self:
-        """The model of a file that `save` wrote, with what it says of itself as `card_`.
+    def load(cls, path: str | Path, feature_version: int, feature_names: Sequence[str], n_threads: int = 1) -> Self:
+        """The model of a file that `save` wrote, with what it says of itself as `card_`; it predicts on `n_threads`, however many trained it.
 
         `UserError` with the reason in one line for any other file, and for a model of features of another version or other names.
         """
         booster, card = read_model(path, feature_version, feature_names)
-        model = cls(**card.parameters)
+        model = cls(**{**card.parameters, "n_threads": n_threads})
         booster.set_param({"nthread": model.n_threads})
         model.booster_, model.card_, model.n_features_in_ = booster, card, len(card.feature_names)
         return model
