@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FEATURE_VERSION = 5
+FEATURE_VERSION = 6
 
 SCALES = ("plain", "log", "ratio", "log ratio")
 
@@ -205,6 +205,7 @@ _COST = (
     _log("half_cycles.l1", "half cycles", "estimated time to fill the first-level cache from the second"),
     _log("half_cycles.l2", "half cycles", "estimated time to fill the second-level cache from the last"),
     _log("half_cycles.l3", "half cycles", "estimated time to fill the last-level cache from memory; 0 if everything stays in it"),
+    _log("half_cycles.loops", "half cycles", "estimated time of counting loops and beginning register tiles"),
     _log("half_cycles.longest", "half cycles", "estimated time of the busiest thread if updates and moving data overlap"),
     _log("half_cycles.sum", "half cycles", "estimated time of the busiest thread if nothing overlaps"),
     _ratio("update_efficiency", "vector_updates", "half_cycles.updates", "vector updates against the time they are estimated to take"),
@@ -254,6 +255,18 @@ _EPILOGUE = (
     _log("half_cycles", "half cycles", "estimated time, all threads together"),
 )
 
+# What the time of a program is made of; against the task's ideal time it means the same for tasks of all sizes.
+_TIMES = {
+    "updates": "all updates on the busiest thread",
+    "loops": "counting loops and beginning register tiles on the busiest thread",
+    "l1": "filling the busiest thread's first-level cache",
+    "l2": "filling the busiest thread's second-level cache",
+    "l3": "filling the last-level cache",
+    "pack": "packing",
+    "epilogue": "the epilogue",
+    "starting": "starting threads",
+}
+
 _PROGRAM = (
     _plain("n_stages", "stages", "tiled stages"),
     _log("prepared_bytes", "bytes", "size of constant operands packed beforehand"),
@@ -264,6 +277,10 @@ _PROGRAM = (
     _log("half_cycles.sum", "half cycles", "estimated time of all parts if nothing overlaps"),
     _ratio("peak_longest", "half_cycles.ideal", "half_cycles.longest", "share of the peak that is reached if computing and moving data overlap"),
     _ratio("peak_sum", "half_cycles.ideal", "half_cycles.sum", "share of the peak that is reached if nothing overlaps"),
+    *(
+        _log_ratio(f"time.{part}", "1", f"half_cycles.{part}", "half_cycles.ideal", f"estimated time of {what}, against that of the task at the peak")
+        for part, what in _TIMES.items()
+    ),
     _ratio("pack_share", "half_cycles.pack", "half_cycles.sum", "share of the estimated time that packing takes"),
     _ratio("epilogue_share", "half_cycles.epilogue", "half_cycles.sum", "share of the estimated time that the epilogue takes"),
 )

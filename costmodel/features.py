@@ -108,7 +108,12 @@ def _program(
     private = add(*(stage.on_busiest_thread(pack["private_half_cycles"]) for stage, of in zip(stages, packs, strict=True) for pack in of.values()))
     shared = add(*(ceil_div(pack["shared_half_cycles"], target.threads) for pack in all_packs))
     epilogue = stages[0].on_busiest_thread(slots["epilogue"]["half_cycles"]) if "epilogue" in slots else 0
-    others = add(private, shared, epilogue, _starting(sketch, target, stages, all_packs))
+    starting = _starting(sketch, target, stages, all_packs)
+    others = add(private, shared, epilogue, starting)
+    parts = {
+        part: add(*(stage.on_busiest_thread(of[f"half_cycles.{part}"]) for stage, of in zip(stages, of_each, strict=True)))
+        for part in ("updates", "loops", "l1", "l2")
+    }
     between = add(*(mul(access.tensor.element_bytes, *tiled.memory_shape(access)) for tiled, access in handed_on(sketch.stages)))
     own, common = (mul(target.threads, between), 0) if sketch.fused else (0, between)
     prepared = [(stage.tiled, operand) for stage in stages for operand in stage.operands.values() if operand.prepared]
@@ -120,6 +125,9 @@ def _program(
         "code_updates": add(*(stage["code_updates"] for stage in of_each)),
         "half_cycles.pack": add(private, shared),
         "half_cycles.epilogue": epilogue,
+        "half_cycles.starting": starting,
+        **{f"half_cycles.{part}": half_cycles for part, half_cycles in parts.items()},
+        "half_cycles.l3": add(*(of["half_cycles.l3"] for of in of_each)),
         "half_cycles.longest": add(others, *(stage["half_cycles.longest"] for stage in of_each)),
         "half_cycles.sum": add(others, *(stage["half_cycles.sum"] for stage in of_each)),
         "half_cycles.ideal": -(-sketch.work // (2 * target.lanes * target.threads)),

@@ -40,6 +40,10 @@ PLACES = {
 }
 FOOTPRINT_PLACES = ("whole", "chunk", "block", "slice", "tile", "step")
 
+# Half cycles of what stands around the updates: the counting, comparing and jumping of a loop for each of its iterations, and to find the addresses of a
+# register tile, clear it, and begin its loops.
+LOOP_HALF_CYCLES, TILE_HALF_CYCLES = 4, 16
+
 # Bytes that arrive in half a cycle, from the second level of cache on: a round number for the CPUs of these years. The last is shared.
 BYTES_PER_HALF_CYCLE = {"l1": 16, "l2": 8, "l3": 4}
 
@@ -325,15 +329,24 @@ class StageQuantities:
             accumulators = mul(self.n_outputs, add(self.tile.copies, 2 * self.target.lanes.bit_length()))
         kept = 2 * self.output_vectors * self.n_steps if self.tiled.keeps else 0  # two a store
         parts = {"updates": add(self._visited(mul(self.tile.half_cycles, self.n_steps)), accumulators, kept)}
+        parts["loops"] = self._looping()
         for cache, rate in BYTES_PER_HALF_CYCLE.items():
             parts[cache] = ceil_div(self._traffic[cache].total, rate)
         resident = less(self.footprints.working_set[0], self.target.l3_bytes + 1)
         parts["l3"] = where(resident, 0, parts["l3"])
-        busiest = [parts["l3"], *(self.on_busiest_thread(parts[name]) for name in ("updates", "l1", "l2"))]
+        busiest = [parts["l3"], *(self.on_busiest_thread(parts[name]) for name in ("updates", "loops", "l1", "l2"))]
         longest: Expr = 0
         for part in busiest:
             longest = maximum(longest, part)
         return {**{f"half_cycles.{name}": part for name, part in parts.items()}, "half_cycles.longest": longest, "half_cycles.sum": add(*busiest)}
+
+    def _looping(self) -> Expr:
+        """Half cycles around the updates; of the innermost loop an iteration has as many steps as there are copies."""
+        inner = self.structure.of("inner")
+        iterations = [place.executions for place in self.structure.places[1:]]
+        if inner:
+            iterations[-1] = ceil_div(iterations[-1], self.tile.copies)
+        return add(mul(LOOP_HALF_CYCLES, add(0, *iterations)), mul(TILE_HALF_CYCLES, self._place("tile").executions))
 
     def places(self) -> dict[str, Expr]:
         """Operations and working set of one execution of all that is inside of each of `PLACES`."""
