@@ -15,18 +15,18 @@ from ir.files import write_file
 RESULTS = "results.csv"
 
 
-def write_results(output: Path, results: pd.DataFrame, **form: Any) -> None:
+def write_results(output: Path, results: pd.DataFrame, name: str = RESULTS, **form: Any) -> None:
     """`form`: of the numbers, as `DataFrame.to_csv` takes it."""
-    write_file(output / RESULTS, results.to_csv(index=False, **form).encode())
+    write_file(output / name, results.to_csv(index=False, **form).encode())
 
 
 def write_machine(output: Path, about: Mapping[str, object]) -> None:
     write_file(output / "machine.json", (json.dumps(about, indent=2) + "\n").encode())
 
 
-def read_results(output: Path, **form: Any) -> pd.DataFrame:
+def read_results(output: Path, name: str = RESULTS, **form: Any) -> pd.DataFrame:
     """`UserError` where there are none, or no CSV. `form`: what an empty cell means, as `read_csv` takes it."""
-    path = output / RESULTS
+    path = output / name
     try:
         return pd.read_csv(path, **form)
     except (OSError, ValueError) as error:
