@@ -4,8 +4,7 @@ SumOverStages is Ansor's structure (Zheng et al., OSDI 2020): one shared model s
 score is their sum, and only the sum is compared with what was measured.
 
 Notation, n programs, r rows (a row a part that is there, r >= n), q columns.
-  S  (n,) scores of programs: S_i is the sum of the scores s_j of the rows j of program i
-  k  (n,) how many rows a program has
+  S  (n,) scores of programs: S_i is the sum of the scores s_j of the rows j of program i, added to the mean of z
 """
 
 from __future__ import annotations
@@ -53,12 +52,11 @@ def part_rows(X: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.i
 def sum_gradients(scores: NDArray[np.float64], programs: NDArray[np.intp], z: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(r,) gradient and (r,) curvature, by the scores of the rows, of the half squared error of the sums: ½ Σ_i (S_i - z_i)².
 
-    The rows of a program move together, which second derivatives, 1 for each row, leave out: k rows would each go all of the way. But
-    (Σ_j d_j)² <= k Σ_j d_j², so with a curvature of k the step is the best for a bound of the error, and programs of many parts learn as fast as others.
+    Curvature leaves out that the k rows of a program move together, as Ansor's does: a step goes k times as far as it should, which the learning rate takes
+    in. To divide by k is right for what the rows have in common, but what tells parts from each other then takes too many trees.
     """
     residuals = np.bincount(programs, scores, minlength=len(z)) - z
-    counts = np.bincount(programs, minlength=len(z)).astype(np.float64)
-    return residuals[programs], counts[programs]
+    return residuals[programs], np.ones(len(programs))
 
 
 class SumOverStages(CostModel):
@@ -67,18 +65,19 @@ class SumOverStages(CostModel):
     def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike) -> Self:
         rows, programs = part_rows(np.asarray(X, dtype=np.float32))
         z = normalized_throughput(y, groups)
+        self.mean_ = z.mean()
         self.booster_ = xgb.train(
-            {**self._parameters(), "base_score": 0.0},  # of a row; what sums are on average depends on the number of parts
+            {**self._parameters(), "base_score": 0.0},
             xgb.DMatrix(rows, nthread=self.n_threads),
             self.n_estimators,
-            obj=lambda scores, _: sum_gradients(scores, programs, z),
+            obj=lambda scores, _: sum_gradients(scores, programs, z - self.mean_),
         )
         return self
 
     def predict(self, X: ArrayLike) -> Scores:
         rows, programs = part_rows(np.asarray(X, dtype=np.float32))
         scores = self.booster_.inplace_predict(rows, predict_type="margin")
-        return np.bincount(programs, scores, minlength=len(np.asarray(X))).astype(np.float32)
+        return (self.mean_ + np.bincount(programs, scores, minlength=len(X))).astype(np.float32)
 
 
 class Regression(BaseEstimator):
