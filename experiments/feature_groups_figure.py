@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.figure_parts import BLUE, MEASURES, ORANGE, draw_dots, name_rows
+from experiments.figure_parts import BLUE, MEASURES, ORANGE, draw_dots, draw_legend, name_rows
 
 COLOURS = {"pairwise_accuracy": BLUE, "top_1": ORANGE}
 
@@ -21,7 +21,7 @@ def draw(results: pd.DataFrame, lost: pd.DataFrame, path: Path) -> None:
     groups = lost.groupby("group")["pairwise_accuracy"].mean().sort_values(ascending=False).index.tolist()
     n_features = results[results["features"] == "alone"].groupby("group")["n_features"].first()
     alone, whole = results[results["features"] == "alone"].groupby("group"), results[results["features"] == "all"]
-    figure = Figure(figsize=(10, 0.36 * len(groups) + 1.8), dpi=150, layout="constrained")
+    figure = Figure(figsize=(10, 0.36 * len(groups) + 2), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for place, (measure, colour) in enumerate(COLOURS.items()):
         at = np.arange(len(groups)) + 0.24 * (place - 0.5)
@@ -30,9 +30,8 @@ def draw(results: pd.DataFrame, lost: pd.DataFrame, path: Path) -> None:
         right.axvline(whole[measure].mean(), color=colour, linewidth=0.8, linestyle="--", label=f"{MEASURES[measure]}, all features")
     left.axvline(0, color="black", linewidth=0.8)
     names = [f"{group} ({n_features[group]})" for group in groups]
-    name_rows(left, names, "lost without the group (number of its features)", "points of a hundred, as a mean over tasks; more is worse")
+    name_rows(left, names, "lost without the group (number of its features)", "points of a hundred; more is worse")
     name_rows(right, names, "reached with the group alone", "1 is best")
-    left.legend(fontsize=7, loc="lower right")
-    right.legend(fontsize=7, loc="lower left")
+    draw_legend(figure, right)
     figure.suptitle("What each group of features is worth on tasks never seen (dot: mean over seeds, bar: lowest to highest)", fontsize=10)
     figure.savefig(path)

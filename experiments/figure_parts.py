@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"  # Okabe and Ito's, and grey: safe for the colour-blind
 
@@ -28,3 +29,9 @@ def name_rows(axis: Axes, names: Sequence[str], title: str, label: str) -> None:
     axis.set_xlabel(label, fontsize=8)
     axis.tick_params(axis="x", labelsize=8)
     axis.grid(axis="x", alpha=0.25)
+
+
+def draw_legend(figure: Figure, axis: Axes) -> None:
+    """Below the panels, where it hides nothing."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)

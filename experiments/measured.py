@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from codegen.limits import package_version
 from costmodel.model import Ranker
 from costmodel.training import data_sha256
 from data.measurements import read_measured
@@ -54,7 +55,7 @@ def write(output: Path, rows: Sequence[Row], measured: Measurements, config: Any
         "n_tasks": len(set(data.programs.tolist())),
         "left_out": dict(data.left_out),
         "config": asdict(config),
-        "versions": versions(),
+        "versions": versions() | {name: package_version(name) for name in ("scikit-learn", "lightgbm")},
     }
     write_machine(output, about)
     return results

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from experiments.figure_parts import BLUE, GREEN, MEASURES, ORANGE, VERMILION, draw_dots, name_rows
+from experiments.figure_parts import BLUE, GREEN, MEASURES, ORANGE, VERMILION, draw_dots, draw_legend, name_rows
 
 COLOURS = {"within": GREEN, "task": BLUE, "network": ORANGE}
 TITLES = {"within": "other candidates of known tasks", "task": "tasks never seen", "network": "networks never seen"}
@@ -19,7 +19,7 @@ TITLES = {"within": "other candidates of known tasks", "task": "tasks never seen
 
 def draw(results: pd.DataFrame, marks: Mapping[str, Sequence[float]], path: Path) -> None:
     """Left each measure by split against its mark; then learning curves on tasks never seen."""
-    figure = Figure(figsize=(13, 4.6), dpi=150, layout="constrained")
+    figure = Figure(figsize=(13, 4.9), dpi=150, layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
     _draw_splits(left, results[results["part"] == "split"], marks)
     curve = results[results["part"] == "curve"]
@@ -28,13 +28,14 @@ def draw(results: pd.DataFrame, marks: Mapping[str, Sequence[float]], path: Path
         _draw_curve(axis, curve[curve["task_share"] == 1], "candidate_share", measure, VERMILION, "fewer candidates of every task")
         axis.set_xscale("log")
         axis.set_xticks(sorted(set(curve["task_share"])))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}"))
         axis.xaxis.set_minor_locator(NullLocator())
-        axis.set_xlabel(f"part of {curve['learned_candidates'].max():,} candidates of {curve['learned_tasks'].max()} tasks", fontsize=8)
+        axis.set_xlabel(f"per cent of {curve['learned_candidates'].max():,} candidates of {curve['learned_tasks'].max()} tasks", fontsize=8)
         axis.set_title(f"{MEASURES[measure]} on tasks never seen", fontsize=9)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.25)
     middle.legend(fontsize=8, loc="lower right")
+    draw_legend(figure, left)
     figure.suptitle("The cost model on what it has not seen (dots and lines: mean over seeds; bars and bands: lowest to highest)", fontsize=10)
     figure.savefig(path)
 
@@ -45,14 +46,13 @@ def _draw_splits(axis: Axes, results: pd.DataFrame, marks: Mapping[str, Sequence
         at = np.arange(len(MEASURES)) + 0.24 * (place - (len(found) - 1) / 2)
         mine = results[results["split"] == split]
         draw_dots(axis, [mine[measure] for measure in MEASURES], at, COLOURS[split], label=TITLES[split])
-        axis.plot(marks[split], at, "|", color="black", markersize=11, markeredgewidth=1.6, label="mark to reach" if place == 0 else None)
+        axis.plot(marks[split], at, "|", color="black", markersize=11, markeredgewidth=1.6, label="mark to reach" if split == found[-1] else None)
         chance = mine["recall_at_30_by_chance"].mean()
-        axis.plot(chance, at[1], "x", color=COLOURS[split], markersize=5, label="by chance" if place == 0 else None)
+        axis.plot(chance, at[1], "x", color=COLOURS[split], markersize=5, label="by chance" if split == found[-1] else None)
     bound = results["pairwise_bound"].mean()
     if np.isfinite(bound):
         axis.vlines(bound, -0.42, 0.42, color=VERMILION, linestyle="--", label="at most, by repeatability")
     name_rows(axis, list(MEASURES.values()), "by what is held out", "score, 1 is best")
-    axis.legend(fontsize=7, loc="lower left")
 
 
 def _draw_curve(axis: Axes, runs: pd.DataFrame, over: str, measure: str, colour: str, label: str) -> None:

@@ -30,7 +30,7 @@ LIGHT_GBM = "LightGBM"
 class Config:
     splits: tuple[str, ...] = ("task", "network")
     networks: tuple[str, ...] = NETWORKS
-    seeds: tuple[int, ...] = (0, 1)
+    seeds: tuple[int, ...] = (0, 1, 2)
     n_threads: int = 2
 
 

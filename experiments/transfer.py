@@ -36,7 +36,7 @@ PREDICTED = "predicted.csv"
 
 @dataclass(frozen=True)
 class Config:
-    seeds: tuple[int, ...] = (0, 1)
+    seeds: tuple[int, ...] = (0, 1, 2)
     min_tasks: int = 4  # that a family needs: the best of fewer is chance
     n_predicted: int = 20_000  # candidates in predicted.csv
     n_threads: int = 2

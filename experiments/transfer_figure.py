@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.figure_parts import BLUE, ORANGE, draw_dots, name_rows
+from experiments.figure_parts import BLUE, ORANGE, draw_dots, draw_legend, name_rows
 
 COLOURS = {"nothing like it": ORANGE, "the like": BLUE}
 
@@ -17,10 +17,10 @@ COLOURS = {"nothing like it": ORANGE, "the like": BLUE}
 def draw(results: pd.DataFrame, predicted: pd.DataFrame, path: Path) -> None:
     """Families left out, sizes left out, and scores against what was measured."""
     families, sizes = (results[results["part"] == part] for part in ("families", "sizes"))
-    figure = Figure(figsize=(14, max(4.2, 0.24 * families["held_out"].nunique() + 1.8)), dpi=150, layout="constrained")
+    figure = Figure(figsize=(14, max(4.2, 0.24 * families["held_out"].nunique() + 2)), dpi=150, layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.2, 1, 1.2))
-    _draw_pairs(left, families, "pairwise_accuracy", "an operator family left out (tasks)")
-    _draw_pairs(middle, sizes, "pairwise_accuracy", "half of the sizes left out")
+    _draw_pairs(left, families, "pairwise_accuracy", "an operator family left out (number of its tasks)")
+    _draw_pairs(middle, sizes, "pairwise_accuracy", "a half by size left out (tasks judged)")
     cells = right.hexbin(
         predicted["score"], predicted["normalized_throughput"], gridsize=45, bins="log", mincnt=1, cmap="viridis", extent=(-0.05, 1.05, 0, 1), linewidths=0
     )
@@ -30,7 +30,8 @@ def draw(results: pd.DataFrame, predicted: pd.DataFrame, path: Path) -> None:
     right.set_xlabel("predicted: score of the model", fontsize=8)
     right.set_ylabel("measured: throughput over the best of the task", fontsize=8)
     right.tick_params(labelsize=8)
-    figure.colorbar(cells, ax=right, label="candidates")
+    figure.colorbar(cells, ax=right).set_label("candidates in a cell", fontsize=8)
+    draw_legend(figure, left)
     figure.suptitle("Does it know what it has never seen the like of? (dot: mean over seeds, bar: lowest to highest)", fontsize=10)
     figure.savefig(path)
 
@@ -44,4 +45,3 @@ def _draw_pairs(axis: Axes, results: pd.DataFrame, measure: str, title: str) -> 
     for learned, colour in COLOURS.items():
         draw_dots(axis, runs[learned], at, colour, label=f"has seen {learned}")
     name_rows(axis, [f"{name} ({n:.0f})" for name, n in tasks.items()], title, "pairwise accuracy, 1 is best")
-    axis.legend(fontsize=7, loc="lower left")
