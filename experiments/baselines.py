@@ -1,10 +1,11 @@
-"""Other rankers than the shipped one, to compare it with. All learn normalized throughput z, as `costmodel.model` has it, and take no weights.
+"""Other rankers than the shipped one, to compare it with. All learn normalized throughput z, as `costmodel.model` has it, and take no sample weights.
 
-SumOverStages is Ansor's structure (Zheng et al., OSDI 2020): one shared model scores every part of a program by that part's features alone, the program's
-score is their sum, and only the sum is compared with what was measured.
+SumOverStages is Ansor's structure (Zheng et al., OSDI 2020): one shared model scores every part of a program, by that part's features and those of the whole;
+the program's score is their sum, and only the sum is compared with what was measured.
 
 Notation, n programs, r rows (a row a part that is there, r >= n), q columns.
-  S  (n,) scores of programs: S_i is the sum of the scores s_j of the rows j of program i, added to the mean of z
+  w  (n,) what each program counts
+  S  (n,) sums: S_i is that of the scores s_j of the rows j of program i
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from sklearn.preprocessing import StandardScaler
 
 from costmodel.feature_table import FEATURES
 from costmodel.model import CostModel, Ranker, Scores, normalized_throughput
+
+Values = NDArray[np.float64]
 
 PARTS = ("compute", "pack_a", "pack_b", "epilogue", "final")  # slots of the feature vector that a program may have; what is in no part counts for all
 
@@ -49,28 +52,29 @@ def part_rows(X: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.i
     return np.concatenate(rows), np.concatenate(programs)
 
 
-def sum_gradients(scores: NDArray[np.float64], programs: NDArray[np.intp], z: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(r,) gradient and (r,) curvature, by the scores of the rows, of the half squared error of the sums: ½ Σ_i (S_i - z_i)².
+def sum_gradients(scores: Values, programs: NDArray[np.intp], z: Values, w: Values) -> tuple[Values, Values]:
+    """(r,) gradient and (r,) curvature, by the scores of the rows, of the half squared error of the sums: ½ Σ_i w_i (S_i - z_i)².
 
     Curvature leaves out that the k rows of a program move together, as Ansor's does: a step goes k times as far as it should, which the learning rate takes
     in. To divide by k is right for what the rows have in common, but what tells parts from each other then takes too many trees.
     """
     residuals = np.bincount(programs, scores, minlength=len(z)) - z
-    return residuals[programs], np.ones(len(programs))
+    return (w * residuals)[programs], w[programs]
 
 
 class SumOverStages(CostModel):
-    """With the cost model's own parameters; only its objective is the squared error of sums."""
+    """With the cost model's own parameters; only its objective is the squared error of sums, which are learned as what is above the mean of z."""
 
     def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike) -> Self:
         rows, programs = part_rows(np.asarray(X, dtype=np.float32))
         z = normalized_throughput(y, groups)
-        self.mean_ = z.mean()
+        w = self._weight(z, None)
+        self.mean_ = np.average(z, weights=w)
         self.booster_ = xgb.train(
             {**self._parameters(), "base_score": 0.0},
             xgb.DMatrix(rows, nthread=self.n_threads),
             self.n_estimators,
-            obj=lambda scores, _: sum_gradients(scores, programs, z - self.mean_),
+            obj=lambda scores, _: sum_gradients(scores, programs, z - self.mean_, w),
         )
         return self
 

@@ -3,7 +3,7 @@
     python -m experiments.feature_groups [--data data/measured] [--output DIRECTORY] [--plot-only]
 
 Groups are those of `costmodel.feature_table`. Much of what a group says others say too, so what is lost without it is less than what it says alone. Writes
-results.csv (a row a fit), machine.json and feature_groups.png, which is made from the CSV alone. Takes about four minutes for 50,000 candidates on two cores.
+results.csv (a row a fit), machine.json and feature_groups.png, which is made from the CSV alone. Takes about two minutes for 50,000 candidates on two cores.
 """
 
 from __future__ import annotations

@@ -63,10 +63,10 @@ def write(output: Path, rows: Sequence[Row], measured: Measurements, config: Any
 
 def splits(data: TrainingSet, names: Sequence[str], seeds: Sequence[int], networks: Sequence[str]) -> Iterator[tuple[str, int, Mask, tuple[str, ...]]]:
     """(split, seed, what is held out, the networks that this is for, if any). The split by network is the same for every seed."""
-    for split in names:
-        for seed in seeds:
-            print(f"split {split}, seed {seed}", file=sys.stderr, flush=True)
-            yield split, seed, held_out(data, split, seed, networks), tuple(networks) if split == "network" else ()
+    found = [(split, seed, held_out(data, split, seed, networks)) for split in names for seed in seeds]  # what cannot be is said before anything is fitted
+    for split, seed, hold in found:
+        print(f"split {split}, seed {seed}", file=sys.stderr, flush=True)
+        yield split, seed, hold, tuple(networks) if split == "network" else ()
 
 
 def fit_and_judge(

@@ -4,7 +4,7 @@
 
 Judges the shipped configuration on three splits (candidates, tasks, networks never seen; see `tilewright.splits`), each with several seeds. Then, for the
 tasks held out by the first seed, it learns from a part of the other tasks, and from a part of the candidates of each. Writes results.csv (a row a fit),
-machine.json and model_quality.png, which is made from the CSV alone. Takes about three minutes for 50,000 candidates on two cores.
+machine.json and model_quality.png, which is made from the CSV alone. Takes about two minutes for 50,000 candidates on two cores.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from costmodel.model import normalized_throughput
 from data.measurements import read_measured
 from experiments import feature_groups, measured, model_quality, objectives, transfer
 from experiments.baselines import PARTS, SumOverStages, light_gbm, neural_network, part_rows, ridge, sum_gradients
+from ir.errors import UserError
 from tilewright.training_set import training_set
 
 MEASURES = ["pairwise_accuracy", "recall_at_30", "top_1", "top_5"]
@@ -81,8 +83,8 @@ def test_objectives(samples, tmp_path, capsys, monkeypatch):
     results = objectives.run(objectives.Config(networks=("b",), seeds=(0,), n_threads=1), samples, tmp_path)
     assert capsys.readouterr().out.splitlines() == ["LightGBM is not installed, so it is left out; pip install 'tilewright[experiments]' brings it"]
     assert set(results["method"]) == {
-        "squared error", "squared error, weight ½ z", "squared error, weight z", "rank:pairwise", "rank:ndcg", "sum over stages", "neural network", "ridge",
-        "roofline", "random",
+        "squared error", "squared error, weight ½ z", "squared error, weight z", "rank:pairwise", "rank:ndcg", "sum over stages",
+        "sum over stages, weight z", "neural network", "ridge", "roofline", "random",
     }  # fmt: skip
     assert results.groupby("method").size().eq(2).all()
     plotted(objectives, tmp_path, capsys)
@@ -122,6 +124,13 @@ def test_no_data_and_no_results_are_one_line(module, tmp_path, capsys):
     assert module.main(["--plot-only", "--output", str(tmp_path)]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in errors] == ["error", "error"]
+
+
+@pytest.mark.parametrize("module", [model_quality, objectives])
+def test_networks_that_are_not_there_are_said_before_anything_is_fitted(module, samples, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "fit_and_judge", lambda *_: pytest.fail("fitted"))
+    with pytest.raises(UserError, match="no measurement is of network 'nowhere'"):
+        module.run(replace(module.CONFIG, networks=("nowhere",)), samples, tmp_path)
 
 
 def test_every_group_of_features_is_an_experiment():
@@ -167,13 +176,13 @@ def test_every_part_of_a_real_program_has_a_row(data):
 def test_gradient_of_the_sum():
     """Against differences; and a step, short as the cost model's are, makes the error smaller."""
     rng = np.random.default_rng(0)
-    programs, z, scores = np.array([0, 1, 1, 2, 2, 2, 1]), rng.random(3), rng.random(7)
+    programs, z, w, scores = np.array([0, 1, 1, 2, 2, 2, 1]), rng.random(3), rng.random(3), rng.random(7)
 
     def error(scores):
-        return ((np.bincount(programs, scores) - z) ** 2).sum() / 2
+        return (w * (np.bincount(programs, scores) - z) ** 2).sum() / 2
 
-    assert check_grad(error, lambda scores: sum_gradients(scores, programs, z)[0], scores) < 1e-6
-    gradient, curvature = sum_gradients(scores, programs, z)
+    assert check_grad(error, lambda scores: sum_gradients(scores, programs, z, w)[0], scores) < 1e-6
+    gradient, curvature = sum_gradients(scores, programs, z, w)
     assert error(scores - SumOverStages().learning_rate * gradient / curvature) < 0.9 * error(scores)
 
 
@@ -186,6 +195,17 @@ def test_sum_over_stages_learns():
     assert np.mean((model.predict(new[0]) - z) ** 2) < 0.1 * z.var()
     again = SumOverStages(feature_share=1.0).fit(*known)
     np.testing.assert_array_equal(again.predict(new[0]), model.predict(new[0]))
+
+
+def test_sum_over_stages_weighs_by_throughput():
+    """Slow programs, which hardly count, say the opposite of fast ones with the same features."""
+    X, y, groups = parts_data(600, 0)
+    both = np.concatenate([X, X]), np.concatenate([y, 1.5 * (y.max() - y)]), np.concatenate([groups, groups])
+    uniform, weighted = (
+        grouped_quality(SumOverStages(throughput_weight=weight, feature_share=1.0).fit(*both).predict(X), y, groups).mean for weight in (0.0, 1.0)
+    )
+    assert uniform.pairwise_accuracy < 0.5
+    assert weighted.pairwise_accuracy > 0.8
 
 
 @pytest.mark.parametrize("make", [ridge, lambda: neural_network(0), lambda: light_gbm(0, 1)], ids=["ridge", "neural network", "LightGBM"])
