@@ -11,23 +11,37 @@ Words: a *step* is one point of the reduction for one register tile, an *update*
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 FEATURE_VERSION = 6
 
 SCALES = ("plain", "log", "ratio", "log ratio")
 
+# What a feature is about, by the name of its group; each feature is in one of them.
+GROUPS = {
+    "arithmetic": "operations, vector updates, and the epilogue's",
+    "register tile": "the register tile, its loads, and the text of the kernel",
+    "loops": "trips of loops, chunks and threads",
+    "access": "bytes, cache lines and strides of each operand and the output",
+    "reuse": "reuse, and what the caches hold and move",
+    "curve": "operations for each byte touched, at every level of the loops",
+    "packing": "packed copies, and the workspace",
+    "cost": "estimated times, and shares of the peak",
+    "task": "the task and the machine",
+}
+
 
 @dataclass(frozen=True)
 class Feature:
     """`scale` says how the quantities named in `of` make the feature: "plain" x, "log" log2(1 + x), "ratio" x / y, "log ratio" log2(1 + x / y); y counts
-    as 1 where it is 0."""
+    as 1 where it is 0. `group`: one of `GROUPS`."""
 
     name: str
     unit: str
     meaning: str
     scale: str
     of: tuple[str, ...]
+    group: str = ""
 
 
 def _plain(name: str, unit: str, meaning: str) -> Feature:
@@ -46,7 +60,12 @@ def _log_ratio(name: str, unit: str, top: str, bottom: str, meaning: str) -> Fea
     return Feature(name, f"log2(1 + {unit})", meaning, "log ratio", (top, bottom))
 
 
-_ARITHMETIC = (
+def _in(group: str, *features: Feature) -> tuple[Feature, ...]:
+    return tuple(replace(feature, group=group) for feature in features)
+
+
+_ARITHMETIC = _in(
+    "arithmetic",
     _log("fma", "count", "fused multiply-adds"),
     _log("add", "count", "additions that are not fused"),
     _log("multiply", "count", "multiplications that are not fused"),
@@ -57,7 +76,8 @@ _ARITHMETIC = (
     _ratio("useful_lanes", "points", "lane_updates", "share of the lanes of all vector updates that compute something"),
 )
 
-_REGISTER_TILE = (
+_REGISTER_TILE = _in(
+    "register tile",
     _plain("vectors", "vectors", "accumulators of a full register tile"),
     _plain("rows", "elements", "extent of the register tile along all axes but the vector axis together"),
     _plain("vector_count", "vectors", "extent of the register tile along the vector axis"),
@@ -81,7 +101,8 @@ _REGISTER_TILE = (
     _ratio("innermost_left", "innermost_left", "innermost_extent", "share of the steps along the innermost reduce axis that unrolling leaves over"),
 )
 
-_PARALLEL = (
+_PARALLEL = _in(
+    "loops",
     _log("chunks", "count", "chunks, the iterations of the parallel loop"),
     _plain("busy_threads", "threads", "threads that get a chunk"),
     _log_ratio("chunks_per_thread", "count", "chunks", "threads", "chunks a thread on average"),
@@ -109,7 +130,8 @@ def _spatial_band(band: str, what: str) -> tuple[Feature, ...]:
     return (*_band(band, what), *moves)
 
 
-_LOOPS = (
+_LOOPS = _in(
+    "loops",
     *_spatial_band("parallel", "over chunks"),
     *_spatial_band("outer", "over the blocks of a chunk"),
     *_band("slice", "over slices of the reduction"),
@@ -144,26 +166,34 @@ def _access(role: str, what: str) -> tuple[Feature, ...]:
             _log(f"{role}.{place}.lines", "lines", f"cache lines of {what} touched by {_PLACE_TEXT[place]}"),
         )
     ]
-    return (
-        *touched,
+    reused = (
         _log(f"{role}.reuse_trips", "iterations", f"iterations of {reuse}"),
         _log(f"{role}.reuse_distance_bytes", "bytes", f"working set of one iteration of {reuse}"),
         _log_ratio(f"{role}.reuse_distance_steps", "steps", "inner.executions", f"{role}.reuse_executions", f"steps in one iteration of {reuse}"),
         _log_ratio(f"{role}.bytes_per_reuse", "bytes", f"{role}.loaded_bytes", f"{role}.reuse_trips", f"bytes of {what} loaded for each reuse"),
+    )
+    walked = (
         _log(f"{role}.loaded_bytes", "bytes", f"bytes of {what} loaded into registers, all times counted"),
         _log(f"{role}.vector_stride", "elements", f"distance in {what} between neighbours along the vector axis"),
         _plain(f"{role}.row_conflicts", "rows", f"rows of {what} that a register tile walks on one set of the first-level cache, if not packed"),
     )
+    return (*_in("access", *touched), *_in("reuse", *reused), *_in("access", *walked))
 
 
 def _operand(role: str, what: str) -> tuple[Feature, ...]:
     return (
-        _plain(f"{role}.packed", "0 or 1", f"whether {what} is read from a packed copy"),
-        _plain(f"{role}.loads", "instructions", f"loads of {what} in a step of a full register tile"),
-        _log(f"{role}.load_instructions", "instructions", f"loads of {what} in all"),
+        *_in("packing", _plain(f"{role}.packed", "0 or 1", f"whether {what} is read from a packed copy")),
+        *_in(
+            "access",
+            _plain(f"{role}.loads", "instructions", f"loads of {what} in a step of a full register tile"),
+            _log(f"{role}.load_instructions", "instructions", f"loads of {what} in all"),
+        ),
         *_access(role, what),
-        _log(f"{role}.reduce_stride", "elements", f"distance in {what} between steps along the innermost reduce axis"),
-        _log(f"{role}.slice_conflicts", "rows", f"rows of {what} that a slice of the reduction walks on one set of the first-level cache, if not packed"),
+        *_in(
+            "access",
+            _log(f"{role}.reduce_stride", "elements", f"distance in {what} between steps along the innermost reduce axis"),
+            _log(f"{role}.slice_conflicts", "rows", f"rows of {what} that a slice of the reduction walks on one set of the first-level cache, if not packed"),
+        ),
     )
 
 
@@ -171,9 +201,12 @@ _ACCESSES = (
     *_operand("a", "operand a"),
     *_operand("b", "operand b"),
     *_access("output", "the output"),
-    _log("output.store_instructions", "instructions", "vectors of accumulators stored, one for every slice"),
-    _log("output.load_instructions", "instructions", "vectors of accumulators loaded again for a further slice"),
-    _plain("output.streamed", "0 or 1", "whether the output is stored past the caches"),
+    *_in(
+        "access",
+        _log("output.store_instructions", "instructions", "vectors of accumulators stored, one for every slice"),
+        _log("output.load_instructions", "instructions", "vectors of accumulators loaded again for a further slice"),
+        _plain("output.streamed", "0 or 1", "whether the output is stored past the caches"),
+    ),
 )
 
 
@@ -193,14 +226,16 @@ def _pressure(place: str, cache: str) -> Feature:
     return _log_ratio(f"{place}.{cache}_pressure", "1", f"{place}.working_set", f"{cache}.capacity", f"working set of {_PLACE_TEXT[place]} against {cache}")
 
 
-_CACHES = (
+_CACHES = _in(
+    "reuse",
     *_cache("l1", "the first-level cache"),
     *_cache("l2", "the second-level cache"),
     *_cache("l3", "the last-level cache"),
     *(_pressure(place, cache) for place, cache in (("tile", "l1"), ("slice", "l1"), ("slice", "l2"), ("block", "l2"), ("chunk", "l2"), ("chunk", "l3"))),
 )
 
-_COST = (
+_COST = _in(
+    "cost",
     _log("half_cycles.updates", "half cycles", "estimated time of the updates and accumulators if all data were in the first-level cache"),
     _log("half_cycles.l1", "half cycles", "estimated time to fill the first-level cache from the second"),
     _log("half_cycles.l2", "half cycles", "estimated time to fill the second-level cache from the last"),
@@ -211,9 +246,12 @@ _COST = (
     _ratio("update_efficiency", "vector_updates", "half_cycles.updates", "vector updates against the time they are estimated to take"),
 )
 
-_INTENSITY = tuple(
-    _log_ratio(f"{place}.intensity", "flops a byte", f"{place}.flops", f"{place}.working_set", f"operations for each byte touched by {text}")
-    for place, text in _PLACE_TEXT.items()
+_INTENSITY = _in(
+    "curve",
+    *(
+        _log_ratio(f"{place}.intensity", "flops a byte", f"{place}.flops", f"{place}.working_set", f"operations for each byte touched by {text}")
+        for place, text in _PLACE_TEXT.items()
+    ),
 )
 
 _STAGE = (*_ARITHMETIC, *_REGISTER_TILE, *_PARALLEL, *_LOOPS, *_ACCESSES, *_CACHES, *_COST, *_INTENSITY)
@@ -228,31 +266,37 @@ _FINAL = (
 )  # fmt: skip
 
 _PACK = (
-    _plain("level", "index", "where the operand is packed: 0 nowhere, 1 before the parallel loop, 2 a chunk, 3 a block, 4 a slice"),
-    _plain("layout", "index", "0 reduce dimensions outside of windows and register tiles, 1 inside"),
-    _log("executions", "count", "how often the operand, or a part of it, is packed"),
-    _log("buffer_bytes", "bytes", "size of the packed copy"),
-    _log("stored_bytes", "bytes", "bytes written while packing, all times counted"),
-    _log_ratio("redundancy", "1", "stored_bytes", "tensor_bytes", "how many times the tensor's size is packed"),
-    _log("instructions", "instructions", "copies of a vector or, if the source is neither contiguous nor turned over in registers, of one element"),
-    _ratio("elements_per_copy", "stores", "instructions", "elements moved by one copy"),
-    _log("source_stride", "elements", "distance in the tensor between neighbours of the packed copy"),
-    _log("run", "elements", "extent of the innermost packed dimension"),
-    _log("half_cycles", "half cycles", "estimated time of the copies, all threads together"),
+    *_in(
+        "packing",
+        _plain("level", "index", "where the operand is packed: 0 nowhere, 1 before the parallel loop, 2 a chunk, 3 a block, 4 a slice"),
+        _plain("layout", "index", "0 reduce dimensions outside of windows and register tiles, 1 inside"),
+        _log("executions", "count", "how often the operand, or a part of it, is packed"),
+        _log("buffer_bytes", "bytes", "size of the packed copy"),
+        _log("stored_bytes", "bytes", "bytes written while packing, all times counted"),
+        _log_ratio("redundancy", "1", "stored_bytes", "tensor_bytes", "how many times the tensor's size is packed"),
+        _log("instructions", "instructions", "copies of a vector or, if the source is neither contiguous nor turned over in registers, of one element"),
+        _ratio("elements_per_copy", "stores", "instructions", "elements moved by one copy"),
+        _log("source_stride", "elements", "distance in the tensor between neighbours of the packed copy"),
+        _log("run", "elements", "extent of the innermost packed dimension"),
+    ),
+    *_in("cost", _log("half_cycles", "half cycles", "estimated time of the copies, all threads together")),
 )
 
-_PACK_FIRST = (*_PACK, _log("operations", "count", "operations of the prologue that makes the operand, all times counted"))
+_PACK_FIRST = (*_PACK, *_in("packing", _log("operations", "count", "operations of the prologue that makes the operand, all times counted")))
 
 _EPILOGUE = (
-    _plain("at_block", "0 or 1", "whether the epilogue runs over each finished block; otherwise it runs in registers"),
-    _log("elements", "elements", "elements it is applied to"),
-    _log("add", "count", "additions and subtractions"),
-    _log("multiply", "count", "multiplications"),
-    _log("compare", "count", "minima, maxima, comparisons, choices and casts"),
-    _log("special", "count", "divisions, roots and transcendental functions"),
-    _log("read_bytes", "bytes", "bytes of the tensors that only the epilogue reads"),
-    _log("output_bytes_again", "bytes", "bytes of the output that a block's epilogue reads and writes again"),
-    _log("half_cycles", "half cycles", "estimated time, all threads together"),
+    *_in(
+        "arithmetic",
+        _plain("at_block", "0 or 1", "whether the epilogue runs over each finished block; otherwise it runs in registers"),
+        _log("elements", "elements", "elements it is applied to"),
+        _log("add", "count", "additions and subtractions"),
+        _log("multiply", "count", "multiplications"),
+        _log("compare", "count", "minima, maxima, comparisons, choices and casts"),
+        _log("special", "count", "divisions, roots and transcendental functions"),
+        _log("read_bytes", "bytes", "bytes of the tensors that only the epilogue reads"),
+        _log("output_bytes_again", "bytes", "bytes of the output that a block's epilogue reads and writes again"),
+    ),
+    *_in("cost", _log("half_cycles", "half cycles", "estimated time, all threads together")),
 )
 
 # What the time of a program is made of; against the task's ideal time it means the same for tasks of all sizes.
@@ -268,24 +312,31 @@ _TIMES = {
 }
 
 _PROGRAM = (
-    _plain("n_stages", "stages", "tiled stages"),
-    _log("prepared_bytes", "bytes", "size of constant operands packed beforehand"),
-    _log("private_bytes", "bytes", "workspace of all threads for packed copies of their own"),
-    _log("shared_bytes", "bytes", "workspace that the threads share: packed copies and intermediate results"),
-    _log("code_updates", "updates", "vector updates in the text of the kernel"),
-    _log("half_cycles.longest", "half cycles", "estimated time of all parts, where in each computing and moving data overlap"),
-    _log("half_cycles.sum", "half cycles", "estimated time of all parts if nothing overlaps"),
-    _ratio("peak_longest", "half_cycles.ideal", "half_cycles.longest", "share of the peak that is reached if computing and moving data overlap"),
-    _ratio("peak_sum", "half_cycles.ideal", "half_cycles.sum", "share of the peak that is reached if nothing overlaps"),
-    *(
-        _log_ratio(f"time.{part}", "1", f"half_cycles.{part}", "half_cycles.ideal", f"estimated time of {what}, against that of the task at the peak")
-        for part, what in _TIMES.items()
+    *_in("loops", _plain("n_stages", "stages", "tiled stages")),
+    *_in(
+        "packing",
+        _log("prepared_bytes", "bytes", "size of constant operands packed beforehand"),
+        _log("private_bytes", "bytes", "workspace of all threads for packed copies of their own"),
+        _log("shared_bytes", "bytes", "workspace that the threads share: packed copies and intermediate results"),
     ),
-    _ratio("pack_share", "half_cycles.pack", "half_cycles.sum", "share of the estimated time that packing takes"),
-    _ratio("epilogue_share", "half_cycles.epilogue", "half_cycles.sum", "share of the estimated time that the epilogue takes"),
+    *_in("register tile", _log("code_updates", "updates", "vector updates in the text of the kernel")),
+    *_in(
+        "cost",
+        _log("half_cycles.longest", "half cycles", "estimated time of all parts, where in each computing and moving data overlap"),
+        _log("half_cycles.sum", "half cycles", "estimated time of all parts if nothing overlaps"),
+        _ratio("peak_longest", "half_cycles.ideal", "half_cycles.longest", "share of the peak that is reached if computing and moving data overlap"),
+        _ratio("peak_sum", "half_cycles.ideal", "half_cycles.sum", "share of the peak that is reached if nothing overlaps"),
+        *(
+            _log_ratio(f"time.{part}", "1", f"half_cycles.{part}", "half_cycles.ideal", f"estimated time of {what}, against that of the task at the peak")
+            for part, what in _TIMES.items()
+        ),
+        _ratio("pack_share", "half_cycles.pack", "half_cycles.sum", "share of the estimated time that packing takes"),
+        _ratio("epilogue_share", "half_cycles.epilogue", "half_cycles.sum", "share of the estimated time that the epilogue takes"),
+    ),
 )
 
-_MACHINE = (
+_MACHINE = _in(
+    "task",
     _plain("lanes", "elements", "fp32 elements in a vector register"),
     _plain("vector_registers", "registers", "vector registers"),
     _log("l1_bytes", "bytes", "first-level data cache of a core"),
@@ -294,7 +345,8 @@ _MACHINE = (
     _plain("threads", "threads", "threads"),
 )
 
-_TASK = (
+_TASK = _in(
+    "task",
     _log("flops", "count", "floating-point operations of the task, computed directly; elements moved where it has none"),
     _log("bytes", "bytes", "tensors of the operands and the output, each once"),
     _log_ratio("intensity", "flops a byte", "flops", "bytes", "operations for each byte of the operands and the output"),
@@ -313,7 +365,10 @@ _TASK = (
 
 
 def _slot(slot: str, features: tuple[Feature, ...]) -> list[Feature]:
-    return [Feature(f"{slot}.{f.name}", f.unit, f"{slot}: {f.meaning}", f.scale, tuple(f"{slot}.{name}" for name in f.of)) for f in features]
+    return [
+        replace(feature, name=f"{slot}.{feature.name}", meaning=f"{slot}: {feature.meaning}", of=tuple(f"{slot}.{name}" for name in feature.of))
+        for feature in features
+    ]
 
 
 FEATURES: tuple[Feature, ...] = (

@@ -16,7 +16,7 @@ from operator_samples import elementwise_texts, movement_texts, pool_texts, prod
 
 from codegen.lower import lower
 from costmodel.access import LINE_BYTES
-from costmodel.feature_table import FEATURE_VERSION, FEATURES, SCALES
+from costmodel.feature_table import FEATURE_VERSION, FEATURES, GROUPS, SCALES
 from costmodel.features import FeatureExtractor
 from costmodel.stage import ROLES, StageQuantities, operands_by_role
 from ir.count import Executions, Trace, memory_loads, n_calls, trace
@@ -635,6 +635,13 @@ def test_features_are_made_of_the_quantities_as_the_table_says() -> None:
             x, y = (*(raw.get(name, np.zeros(len(X))) for name in feature.of), np.ones(len(X)))[:2]
             value = x / np.maximum(y, 1)
             np.testing.assert_allclose(features[:, j], np.log2(1 + value) if feature.scale.startswith("log") else value, rtol=1e-5, err_msg=feature.name)
+
+
+def test_every_feature_is_in_one_group() -> None:
+    assert {feature.group for feature in FEATURES} == set(GROUPS)
+    estimates = [feature for feature in FEATURES if ".half_cycles" in feature.name]
+    assert estimates
+    assert {feature.group for feature in estimates} == {"cost"}
 
 
 def test_every_feature_is_documented_once() -> None:

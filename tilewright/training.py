@@ -72,10 +72,10 @@ def train_from_data(
     fitted = train_model(X, y, groups, model)
     repeats = repeatability(measured.records)
     if holdout:
-        judged = Judged(holdout, _scores(fitted.predict(data.X[mask]), data, mask, gone), repeats)
+        judged = Judged(holdout, judge(fitted.predict(data.X[mask]), data, mask, gone), repeats)
     else:
         validation = cross_validate(X, y, groups, model, seed=seed, programs=data.programs)
-        judged = Judged(validation.split, _scores(validation.scores, data, ~mask, gone), repeats)
+        judged = Judged(validation.split, judge(validation.scores, data, ~mask, gone), repeats)
     known = {
         "split": holdout,
         "seed": seed,
@@ -108,7 +108,7 @@ def evaluate(
     mask = held_out(data, split, known["seed"], chosen)
     if not allow_trained:
         refuse_trained(path, known, split, data.tasks(mask))
-    return Judged(split, _scores(model.predict(data.X[mask]), data, mask, chosen if split == "network" else ()), repeatability(measured.records))
+    return Judged(split, judge(model.predict(data.X[mask]), data, mask, chosen if split == "network" else ()), repeatability(measured.records))
 
 
 def training_of(path: Path, model: CostModel) -> Mapping[str, Any]:
@@ -137,8 +137,11 @@ def _programs(path: Path, names: Iterable[str]) -> set[str]:
         raise UserError(f"{path} was trained on tasks that this version does not know, so it cannot be told from what it is to be judged on: {error}") from None
 
 
-def _scores(scores: NDArray[np.float32], data: TrainingSet, mask: Mask, networks: tuple[str, ...]) -> HeldOutScores:
-    """Of the candidates of the mask, whose scores are given. Where networks are held out, what they share with others counts for them alone."""
+def judge(scores: NDArray[np.float32], data: TrainingSet, mask: Mask, networks: tuple[str, ...] = ()) -> HeldOutScores:
+    """Of the candidates of the mask, whose scores are given. Where networks are held out, what they share with others counts for them alone.
+
+    `UserError` where no task has two candidates of different speed.
+    """
     uses = [{name: n for name, n in group.uses.items() if name in networks} or group.uses for group in data.of_group]
     found = held_out_scores(scores, data.seconds[mask], data.groups[mask], uses)
     if found is None:

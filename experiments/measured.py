@@ -1,0 +1,100 @@
+"""What the experiments on recorded measurements share: the data, a ranker judged on a part of them, and the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from codegen.limits import package_version
+from costmodel.model import Ranker
+from costmodel.training import data_sha256
+from data.measurements import read_measured
+from data.repeatability import repeatability
+from experiments.files import write_machine, write_results
+from ir.errors import UserError
+from ir.files import make_directory
+from tilewright.api import versions
+from tilewright.splits import Mask, held_out
+from tilewright.training import judge
+from tilewright.training_set import TrainingSet, training_set
+
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """`pairwise_bound`: the pairwise accuracy that noise lets any model reach, None where no pair of candidates was measured twice."""
+
+    data: TrainingSet
+    machines: list[str]
+    pairwise_bound: float | None
+
+
+def load(path: Path) -> Measurements:
+    """Of a directory that `tilewright record` wrote, or a file of records."""
+    measured = read_measured([path])
+    return Measurements(training_set(measured), measured.machines, repeatability(measured.records).pairwise_bound)
+
+
+def write(output: Path, rows: Sequence[Row], measured: Measurements, config: Any) -> pd.DataFrame:
+    """results.csv, and what it was made from as machine.json."""
+    data, results = measured.data, pd.DataFrame(rows).assign(pairwise_bound=measured.pairwise_bound)
+    make_directory(output)
+    write_results(output, results, float_format="%.5g")
+    about = {
+        "machines": measured.machines,
+        "data_sha256": data_sha256(data.X, data.y, data.names),
+        "n_candidates": len(data.y),
+        "n_tasks": len(set(data.programs.tolist())),
+        "left_out": dict(data.left_out),
+        "config": asdict(config),
+        "versions": versions() | {name: package_version(name) for name in ("scikit-learn", "lightgbm")},
+    }
+    write_machine(output, about)
+    return results
+
+
+def splits(data: TrainingSet, names: Sequence[str], seeds: Sequence[int], networks: Sequence[str]) -> Iterator[tuple[str, int, Mask, tuple[str, ...]]]:
+    """(split, seed, what is held out, the networks that this is for, if any). The split by network is the same for every seed."""
+    found = [(split, seed, held_out(data, split, seed, networks)) for split in names for seed in seeds]  # what cannot be is said before anything is fitted
+    for split, seed, hold in found:
+        print(f"split {split}, seed {seed}", file=sys.stderr, flush=True)
+        yield split, seed, hold, tuple(networks) if split == "network" else ()
+
+
+def fit_and_judge(
+    model: Ranker, data: TrainingSet, learn: Mask, hold: Mask, networks: tuple[str, ...] = (), columns: Sequence[int] | slice = slice(None)
+) -> Row:
+    """Scores on what `hold` takes of a model that learned from what `learn` takes; of the features it sees `columns`."""
+    X = data.X[:, columns]
+    start = time.perf_counter()
+    model.fit(X[learn], data.y[learn], data.names[learn])
+    seconds = time.perf_counter() - start
+    learned = {"learned_tasks": len(set(data.programs[learn].tolist())), "learned_candidates": int(learn.sum())}
+    return {**learned, **judge(model.predict(X[hold]), data, hold, networks).to_json(), "fit_seconds": seconds}
+
+
+def command(
+    name: str, description: str | None, run: Callable[[Path, Path], object], report: Callable[[Path], str], arguments: Sequence[str] | None = None
+) -> int:
+    """The exit code of an experiment: `run(data, output)` writes its files, `report(output)` draws the figure from them and says in two lines what it shows."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data/measured"), help="a directory that tilewright record wrote, or a file of records")
+    parser.add_argument("--output", type=Path, default=Path("experiments/results") / name)
+    parser.add_argument("--plot-only", action="store_true", help="make the figure and the summary from an earlier results.csv")
+    given = parser.parse_args(arguments)
+    try:
+        if not given.plot_only:
+            run(given.data, given.output)
+        print(report(given.output))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

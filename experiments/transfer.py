@@ -1,0 +1,126 @@
+"""Whether the cost model knows what it has never seen the like of: an operator family left out, and shapes of another size.
+
+    python -m experiments.transfer [--data data/measured] [--output DIRECTORY] [--plot-only]
+
+  families  a model that has learned from no task of the family, and models that have seen the family's other tasks, by cross-validation, score the same tasks.
+  sizes     tasks are halved by their work; a model of one half, and one of as many tasks of any size, score the same tasks of the other half.
+  predicted scores of tasks held out, and what was measured: a sample, as predicted.csv.
+
+Writes results.csv (a row a model and what it is judged on), predicted.csv, machine.json and transfer.png, which is made from the CSVs alone. Takes about three
+minutes for 50,000 candidates on two cores.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from costmodel.model import CostModel, normalized_throughput
+from costmodel.training import cross_validate
+from experiments.files import read_results, write_results
+from experiments.measured import Row, command, fit_and_judge, load, write
+from tilewright.splits import Mask, held_out
+from tilewright.training import judge
+from tilewright.training_set import TrainingSet
+
+FAMILIES, SIZES = "families", "sizes"  # the parts of the CSV
+LIKE, UNLIKE = "the like", "nothing like it"  # what was learned from
+PREDICTED = "predicted.csv"
+
+
+@dataclass(frozen=True)
+class Config:
+    seeds: tuple[int, ...] = (0, 1, 2)
+    min_tasks: int = 4  # that a family needs: the best of fewer is chance
+    n_predicted: int = 20_000  # candidates in predicted.csv
+    n_threads: int = 2
+
+
+CONFIG = Config()
+
+
+def run(config: Config, data: Path, output: Path) -> pd.DataFrame:
+    measured = load(data)
+    rows = [row for seed in config.seeds for of in (_families, _sizes) for row in of(config, measured.data, seed)]
+    results = write(output, rows, measured, config)
+    write_results(output, _predicted(config, measured.data), PREDICTED, float_format="%.4g")
+    return results
+
+
+def _model(config: Config, seed: int) -> CostModel:
+    return CostModel(seed=seed, n_threads=config.n_threads)
+
+
+def _families(config: Config, data: TrainingSet, seed: int) -> Iterator[Row]:
+    seen = cross_validate(data.X, data.y, data.names, _model(config, seed), seed=seed, programs=data.programs).scores
+    for family, mask in _masks_of_families(data, config.min_tasks):
+        print(f"family {family}, seed {seed}", file=sys.stderr, flush=True)
+        about = {"part": FAMILIES, "held_out": family, "seed": seed}
+        yield {**about, "learned": UNLIKE, **fit_and_judge(_model(config, seed), data, ~mask, mask)}
+        yield {**about, "learned": LIKE, **judge(seen[mask], data, mask).to_json()}
+
+
+def _masks_of_families(data: TrainingSet, min_tasks: int) -> Iterator[tuple[str, Mask]]:
+    """(family, which candidates are of it, under any name), of so many tasks and more; the largest first."""
+    families = Counter(family for group in data.of_group for family in group.operators)
+    for family, n in families.most_common():
+        mask = np.array([family in group.operators for group in data.of_group])[data.groups]
+        if n >= min_tasks and not mask.all():
+            yield family, mask
+
+
+def _sizes(config: Config, data: TrainingSet, seed: int) -> Iterator[Row]:
+    """Who learns from a random half is judged on the tasks of a size that are not in it, and so is the other, to be compared."""
+    print(f"sizes, seed {seed}", file=sys.stderr, flush=True)
+    work = {group.program: group.work for group in data.of_group}
+    programs = np.array(sorted(work, key=work.__getitem__))
+    n = len(programs) // 2
+    small, random = np.isin(data.programs, programs[:n]), np.isin(data.programs, np.random.default_rng(seed).permutation(programs)[:n])
+    for name, half in (("larger tasks", ~small), ("smaller tasks", small)):
+        hold = half & ~random
+        for learned, learn in ((UNLIKE, ~half), (LIKE, random)):
+            yield {"part": SIZES, "held_out": name, "seed": seed, "learned": learned, **fit_and_judge(_model(config, seed), data, learn, hold)}
+
+
+def _predicted(config: Config, data: TrainingSet) -> pd.DataFrame:
+    """A row a candidate: its score, and its throughput over the best of its task."""
+    seed = config.seeds[0]
+    hold = held_out(data, "task", seed)
+    scores = _model(config, seed).fit(data.X[~hold], data.y[~hold], data.names[~hold]).predict(data.X[hold])
+    found = pd.DataFrame({"score": scores, "normalized_throughput": normalized_throughput(data.y[hold], data.groups[hold])})
+    return found.sample(min(config.n_predicted, len(found)), random_state=seed)
+
+
+def report(output: Path) -> str:
+    from experiments.transfer_figure import draw
+
+    results, predicted = read_results(output), read_results(output, PREDICTED)
+    draw(results, predicted, output / "transfer.png")
+    return summary(results)
+
+
+def summary(results: pd.DataFrame) -> str:
+    lines = []
+    for part, words in ((FAMILIES, "mean over families"), (SIZES, "mean of both sizes")):
+        mine = results[results["part"] == part]
+        means = mine.pivot_table(index="held_out", columns="learned", values="pairwise_accuracy")
+        lost = (means[LIKE] - means[UNLIKE]).sort_values(ascending=False)
+        lines.append(
+            f"{part}: pairwise accuracy {means[UNLIKE].mean():.3f} having seen {UNLIKE}, {means[LIKE].mean():.3f} having seen {LIKE} ({words}); "
+            f"most is lost for {lost.index[0]}: {100 * lost.iloc[0]:.1f} points"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return command("transfer", __doc__, lambda data, output: run(CONFIG, data, output), report, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
