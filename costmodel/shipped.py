@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from importlib.resources import as_file, files
 
-from costmodel.features import FEATURE_VERSION, FeatureExtractor
+from costmodel.features import FEATURE_VERSION
 from costmodel.model import CostModel
+from costmodel.task_features import TaskFeatures
 
 SHIPPED = "shipped.ubj"
 
@@ -13,4 +14,4 @@ SHIPPED = "shipped.ubj"
 def shipped_model() -> CostModel:
     """`UserError` where the file is missing, damaged, or for features of another version."""
     with as_file(files("costmodel") / SHIPPED) as path:
-        return CostModel.load(path, FEATURE_VERSION, FeatureExtractor.names)
+        return CostModel.load(path, FEATURE_VERSION, TaskFeatures.names)

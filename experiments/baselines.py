@@ -22,15 +22,16 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from costmodel.feature_table import FEATURES
 from costmodel.model import CostModel, Ranker, Scores, normalized_throughput
+from costmodel.task_features import RELATIVE, TaskFeatures
 
 Values = NDArray[np.float64]
 
 PARTS = ("compute", "pack_a", "pack_b", "epilogue", "final")  # slots of the feature vector that a program may have; what is in no part counts for all
 
-_SLOTS, _QUANTITIES = zip(*(feature.name.split(".", 1) for feature in FEATURES), strict=True)
+_SLOTS, _QUANTITIES = zip(*(name.split(".", 1) for name in TaskFeatures.names), strict=True)
 _COLUMNS = {part: [i for i, slot in enumerate(_SLOTS) if slot == part] for part in PARTS}
+_ABSOLUTE = {part: [i for i in columns if not TaskFeatures.names[i].endswith(RELATIVE)] for part, columns in _COLUMNS.items()}
 _OF_ALL = [i for i, slot in enumerate(_SLOTS) if slot not in PARTS]
 _COMMON = list(dict.fromkeys(quantity for slot, quantity in zip(_SLOTS, _QUANTITIES, strict=True) if slot in PARTS))
 _PLACES = {part: [_COMMON.index(_QUANTITIES[i]) for i in columns] for part, columns in _COLUMNS.items()}
@@ -43,7 +44,7 @@ def part_rows(X: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.i
     """
     rows, programs = [], []
     for number, part in enumerate(PARTS):
-        of = np.flatnonzero(X[:, _COLUMNS[part]].any(axis=1))  # a part that is not there has zeros alone
+        of = np.flatnonzero(X[:, _ABSOLUTE[part]].any(axis=1))  # a part that is not there has zeros alone
         quantities = np.full((len(of), len(_COMMON)), np.nan, dtype=np.float32)
         quantities[:, _PLACES[part]] = X[np.ix_(of, _COLUMNS[part])]
         which = np.broadcast_to(np.eye(len(PARTS), dtype=np.float32)[number], (len(of), len(PARTS)))

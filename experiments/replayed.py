@@ -23,10 +23,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from costmodel.features import FEATURE_VERSION, FeatureExtractor
+from costmodel.features import FEATURE_VERSION
 from costmodel.model import CostModel, RandomModel
 from costmodel.residual import ResidualModel
 from costmodel.roofline import RooflineModel
+from costmodel.task_features import TaskFeatures
 from data.measurements import read_measured
 from data.record import Record
 from data.replay import ReplayRunner
@@ -54,14 +55,14 @@ ANNEALING = AnnealingOptions(chains=64, steps=16)
 
 
 class RecordedFeatures:
-    """`FeatureExtractor` of a space of recorded rows, which are described once."""
+    """`TaskFeatures` of spaces of recorded rows, which are described once. `whole`: all sketches of the task, their spaces as they are."""
 
-    def __init__(self, sketch: Sketch, target: Target) -> None:
-        self._space = sketch.space
-        self._features = FeatureExtractor(sketch, target)(sketch.space.recorded)
+    def __init__(self, whole: Sequence[Sketch], known: Sequence[Sketch], target: Target) -> None:
+        describe = TaskFeatures(whole, target)
+        self._features = {sketch.name: describe(sketch, sketch.space.recorded) for sketch in known}
 
-    def __call__(self, X: Population) -> NDArray[np.float32]:
-        return self._features[self._space.places(X)]
+    def __call__(self, sketch: Sketch, X: Population) -> NDArray[np.float32]:
+        return self._features[sketch.name][sketch.space.places(X)]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Recording:
     target: Target
     sketches: tuple[Sketch, ...]
     runner: ReplayRunner
-    features: Mapping[str, RecordedFeatures]  # by sketch
+    features: RecordedFeatures
     best_throughput: float
 
     @classmethod
@@ -89,21 +90,21 @@ class Recording:
         best = max((throughput(of, measurement.best_seconds) for measurement in runner(of, candidates)), default=0.0)
         if not best:
             raise UserError(f"none of the {len(records)} measurements of {of.key} is of a candidate that this version knows and that is valid")
-        return cls(of, target, known, runner, {sketch.name: RecordedFeatures(sketch, target) for sketch in known}, best)
+        return cls(of, target, known, runner, RecordedFeatures(whole, known, target), best)
 
     def learner(self, seed: int, *, prior: CostModel | None = None, draft: bool = True, trust: Trust | None = None) -> Learner:
         """Learns from scratch, drafted by the roofline or not; with a `prior`, what that leaves unexplained."""
         local = CostModel(seed=seed)
         if prior is not None:
-            return Learner(ResidualModel(prior, local), self.target, prior=prior, trust=trust, make_extractor=self._extractor)
-        return Learner(local, self.target, draft=RooflineModel() if draft else None, make_extractor=self._extractor)
+            return Learner(ResidualModel(prior, local), self.target, prior=prior, trust=trust, make_describe=self._describe)
+        return Learner(local, self.target, draft=RooflineModel() if draft else None, make_describe=self._describe)
 
     def no_learner(self, seed: int) -> Learner:
         """For searches that take no notice of scores."""
-        return Learner(RandomModel(seed), self.target, make_extractor=self._extractor)
+        return Learner(RandomModel(seed), self.target, make_describe=self._describe)
 
-    def _extractor(self, sketch: Sketch, target: Target) -> RecordedFeatures:
-        return self.features[sketch.name]
+    def _describe(self, task: Task, target: Target) -> RecordedFeatures:
+        return self.features
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def recorded_tasks(path: Path, min_trials: int) -> dict[str, list[Record]]:
 
 def load_prior(path: Path, tasks: Iterable[str]) -> CostModel:
     """The model of a file; `UserError` where it has learned from any of the tasks that it is to help with."""
-    model = CostModel.load(path, FEATURE_VERSION, FeatureExtractor.names)
+    model = CostModel.load(path, FEATURE_VERSION, TaskFeatures.names)
     refuse_trained(path, training_of(path, model), "task", tasks)
     return model
 

@@ -15,11 +15,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.features import FeatureExtractor
 from costmodel.metrics import Quality, quality
 from costmodel.model import Ranker
+from costmodel.task_features import TaskFeatures
 from ir.task import Task
 from schedule.measurement import Candidate
+from schedule.rules import sketches as sketches_of
 from schedule.sketch import Sketch
 from schedule.space import Population
 from schedule.target import Target
@@ -29,7 +30,12 @@ from search.trust import Trust
 REFIT_GROWTH = 1.2  # the model is fitted anew when there is a fifth more data
 RECALL_K = 8
 
-Extractor: TypeAlias = Callable[[Population], NDArray[np.float32]]  # (n, c) rows of one sketch -> (n, f) features
+Describe: TypeAlias = Callable[[Sketch, Population], NDArray[np.float32]]  # (n, c) rows of a sketch of one task -> (n, f) features
+
+
+def describer(task: Task, target: Target) -> Describe:
+    """Of all sketches of a task, whatever a search is allowed."""
+    return TaskFeatures(sketches_of(task.program, target), target)
 
 
 @dataclass
@@ -52,13 +58,13 @@ class Learner:
         prior: Ranker | None = None,
         draft: Ranker | None = None,
         trust: Trust | None = None,
-        make_extractor: Callable[[Sketch, Target], Extractor] = FeatureExtractor,
+        make_describe: Callable[[Task, Target], Describe] = describer,
     ) -> None:
         """`trust`: how the say of the model moves, where it is not to do so as it does by default."""
-        self._model, self._target, self._prior, self._draft, self._make_extractor = model, target, prior, draft, make_extractor
+        self._model, self._target, self._prior, self._draft, self._make_describe = model, target, prior, draft, make_describe
         self._trust = trust or Trust(has_prior=prior is not None)
         self._fitted = False
-        self._extractors: dict[tuple[str, str], Extractor] = {}
+        self._describe: dict[str, Describe] = {}  # by task
         self._data: dict[str, _Data] = {}
         self._n_fitted = 0
         self.seconds = 0.0  # spent in features, fits and predictions
@@ -151,10 +157,9 @@ class Learner:
         return prior, local
 
     def _features(self, task: Task, sketch: Sketch, X: Population) -> NDArray[np.float32]:
-        key = (task.key, sketch.name)
-        if key not in self._extractors:
-            self._extractors[key] = self._make_extractor(sketch, self._target)
-        return self._extractors[key](X)
+        if task.key not in self._describe:
+            self._describe[task.key] = self._make_describe(task, self._target)
+        return self._describe[task.key](sketch, X)
 
 
 def _by_sketch(candidates: Sequence[Candidate]) -> dict[str, list[int]]:

@@ -12,10 +12,10 @@ from scipy.optimize import check_grad
 from sklearn.base import clone
 from training_samples import SOURCES, directory
 
-from costmodel.feature_table import FEATURES, GROUPS
-from costmodel.features import FeatureExtractor
+from costmodel.feature_table import GROUPS
 from costmodel.metrics import grouped_quality
 from costmodel.model import normalized_throughput
+from costmodel.task_features import TaskFeatures
 from data.measurements import read_measured
 from experiments import feature_groups, measured, model_quality, objectives, transfer
 from experiments.baselines import PARTS, SumOverStages, light_gbm, neural_network, part_rows, ridge, sum_gradients
@@ -95,7 +95,7 @@ def test_feature_groups(samples, tmp_path, capsys):
     config = feature_groups.Config(seeds=(0,), groups=("loops", "task"), n_threads=1)
     results = feature_groups.run(config, samples, tmp_path)
     sizes = results.set_index(["features", "group"])["n_features"]
-    assert sizes["all", ""] == sizes["without", "loops"] + sizes["alone", "loops"] == len(FEATURES)
+    assert sizes["all", ""] == sizes["without", "loops"] + sizes["alone", "loops"] == len(TaskFeatures.names)
     assert results.loc[results["group"] == "task", "pairwise_accuracy"].tolist()[1] == 0.5  # within a task it tells nothing apart
     lost = feature_groups.losses(results).set_index("group")["pairwise_accuracy"]
     accuracy = results.set_index(["features", "group"])["pairwise_accuracy"]
@@ -134,7 +134,7 @@ def test_networks_that_are_not_there_are_said_before_anything_is_fitted(module, 
 
 
 def test_every_group_of_features_is_an_experiment():
-    assert feature_groups.CONFIG.groups == tuple(GROUPS)
+    assert feature_groups.CONFIG.groups == (*GROUPS, feature_groups.AGAINST_USUAL)
 
 
 # --- the baselines ----------------------------------------------------------------------------------------------------
@@ -143,8 +143,8 @@ def test_every_group_of_features_is_an_experiment():
 def parts_data(n, seed):
     """Programs that lose throughput by their main nest and, where it is there, by packing: made-up features, (n,) throughputs, one group."""
     rng = np.random.default_rng(seed)
-    X = np.zeros((n, len(FEATURES)), dtype=np.float32)
-    column = FeatureExtractor.names.index
+    X = np.zeros((n, len(TaskFeatures.names)), dtype=np.float32)
+    column = TaskFeatures.names.index
     X[:, column("compute.flops")] = 1  # present, whatever else
     X[:, column("compute.l1.bytes")] = rng.random(n)
     packed = rng.random(n) < 0.5
@@ -158,13 +158,13 @@ def parts_data(n, seed):
 def test_rows_of_parts():
     X = parts_data(50, 0)[0]
     rows, programs = part_rows(X)
-    packed = X[:, FeatureExtractor.names.index("pack_a.run")] > 0
+    packed = X[:, TaskFeatures.names.index("pack_a.run")] > 0
     assert np.bincount(programs).tolist() == (1 + packed).tolist()
-    n_common = rows.shape[1] - len(PARTS) - sum(name.split(".")[0] not in PARTS for name in FeatureExtractor.names)
+    n_common = rows.shape[1] - len(PARTS) - sum(name.split(".")[0] not in PARTS for name in TaskFeatures.names)
     which = rows[:, n_common : n_common + len(PARTS)].argmax(axis=1)
     assert which.tolist() == [0] * 50 + [1] * packed.sum()
-    assert (rows[:, n_common + len(PARTS) :] == X[programs][:, [name.split(".")[0] not in PARTS for name in FeatureExtractor.names]]).all()
-    assert np.nansum(rows[which == 1, :n_common]) == pytest.approx(X[:, [name.startswith("pack_a.") for name in FeatureExtractor.names]].sum())
+    assert (rows[:, n_common + len(PARTS) :] == X[programs][:, [name.split(".")[0] not in PARTS for name in TaskFeatures.names]]).all()
+    assert np.nansum(rows[which == 1, :n_common]) == pytest.approx(X[:, [name.startswith("pack_a.") for name in TaskFeatures.names]].sum())
 
 
 def test_every_part_of_a_real_program_has_a_row(data):

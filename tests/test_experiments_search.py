@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from costmodel.features import FEATURE_VERSION, FeatureExtractor
+from costmodel.features import FEATURE_VERSION
 from costmodel.model import CostModel
+from costmodel.task_features import TaskFeatures
 from experiments import search_efficiency, throughput
 from experiments.search_efficiency_figure import draw, short
 
@@ -26,9 +27,9 @@ def test_search_efficiency(tmp_path):
 
 def test_a_model_that_knows_the_tasks_is_refused(tmp_path, capsys):
     known = search_efficiency.CONFIG.tasks[0]
-    X, y = np.random.default_rng(0).random((40, len(FeatureExtractor.names)), dtype=np.float32), np.arange(1.0, 41.0)
+    X, y = np.random.default_rng(0).random((40, len(TaskFeatures.names)), dtype=np.float32), np.arange(1.0, 41.0)
     model = CostModel(n_estimators=2).fit(X, y, np.zeros(40))
-    model.save(tmp_path / "m.ubj", FEATURE_VERSION, FeatureExtractor.names, "0", training={"split": None, "trained": [known]})
+    model.save(tmp_path / "m.ubj", FEATURE_VERSION, TaskFeatures.names, "0", training={"split": None, "trained": [known]})
     assert search_efficiency.main(["--model", str(tmp_path / "m.ubj"), "--output", str(tmp_path / "out")]) == 2
     assert "it knows 1 of the 6 tasks" in capsys.readouterr().err
     assert not (tmp_path / "out" / "results.csv").exists()

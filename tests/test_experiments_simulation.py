@@ -8,11 +8,13 @@ import pandas as pd
 import pytest
 from search_samples import known_sketches, seconds_of
 
-from costmodel.features import FEATURE_VERSION, FeatureExtractor
+from costmodel.features import FEATURE_VERSION
 from costmodel.model import CostModel
+from costmodel.task_features import TaskFeatures
 from experiments import search_parts, search_parts_figure, simulation, simulation_figure
 from experiments.replayed import Method, Recording, best_after, recorded_tasks, replay, steps
 from ir.errors import UserError
+from schedule.rules import sketches
 from search.evolution import EvolutionarySearch, EvolutionOptions
 from search.random_search import RandomSearch
 
@@ -34,16 +36,17 @@ def model(tmp_path_factory):
 
 def write_model(path, trained):
     rng = np.random.default_rng(0)
-    X = rng.random((64, len(FeatureExtractor.names)), dtype=np.float32)
+    X = rng.random((64, len(TaskFeatures.names)), dtype=np.float32)
     fitted = CostModel(n_estimators=2).fit(X, rng.random(64), np.zeros(64))
-    fitted.save(path, FEATURE_VERSION, FeatureExtractor.names, "", training={"trained": trained, "machines": [], "split": None})
+    fitted.save(path, FEATURE_VERSION, TaskFeatures.names, "", training={"trained": trained, "machines": [], "split": None})
     return path
 
 
-def test_features_are_those_of_the_extractor(recording):
+def test_features_are_those_of_the_task(recording):
+    describe = TaskFeatures(sketches(recording.task.program, recording.target), recording.target)
     for sketch in recording.sketches:
         X = sketch.space.sample(20, np.random.default_rng(0))
-        np.testing.assert_array_equal(recording.features[sketch.name](X), FeatureExtractor(sketch, recording.target)(X))
+        np.testing.assert_array_equal(recording.features(sketch, X), describe(sketch, X))
 
 
 def test_a_replay_makes_its_trials_and_repeats_itself(recording):

@@ -11,8 +11,9 @@ from search_samples import TARGET
 from test_tilewright_cli import assert_one_line_error, tilewright
 from training_samples import MACHINE, SOURCES, directory, records
 
-from costmodel.features import FEATURE_VERSION, FeatureExtractor
+from costmodel.features import FEATURE_VERSION
 from costmodel.model import CostModel
+from costmodel.task_features import TaskFeatures
 from costmodel.training import BY_TASK
 from data import exchange
 from data.measurements import read_measured
@@ -205,7 +206,7 @@ def test_what_is_printed_is_what_evaluate_finds(measured, tmp_path, split, netwo
 
 def test_the_model_file_says_what_it_was_trained_on(measured, tmp_path):
     train_from_data([measured], tmp_path / "m.ubj", 0, holdout="network", networks=("b",))
-    card = CostModel.load(tmp_path / "m.ubj", FEATURE_VERSION, FeatureExtractor.names).card_
+    card = CostModel.load(tmp_path / "m.ubj", FEATURE_VERSION, TaskFeatures.names).card_
     assert {task(B).key, task(SAME_AS_B).key} <= set(card.training["held_out"])
     assert not set(card.training["held_out"]) & set(card.training["trained"])
     assert (card.training["split"], card.training["networks"], card.training["machines"]) == ("network", ["b"], [machine_id(MACHINE)])
@@ -283,7 +284,7 @@ def test_files_that_are_not_there(measured, tmp_path):
 
 def test_a_model_that_does_not_say_what_it_was_trained_on(measured, data, tmp_path):
     model = CostModel(n_estimators=2).fit(data.X, data.y, data.names)
-    model.save(tmp_path / "m.ubj", FEATURE_VERSION, FeatureExtractor.names, "00")
+    model.save(tmp_path / "m.ubj", FEATURE_VERSION, TaskFeatures.names, "00")
     with pytest.raises(UserError, match=r"m\.ubj does not say what it was trained on"):
         evaluate(tmp_path / "m.ubj", [measured], "task")
 

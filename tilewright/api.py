@@ -16,11 +16,12 @@ from codegen.limits import Limits, measure_limits
 from codegen.machine import Machine, check_cpu, detect_machine
 from codegen.openmp import register_openmp
 from codegen.runner import LiveRunner
-from costmodel.features import FEATURE_VERSION, FeatureExtractor
+from costmodel.features import FEATURE_VERSION
 from costmodel.model import CostModel, RandomModel
 from costmodel.residual import ResidualModel
 from costmodel.roofline import RooflineModel
 from costmodel.shipped import shipped_model
+from costmodel.task_features import TaskFeatures
 from data.record import Record, machine_id
 from data.store import Store
 from graph.targets import resolve_target
@@ -232,7 +233,7 @@ def make_learner(cost_model: str, machine: Machine, seed: int) -> Learner:
         return Learner(CostModel(seed=seed), machine.target, draft=RooflineModel())
     if cost_model == RANDOM:
         return Learner(RandomModel(seed), machine.target)
-    prior = shipped_model() if cost_model == SHIPPED else CostModel.load(cost_model, FEATURE_VERSION, FeatureExtractor.names)
+    prior = shipped_model() if cost_model == SHIPPED else CostModel.load(cost_model, FEATURE_VERSION, TaskFeatures.names)
     return Learner(ResidualModel(prior, CostModel(seed=seed)), machine.target, prior=prior)
 
 

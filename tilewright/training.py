@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.features import FEATURE_VERSION, FeatureExtractor
+from costmodel.features import FEATURE_VERSION
 from costmodel.held_out import HeldOutScores, held_out_scores
 from costmodel.model import CostModel
+from costmodel.task_features import TaskFeatures
 from costmodel.training import cross_validate, data_sha256
 from costmodel.training import train as train_model
 from data.measurements import read_measured
@@ -84,7 +85,7 @@ def train_from_data(
         "trained": data.tasks(~mask),
         "held_out": data.tasks(mask),
     }
-    fitted.save(output, FEATURE_VERSION, FeatureExtractor.names, data_sha256(X, y, groups), judged.to_json(), known)
+    fitted.save(output, FEATURE_VERSION, TaskFeatures.names, data_sha256(X, y, groups), judged.to_json(), known)
     return Training(len(y), int(np.count_nonzero(y == 0)), len(np.unique(data.programs[~mask])), data.left_out, judged)
 
 
@@ -95,7 +96,7 @@ def evaluate(
 
     `UserError` where it was trained on some of that and this is not allowed, and where it was trained on another machine without mixing being meant.
     """
-    model = CostModel.load(path, FEATURE_VERSION, FeatureExtractor.names)
+    model = CostModel.load(path, FEATURE_VERSION, TaskFeatures.names)
     known = training_of(path, model)
     measured = read_measured(paths)
     foreign = [machine for machine in measured.machines if machine not in known["machines"]]

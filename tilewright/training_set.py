@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from costmodel.features import FeatureExtractor
+from costmodel.task_features import TaskFeatures
 from data.measurements import Measured
 from data.record import Record, Setting
 from ir.errors import UserError
@@ -95,7 +95,9 @@ def training_set(measured: Measured, *, mix_machines: bool = False) -> TrainingS
     for setting, records in by_setting.items():
         number = groups.add(setting, measured.sources.get(setting.task, {UNKNOWN: 1}))
         target = _target(records[0])
-        for which, sketch, known in _known(records, target, left_out):
+        every = sketches(task(setting.task).program, target)
+        describe: TaskFeatures | None = None
+        for which, sketch, known in _known(records, every, left_out):
             mine = []
             for record in known:
                 candidate = (number, which, record.row)
@@ -103,14 +105,15 @@ def training_set(measured: Measured, *, mix_machines: bool = False) -> TrainingS
                     taken.add(candidate)
                     mine.append(record)
             if mine:
-                features.append(FeatureExtractor(sketch, target)(_rows(mine, len(sketch.space.columns))))
+                describe = describe or TaskFeatures(every, target)
+                features.append(describe(sketch, _rows(mine, len(sketch.space.columns))))
                 seconds += [record.best_seconds for record in mine]
                 numbers += [number] * len(mine)
                 places += [_place(record.row) for record in mine]
     if by_setting and not seconds:
         n = sum(map(len, by_setting.values()))
         raise UserError(f"none of the {n} measurements means anything to this version: {', '.join(f'{n}: {why}' for why, n in left_out.items() if n)}")
-    X = np.concatenate([np.empty((0, len(FeatureExtractor.names)), np.float32), *features])
+    X = np.concatenate([np.empty((0, len(TaskFeatures.names)), np.float32), *features])
     return TrainingSet(X, np.array(seconds), np.array(numbers, dtype=np.intp), tuple(groups.found), np.array(places), +left_out)
 
 
@@ -145,15 +148,15 @@ class _Groups:
         return number
 
 
-def _known(records: Sequence[Record], target: Target, left_out: Counter[str]) -> Iterator[tuple[int, Sketch, list[Record]]]:
-    """Of records of one setting: each sketch with its number, and the records whose rows it has; the others are counted.
+def _known(records: Sequence[Record], every: Sequence[Sketch], left_out: Counter[str]) -> Iterator[tuple[int, Sketch, list[Record]]]:
+    """Of records of one setting, whose task has `every` sketch: each with its number, and the records whose rows it has; the others are counted.
 
     By number, because the name of a sketch has a name of an axis in it, and these differ between the names of one program.
     """
     by_name: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         by_name[record.sketch].append(record)
-    for number, sketch in enumerate(sketches(task(records[0].task).program, target)):
+    for number, sketch in enumerate(every):
         mine = by_name.pop(sketch.name, [])
         columns = tuple(symbol.name for symbol in sketch.space.symbols)
         same = [record for record in mine if record.columns == columns]

@@ -1,0 +1,42 @@
+"""Features of candidates of one task: as they are, and against what is usual for the task.
+
+Only candidates of one task are compared, so what matters of most quantities is how far a candidate is from the others. Where a feature may differ within a
+task, its distance from the mean over a sample of the task's spaces stands beside it: a tree cuts that at one place for tasks of all sizes.
+
+Notation: n rows (candidates), c columns, f features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costmodel.features import FEATURES, FeatureExtractor
+from schedule.sketch import Sketch
+from schedule.space import Population
+from schedule.target import Target
+
+SAMPLED_ROWS = 128  # of each sketch: the mean of a feature is then off by a tenth of its spread
+
+RELATIVE = ".relative"  # ends the names of distances from what is usual
+
+_RELATIVE = [i for i, name in enumerate(FeatureExtractor.names) if name.split(".")[0] not in ("task", "machine")]
+
+
+class TaskFeatures:
+    """Describes candidates of all sketches of a task; `sketches` are all that the task has, also those that a user does not allow."""
+
+    names: tuple[str, ...] = (*FeatureExtractor.names, *(f"{FeatureExtractor.names[i]}{RELATIVE}" for i in _RELATIVE))
+    groups: tuple[str, ...] = (*(feature.group for feature in FEATURES), *(FEATURES[i].group for i in _RELATIVE))  # of `costmodel.feature_table.GROUPS`
+
+    def __init__(self, sketches: Sequence[Sketch], target: Target) -> None:
+        self._extractors = {sketch.name: FeatureExtractor(sketch, target) for sketch in sketches}
+        samples = [self._extractors[sketch.name](sketch.space.sample(SAMPLED_ROWS, np.random.default_rng(0))) for sketch in sketches]
+        self._usual = np.concatenate(samples)[:, _RELATIVE].mean(axis=0)
+
+    def __call__(self, sketch: Sketch, X: Population) -> NDArray[np.float32]:
+        """(n, c) valid rows of the sketch's space -> (n, f) features, columns as `names`."""
+        features = self._extractors[sketch.name](X)
+        return np.concatenate([features, features[:, _RELATIVE] - self._usual], axis=1)
