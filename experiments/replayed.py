@@ -190,10 +190,8 @@ def steps(shares: NDArray[np.float64], n_trials: int) -> list[tuple[int, float]]
 
 def best_after(results: pd.DataFrame, trials: Sequence[int] | NDArray[np.int64]) -> pd.DataFrame:
     """Best so far of each run (rows: task, method, seed) after so many trials (columns); 0 before the first success, NaN where the run has ended."""
-    runs = results.groupby(RUN, sort=False)
-    return pd.DataFrame.from_dict({name: _after(run, np.asarray(trials)) for name, run in runs}, orient="index", columns=list(trials)).set_index(
-        pd.MultiIndex.from_tuples(list(runs.groups), names=RUN)
-    )
+    found = {name: _after(run, np.asarray(trials)) for name, run in results.groupby(RUN, sort=False)}
+    return pd.DataFrame(list(found.values()), index=pd.MultiIndex.from_tuples(list(found), names=RUN), columns=list(trials))
 
 
 def _after(run: pd.DataFrame, trials: NDArray[np.int64]) -> NDArray[np.float64]:
