@@ -17,6 +17,7 @@ from typing import ClassVar, NamedTuple, Self
 from data import fields
 from data.fields import Parser
 from ir.errors import UserError
+from schedule.target import Target
 
 SCHEMA_VERSION = 2  # of records in every format; a change of the fields below, or of what they may hold, is a new version. 2: more kinds
 
@@ -142,6 +143,12 @@ class Record(Entry):
     @property
     def ok(self) -> bool:
         return not self.failure
+
+    @property
+    def target(self) -> Target:
+        """The machine as code sees it, with so many threads; `UserError` where it was described in other words than now."""
+        machine = {name: value for name, value in self.machine.items() if name != "cpu_model"}
+        return Target.from_json({**machine, "threads": self.threads})
 
     @property
     def is_trial(self) -> bool:

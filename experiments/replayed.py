@@ -80,9 +80,7 @@ class Recording:
     def of(cls, records: Sequence[Record]) -> Recording:
         """`UserError` where the records are not of one task, machine and number of threads, or none of their rows in a space of today was valid."""
         runner = ReplayRunner(records)
-        first = records[0]
-        of = task(first.task)
-        target = Target.from_json({**{name: value for name, value in first.machine.items() if name != "cpu_model"}, "threads": first.threads})
+        of, target = task(records[0].task), records[0].target
         whole = sketches(of.program, target)
         rows = {sketch.name: runner.population(sketch) for sketch in whole}
         known = recorded_sketches(whole, {sketch.name: rows[sketch.name][sketch.space.contains(rows[sketch.name])] for sketch in whole})

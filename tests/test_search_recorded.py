@@ -11,7 +11,6 @@ from data.replay import ReplayRunner
 from ir.task import task
 from schedule.measurement import Candidate
 from schedule.rules import sketches
-from schedule.target import Target
 from search.annealing import AnnealingSearch
 from search.evolution import EvolutionarySearch, EvolutionOptions
 from search.learner import Learner, throughput
@@ -23,8 +22,7 @@ RECORDS = Path(__file__).parent / "golden" / "conv2d_trials.parquet"
 def recorded():
     """(records, their task, the machine, sketches of which the recorded rows are the spaces)"""
     records = [record for record in read(RECORDS)[0] if record.kind == "trial"]
-    of = task(records[0].task)
-    target = Target.from_json({**{k: v for k, v in records[0].machine.items() if k != "cpu_model"}, "threads": records[0].threads})
+    of, target = task(records[0].task), records[0].target
     known = sketches(of.program, target)
     runner = ReplayRunner(records)
     return records, of, target, recorded_sketches(known, {sketch.name: runner.population(sketch) for sketch in known})

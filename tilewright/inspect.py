@@ -18,7 +18,6 @@ from ir.errors import IllegalCandidate, UserError
 from ir.nest import nest_text
 from ir.task import Task, task
 from schedule.algorithms import ALGORITHMS
-from schedule.target import Target
 from tilewright.api import machine_record, quiet_limits
 
 
@@ -108,8 +107,7 @@ def schedule_text(record: Record) -> str:
 def code_text(which: str, path: Path, form: str, threads: int | None, algorithms: Collection[str] = ALGORITHMS) -> str:
     """The loop nest, optimized LLVM IR, or assembly of a recorded task's best schedule. `which`: operator text, or number in `best_schedules`."""
     record = _find(which, path, threads, algorithms)
-    target = Target.from_json({**{k: v for k, v in record.machine.items() if k != "cpu_model"}, "threads": record.threads})
-    of = task(record.task)
+    of, target = task(record.task), record.target
     try:
         sketch = find_sketch(of, record.sketch, target)
         lowered = lower(sketch, np.array(record.row, dtype=np.int64), target)

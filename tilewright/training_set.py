@@ -20,7 +20,6 @@ from ir.task import task
 from schedule.rules import sketches
 from schedule.sketch import Sketch
 from schedule.space import Population
-from schedule.target import Target
 
 UNKNOWN = "unknown"  # the source of a task that nothing is said about
 NO_SKETCH, OTHER_COLUMNS, NOT_IN_SPACE = "sketch is not made any more", "sketch has other columns now", "row is not in the sketch's space now"
@@ -94,7 +93,7 @@ def training_set(measured: Measured, *, mix_machines: bool = False) -> TrainingS
     left_out: Counter[str] = Counter()
     for setting, records in by_setting.items():
         number = groups.add(setting, measured.sources.get(setting.task, {UNKNOWN: 1}))
-        target = _target(records[0])
+        target = records[0].target
         every = sketches(task(setting.task).program, target)
         describe: TaskFeatures | None = None
         for which, sketch, known in _known(records, every, left_out):
@@ -170,10 +169,6 @@ def _known(records: Sequence[Record], every: Sequence[Sketch], left_out: Counter
 
 def _rows(records: Sequence[Record], n_columns: int) -> Population:
     return np.array([record.row for record in records], dtype=np.int64).reshape(len(records), n_columns)
-
-
-def _target(record: Record) -> Target:
-    return Target.from_json({**{name: value for name, value in record.machine.items() if name != "cpu_model"}, "threads": record.threads})
 
 
 def _place(row: tuple[int, ...]) -> float:
