@@ -44,7 +44,7 @@ from search.learner import Learner, throughput
 from search.recorded import recorded_sketches
 from search.trust import Trust
 from search.tuner import SearchFactory
-from tilewright.training import refuse_trained, training_of
+from tilewright.training import learned_from, training_of
 
 RUN = ["task", "method", "seed"]  # the columns that name one
 
@@ -134,7 +134,8 @@ def recorded_tasks(path: Path, min_trials: int) -> dict[str, list[Record]]:
 def load_prior(path: Path, tasks: Iterable[str]) -> CostModel:
     """The model of a file; `UserError` where it has learned from any of the tasks that it is to help with."""
     model = CostModel.load(path, FEATURE_VERSION, TaskFeatures.names)
-    refuse_trained(path, training_of(path, model), "task", tasks)
+    if found := learned_from(path, training_of(path, model), tasks):
+        raise UserError(f"{path} was trained on what it is to help with: it knows {found}; expected a model of other tasks")
     return model
 
 

@@ -108,7 +108,7 @@ def evaluate(
     chosen = tuple(networks or known["networks"] or NETWORKS)
     mask = held_out(data, split, known["seed"], chosen)
     if not allow_trained:
-        refuse_trained(path, known, split, data.tasks(mask))
+        _refuse_trained(path, known, split, data.tasks(mask))
     return Judged(split, judge(model.predict(data.X[mask]), data, mask, chosen if split == "network" else ()), repeatability(measured.records))
 
 
@@ -120,14 +120,19 @@ def training_of(path: Path, model: CostModel) -> Mapping[str, Any]:
     return known
 
 
-def refuse_trained(path: Path, known: Mapping[str, Any], split: str, tasks: Iterable[str]) -> None:
-    """`UserError` where the model has learned from some of the tasks to be scored, under whatever names. `known`: what its card says of its training."""
+def _refuse_trained(path: Path, known: Mapping[str, Any], split: str, tasks: Iterable[str]) -> None:
+    """`UserError` where the model has learned from some of the tasks that `split` would score. `known`: what its card says of its training."""
+    found = learned_from(path, known, tasks)
+    if found and not (split == known["split"] == "within"):  # there the same candidates were held out
+        trained = f"with --holdout {known['split']}" if known["split"] else "on everything"
+        raise UserError(f"{path} was trained {trained}: it knows {found} that --split {split} would score; --allow-trained scores them anyway")
+
+
+def learned_from(path: Path, known: Mapping[str, Any], tasks: Iterable[str]) -> str:
+    """Of how many of these tasks a model has learned, under whatever names, as in `1 of the 6 tasks`; empty where of none."""
     wanted = _programs(path, tasks)
     seen = wanted & _programs(path, known["trained"])
-    if seen and not (split == known["split"] == "within"):  # there the same candidates were held out
-        trained = f"with --holdout {known['split']}" if known["split"] else "on everything"
-        found = f"{len(seen)} of the {len(wanted)} tasks that --split {split} would score"
-        raise UserError(f"{path} was trained {trained}: it knows {found}; --allow-trained scores them anyway")
+    return f"{len(seen)} of the {len(wanted)} tasks" if seen else ""
 
 
 def _programs(path: Path, names: Iterable[str]) -> set[str]:
