@@ -24,7 +24,7 @@ import pandas as pd
 from experiments.files import read_results, write_results
 from experiments.kernels import geometric_mean
 from experiments.replayed import ANNEALING, EVOLUTION, RUN, Method, Recording, best_after, load_prior, recorded_tasks, replay_all
-from experiments.tpe import TPESearch
+from experiments.tpe import TPESearch, import_optuna
 from ir.errors import UserError
 from ir.files import make_directory
 from search.annealing import AnnealingOptions, AnnealingSearch
@@ -70,7 +70,8 @@ def run(config: Config, output: Path) -> pd.DataFrame:
     """Replay everything and write results.csv."""
     make_directory(output)
     tasks = recorded_tasks(config.data, config.min_trials)
-    config.methods(tasks)  # refuses a model before anything is replayed
+    config.methods(tasks)  # refuses a model before anything is replayed,
+    import_optuna()  # and so is said that it is missing
     results = replay_all(tasks, partial(config.methods, tuple(tasks)), config.n_processes)
     write_results(output, results, float_format="%.6g")
     return results

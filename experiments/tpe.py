@@ -27,7 +27,7 @@ class TPESearch:
 
     def __init__(self, sketches: Sequence[Sketch], scorer: Scorer, rng: np.random.Generator) -> None:
         del scorer  # a search is made with a scorer, and this one has no use for it
-        self._optuna = _optuna()
+        self._optuna = import_optuna()
         self._sketches = {sketch.name: sketch for sketch in sketches}
         self._seen, self._rng = Seen(sketches), rng
         self._proposals: list[Any] = []  # Optuna's trials that are under way
@@ -89,7 +89,8 @@ def _name(sketch: Sketch, column: Column) -> str:
     return f"{sketch.name} {column.symbol.name}"
 
 
-def _optuna() -> Any:
+def import_optuna() -> Any:
+    """`UserError` where it is missing."""
     try:
         import optuna
     except ImportError:
