@@ -139,7 +139,8 @@ def trace(text: str, method: Method, seed: int, runner: LiveRunner, machine: Mac
 
 
 def _named(rows: pd.DataFrame, text: str, method: str, seed: int) -> pd.DataFrame:
-    return pd.concat([pd.DataFrame({"task": [text], "method": [method], "seed": [seed]}).iloc[[0] * len(rows)].reset_index(drop=True), rows], axis=1)
+    """With the run that they are of in front."""
+    return pd.DataFrame({"task": text, "method": method, "seed": seed}, index=rows.index).join(rows)
 
 
 def summary(results: pd.DataFrame) -> pd.DataFrame:
@@ -159,8 +160,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--plot-only", action="store_true", help="make the figure and the summary from an earlier run")
     options = parser.parse_args(arguments)
     try:
-        given = options.output
-        results, rounds = (read_results(given), read_results(given, ROUNDS)) if options.plot_only else run(CONFIG, given, options.model)
+        if not options.plot_only:
+            run(CONFIG, options.output, options.model)
+        results, rounds = read_results(options.output), read_results(options.output, ROUNDS)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -115,7 +115,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     config = replace(Config(), data=options.data, model=options.model, min_trials=options.min_trials, n_seeds=options.seeds)
     try:
-        results = read_results(options.output) if options.plot_only else run(config, options.output)
+        if not options.plot_only:
+            run(config, options.output)
+        results = read_results(options.output)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -124,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
     table = differences(results, config.trials)
     draw(table, options.output / "search_parts.png")
     print((100 * table).round(2).to_string())
-    print("percentage points of the best recorded, against the full search; half: of the 95 % confidence interval")
+    print("percentage points of the best recorded, against the full search, for fixed shares against one that moves; half: of the 95 % confidence interval")
     return 0
 
 

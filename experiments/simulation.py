@@ -142,7 +142,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     config = replace(Config(), data=options.data, model=options.model, min_trials=options.min_trials, n_seeds=options.seeds)
     try:
-        results = read_results(options.output) if options.plot_only else run(config, options.output)
+        if not options.plot_only:
+            run(config, options.output)
+        results = read_results(options.output)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
