@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"  # Okabe and Ito's, and grey: safe for the colour-blind
+# Okabe and Ito's, and grey: safe for the colour-blind
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#7F7F7F"
 
 MEASURES = {"pairwise_accuracy": "pairwise accuracy", "recall_at_30": "recall@30", "top_1": "top-1", "top_5": "top-5"}
 

@@ -1,4 +1,4 @@
-"""The figure of `experiments.search_efficiency`, from its CSV alone."""
+"""The figure of `experiments.search_efficiency`, from its CSVs alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito's, and grey: safe for the colour-blind
-COLOURS = {"prior": "#D55E00", "learned": "#0072B2", "annealing": "#E69F00", "genetic": "#009E73", "random": "#7F7F7F"}
+from experiments.figure_parts import BLUE, GREEN, GREY, ORANGE, VERMILION
+
+COLOURS = {"prior": VERMILION, "learned": BLUE, "annealing": ORANGE, "genetic": GREEN, "random": GREY}  # as in `experiments.simulation_figure`
 TITLES = {
     "prior": "evolutionary search, model trained before",
     "learned": "evolutionary search, model from scratch",

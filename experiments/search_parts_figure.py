@@ -7,6 +7,8 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from experiments.figure_parts import BLUE, GREY
+
 
 def draw(table: pd.DataFrame, path: Path) -> None:
     """`table` as `experiments.search_parts.differences` gives it. A panel a number of trials, a line a part."""
@@ -15,8 +17,8 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     lines = range(len(table))
     figure = Figure(figsize=(10.0, 1.4 + 0.3 * len(table)), dpi=150, layout="constrained")
     for axis, n in zip(figure.subplots(1, len(trials), sharey=True, sharex=True), trials, strict=True):
-        axis.axvline(0.0, color="#7F7F7F", linewidth=1)
-        axis.errorbar(table[n, "mean"], lines, xerr=table[n, "half"], fmt="o", color="#0072B2", markersize=4, capsize=2)
+        axis.axvline(0.0, color=GREY, linewidth=1)
+        axis.errorbar(table[n, "mean"], lines, xerr=table[n, "half"], fmt="o", color=BLUE, markersize=4, capsize=2)
         axis.set_title(f"after {n} trials", fontsize=9)
         axis.grid(axis="x", alpha=0.25)
         axis.tick_params(labelsize=8)

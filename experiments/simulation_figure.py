@@ -10,11 +10,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.figure_parts import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
 from experiments.replayed import best_after
 from experiments.simulation import ANNEALED, LEARNED, PRIOR, QUALITIES, RANDOM, trials_to_reach
 
-# Okabe and Ito's, and grey: safe for the colour-blind. Markers tell the methods apart without any colour.
-COLOURS = {LEARNED: "#0072B2", PRIOR: "#009E73", ANNEALED: "#E69F00", "genetic": "#CC79A7", "TPE": "#D55E00", RANDOM: "#7F7F7F"}
+# Markers tell the methods apart without any colour.
+COLOURS = {LEARNED: BLUE, PRIOR: VERMILION, ANNEALED: ORANGE, "genetic": GREEN, "TPE": PURPLE, RANDOM: GREY}
 MARKERS = {LEARNED: "o", PRIOR: "*", ANNEALED: "s", "genetic": "D", "TPE": "^", RANDOM: "x"}
 
 
@@ -54,5 +55,5 @@ def _draw_needed(axis: Axes, table: pd.DataFrame) -> None:
     axis.set_yticks(range(len(QUALITIES)), [f"{quality:.0%}" for quality in QUALITIES])
     axis.set_ylim(-0.5, len(QUALITIES) - 0.5)
     for line in range(1, len(QUALITIES)):
-        axis.axhline(line - 0.5, color="#7F7F7F", linewidth=0.8)
+        axis.axhline(line - 0.5, color=GREY, linewidth=0.8)
     axis.set(xlabel="trials, median over tasks and seeds", ylabel="share of the best recorded")
