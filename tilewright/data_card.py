@@ -31,8 +31,8 @@ so the data outlive changes of the features. The `.about.json` beside it says wh
 - `repeat`: a candidate (same task, sketch and row) measured once more at the end of the campaign, built anew; {share} of all, in groups of a task.
 - `final`: the end of a tuning, where the records come from one.
 
-Every candidate's result was compared with a reference. Tasks took turns of 32 trials. The fastest repeat is the label: threads and caches warm, several
-calls in a row, repeated until two agree; a candidate four times slower than the best is timed once. A failure is kept with its class.
+Every candidate's result was compared with a reference. Tasks took short turns, the one with the fewest trials first. The fastest repeat is the label: threads
+and caches warm, several calls in a row, repeated until two agree; a candidate four times slower than the best is timed once. A failure is kept with its class.
 """
 
 _AGAIN = """## Make it again
