@@ -10,7 +10,8 @@ from costmodel.model import CostModel, Scores
 
 
 class ResidualModel:
-    """A ranker whose scores are to be added to those of `prior`: boosting goes on from these, as if trees were appended to it.
+    """A ranker whose scores are to be added to those of `prior`: boosting goes on from these, as if trees were appended to it, but from the level of what was
+    measured of each task, since a score says nothing across tasks.
 
     (Appending them to the booster itself would do the same, but cost a prediction by all trees of the prior at every fit, and leave no way to weigh the two.)
     """
