@@ -74,11 +74,6 @@ class Learner:
         return type(self._model).__name__
 
     @property
-    def trust(self) -> float:
-        """The share of what is learned here in the scores; 1 where there is nothing else."""
-        return self._trust.share
-
-    @property
     def is_lost(self) -> bool:
         """Whether the scores have lately been no better than chance, so that a search had better explore."""
         return self._trust.is_lost
