@@ -1,7 +1,7 @@
 """Features of candidates of one task: as they are, and against what is usual for the task.
 
-Only candidates of one task are compared, so what matters of most quantities is how far a candidate is from the others. Where a feature may differ within a
-task, its distance from the mean over a sample of the task's spaces stands beside it: a tree cuts that at one place for tasks of all sizes.
+Only candidates of one task are compared, so what matters of most quantities is how far a candidate is from the others. Beside each feature, but those of the
+slots task and machine, stands its distance from the mean over a sample of the task's spaces: a tree cuts that at one place for tasks of all sizes.
 
 Notation: n rows (candidates), c columns, f features.
 """

@@ -21,7 +21,7 @@ import pandas as pd
 from codegen.limits import package_version
 from data.record import machine_id
 from data.store import Store
-from experiments.files import read_results, write_machine, write_results
+from experiments.files import COST_MODEL, read_results, write_machine, write_results
 from ir.errors import UserError
 from ir.files import make_directory, write_file
 from ir.task import Task, task
@@ -93,7 +93,7 @@ def heaviest(tasks: Iterable[Task], n: int) -> list[Task]:
 
 def tune_task(of: Task, records: Path, config: Config) -> None:
     """Tune one task into the records file, as `tilewright tune` does."""
-    api.tune(of, records=records, max_trials=config.max_trials, max_seconds=config.max_seconds, threads=config.threads, seed=config.seed)
+    api.tune(of, records=records, max_trials=config.max_trials, max_seconds=config.max_seconds, threads=config.threads, seed=config.seed, cost_model=COST_MODEL)
 
 
 def run(config: Config, output: Path, records: Path | None = None, tune: Callable[[Task, Path, Config], None] | None = tune_task) -> pd.DataFrame:

@@ -32,7 +32,7 @@ from codegen.machine import Machine, allowed_cpus, detect_machine
 from codegen.process import Tail, death
 from data.record import machine_id
 from data.store import Store
-from experiments.files import RESULTS, read_results, write_machine, write_results
+from experiments.files import COST_MODEL, RESULTS, read_results, write_machine, write_results
 from experiments.kernels import geometric_mean, markdown_table
 from experiments.operators import chosen_families
 from graph.operator_suite import FAMILIES
@@ -148,7 +148,7 @@ def _environment(threads: int) -> dict[str, str]:
 
 def tune_case(of: Task, records: Path, config: Config) -> None:
     """Tune one case into the records file, as `tilewright tune` does."""
-    api.tune(of, records=records, max_trials=config.trials, batch=config.trials_per_round, threads=config.threads, seed=config.seed)
+    api.tune(of, records=records, max_trials=config.trials, batch=config.trials_per_round, threads=config.threads, seed=config.seed, cost_model=COST_MODEL)
 
 
 def run(

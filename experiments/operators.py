@@ -20,7 +20,7 @@ import pandas as pd
 from codegen.limits import package_version
 from data.record import machine_id
 from data.store import Store
-from experiments.files import RESULTS, read_results, write_machine, write_results
+from experiments.files import COST_MODEL, RESULTS, read_results, write_machine, write_results
 from experiments.kernels import geometric_mean, markdown_table, print_notes
 from graph.operator_suite import BATCHES, FAMILIES
 from ir.errors import UserError
@@ -56,7 +56,7 @@ CONFIG = Config()
 
 def tune_case(of: Task, records: Path, config: Config) -> None:
     """Tune one case into the records file, as `tilewright tune` does."""
-    api.tune(of, records=records, max_trials=config.max_trials, max_seconds=config.max_seconds, seed=config.seed)
+    api.tune(of, records=records, max_trials=config.max_trials, max_seconds=config.max_seconds, seed=config.seed, cost_model=COST_MODEL)
 
 
 def run(config: Config, output: Path, records: Path | None = None, tune: Callable[[Task, Path, Config], None] | None = tune_case) -> pd.DataFrame:

@@ -25,8 +25,6 @@ from numpy.typing import NDArray
 
 from costmodel.features import FEATURE_VERSION
 from costmodel.model import CostModel, RandomModel
-from costmodel.residual import ResidualModel
-from costmodel.roofline import RooflineModel
 from costmodel.task_features import TaskFeatures
 from data.measurements import read_measured
 from data.record import Record
@@ -92,10 +90,9 @@ class Recording:
 
     def learner(self, seed: int, *, prior: CostModel | None = None, draft: bool = True, trust: Trust | None = None) -> Learner:
         """Learns from scratch, drafted by the roofline or not; with a `prior`, what that leaves unexplained."""
-        local = CostModel(seed=seed)
         if prior is not None:
-            return Learner(ResidualModel(prior, local), self.target, prior=prior, trust=trust, make_describe=self._describe)
-        return Learner(local, self.target, draft=RooflineModel() if draft else None, make_describe=self._describe)
+            return Learner.with_prior(prior, self.target, seed, trust=trust, make_describe=self._describe)
+        return Learner.from_scratch(self.target, seed, draft=draft, make_describe=self._describe)
 
     def no_learner(self, seed: int) -> Learner:
         """For searches that take no notice of scores."""
@@ -126,6 +123,9 @@ def recorded_tasks(path: Path, min_trials: int) -> dict[str, list[Record]]:
         if record.is_trial:
             found[record.task].append(record)
     enough = {of: records for of, records in found.items() if len(records) >= min_trials}
+    for of, records in enough.items():
+        if len(settings := {record.setting for record in records}) > 1:
+            raise UserError(f"{path}: {of} was measured on {len(settings)} machines or with as many numbers of threads; a replay needs the measurements of one")
     if not enough:
         raise UserError(f"{path}: none of its {len(found)} tasks has {min_trials} trials or more; tilewright record measures so many of a few tasks")
     return enough

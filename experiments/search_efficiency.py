@@ -22,8 +22,6 @@ import pandas as pd
 from codegen.machine import Machine, detect_machine
 from codegen.runner import LiveRunner
 from costmodel.model import CostModel, RandomModel
-from costmodel.residual import ResidualModel
-from costmodel.roofline import RooflineModel
 from data.store import Store
 from experiments.files import read_results, write_machine, write_results
 from experiments.kernels import geometric_mean
@@ -56,7 +54,7 @@ class Method:
 
 
 def scratch(target: Target, seed: int) -> Learner:
-    return Learner(CostModel(seed=seed), target, draft=RooflineModel())
+    return Learner.from_scratch(target, seed)
 
 
 def no_learner(target: Target, seed: int) -> Learner:
@@ -65,7 +63,7 @@ def no_learner(target: Target, seed: int) -> Learner:
 
 
 def with_prior(prior: CostModel) -> MakeLearner:
-    return lambda target, seed: Learner(ResidualModel(prior, CostModel(seed=seed)), target, prior=prior)
+    return lambda target, seed: Learner.with_prior(prior, target, seed)
 
 
 @dataclass(frozen=True)

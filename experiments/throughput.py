@@ -21,8 +21,6 @@ import psutil
 from codegen.machine import detect_machine
 from codegen.runner import LiveRunner
 from costmodel.features import FeatureExtractor
-from costmodel.model import CostModel
-from costmodel.roofline import RooflineModel
 from experiments.files import write_machine, write_results
 from ir.files import make_directory
 from ir.task import Task, task
@@ -89,7 +87,7 @@ def rounds(config: Config, target: Target) -> Rows:
     """A whole round of evolutionary search: population, generations, features, ranking."""
     of = task(config.conv)
     known = sketches(of.program, target)
-    learner, rng = Learner(CostModel(), target, draft=RooflineModel()), np.random.default_rng(0)
+    learner, rng = Learner.from_scratch(target, 0), np.random.default_rng(0)
     X = known[0].space.sample(config.known_trials, rng)
     learner.observe(of, known, [Candidate(known[0].name, tuple(row)) for row in X.tolist()], list(1.0 + rng.random(len(X))))
     start = time.perf_counter()
@@ -107,7 +105,7 @@ def trials(config: Config, target: Target) -> Rows:
     with LiveRunner(target) as runner:
         runner(of, [Candidate(known.name, tuple(known.default_row().tolist())) for known in sketches(of.program, target)[:1]])
         options = TuneOptions(max_trials=config.live_trials)
-        tuner = Tuner([of], target, runner, Learner(CostModel(), target, draft=RooflineModel()), EvolutionarySearch, None, options, machine={}, versions={})
+        tuner = Tuner([of], target, runner, Learner.from_scratch(target, 0), EvolutionarySearch, None, options, machine={}, versions={})
         start = time.perf_counter()
         state = tuner.run().tasks[0]
         seconds = time.perf_counter() - start
@@ -147,7 +145,7 @@ def memory(config: Config, target: Target) -> Rows:
         [task(config.conv)],
         target,
         InstantRunner(),
-        Learner(CostModel(), target, draft=RooflineModel()),
+        Learner.from_scratch(target, 0),
         EvolutionarySearch,
         None,
         options,

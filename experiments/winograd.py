@@ -19,7 +19,7 @@ import pandas as pd
 
 from codegen.check import random_inputs, reference
 from codegen.machine import Machine, detect_machine
-from experiments.files import read_results, write_machine, write_results
+from experiments.files import COST_MODEL, read_results, write_machine, write_results
 from experiments.kernels import geometric_mean, markdown_table
 from ir.errors import UserError
 from ir.files import make_directory, write_file
@@ -60,7 +60,7 @@ def tune_all(config: Config, records: dict[str, Path]) -> None:
         for name, path in records.items():
             print(f"tuning {number}/{len(config.tasks())} {name} {of.key}", file=sys.stderr, flush=True)
             budget = {"max_trials": config.max_trials, "max_seconds": config.max_seconds, "seed": config.seed}
-            api.tune(of, records=path, no_winograd=name == DIRECT, **budget)  # type: ignore[arg-type]  # each of its own type
+            api.tune(of, records=path, no_winograd=name == DIRECT, cost_model=COST_MODEL, **budget)  # type: ignore[arg-type]  # each of its own type
 
 
 def run(config: Config, output: Path, tune: bool = True) -> pd.DataFrame:

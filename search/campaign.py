@@ -16,8 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from costmodel.model import CostModel
-from costmodel.roofline import RooflineModel
+from costmodel.task_features import TaskFeatures
 from data.record import FIRST_KINDS, Record, machine_id
 from data.store import Store
 from ir.errors import NoReference
@@ -123,7 +122,7 @@ class Campaign:
         """n candidates that a search with a model of this task alone would measure next, none of them `planned`."""
         if n <= 0 or turn.of.key in self.given_up or self._late(1 - REPEAT_SECONDS):
             return []
-        learner = Learner(CostModel(seed=self._options.seed), self._target, draft=RooflineModel())
+        learner = Learner.from_scratch(self._target, self._options.seed, make_describe=lambda _, target: TaskFeatures(turn.sketches, target))
         rng = np.random.default_rng([self._options.seed, turn.n_trials, *_digits(turn.of.key)])
         search = EvolutionarySearch(turn.sketches, learner.scorer(turn.of), rng, asked=planned)
         candidates, throughputs = list(turn.measured), [throughput(turn.of, seconds) for seconds in turn.measured.values()]

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costmodel.metrics import Quality, quality
-from costmodel.model import Ranker
+from costmodel.model import CostModel, Ranker
+from costmodel.residual import ResidualModel
+from costmodel.roofline import RooflineModel
 from costmodel.task_features import TaskFeatures
 from ir.task import Task
 from schedule.measurement import Candidate
@@ -31,6 +33,7 @@ REFIT_GROWTH = 1.2  # the model is fitted anew when there is a fifth more data
 RECALL_K = 8
 
 Describe: TypeAlias = Callable[[Sketch, Population], NDArray[np.float32]]  # (n, c) rows of a sketch of one task -> (n, f) features
+MakeDescribe: TypeAlias = Callable[[Task, Target], Describe]
 
 
 def describer(task: Task, target: Target) -> Describe:
@@ -58,7 +61,7 @@ class Learner:
         prior: Ranker | None = None,
         draft: Ranker | None = None,
         trust: Trust | None = None,
-        make_describe: Callable[[Task, Target], Describe] = describer,
+        make_describe: MakeDescribe = describer,
     ) -> None:
         """`trust`: how the say of the model moves, where it is not to do so as it does by default."""
         self._model, self._target, self._prior, self._draft, self._make_describe = model, target, prior, draft, make_describe
@@ -68,6 +71,16 @@ class Learner:
         self._data: dict[str, _Data] = {}
         self._n_fitted = 0
         self.seconds = 0.0  # spent in features, fits and predictions
+
+    @classmethod
+    def from_scratch(cls, target: Target, seed: int, *, draft: bool = True, make_describe: MakeDescribe = describer) -> Learner:
+        """The roofline drafts, or nothing does, until there is something to learn from."""
+        return cls(CostModel(seed=seed), target, draft=RooflineModel() if draft else None, make_describe=make_describe)
+
+    @classmethod
+    def with_prior(cls, prior: CostModel, target: Target, seed: int, *, trust: Trust | None = None, make_describe: MakeDescribe = describer) -> Learner:
+        """A model that was trained before, and one that learns what it leaves unexplained."""
+        return cls(ResidualModel(prior, CostModel(seed=seed)), target, prior=prior, trust=trust, make_describe=make_describe)
 
     @property
     def name(self) -> str:

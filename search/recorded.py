@@ -26,6 +26,7 @@ class RecordedSpace(Space):
     """`recorded` (n, c): distinct rows of the space; nothing else is in this one."""
 
     recorded: Population = field(kw_only=True)
+    __eq__, __hash__ = object.__eq__, object.__hash__  # those of a space look at its columns and limits alone
 
     def valid(self, X: Population) -> NDArray[np.bool_]:
         """Whatever comes out of this space is."""

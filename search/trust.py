@@ -20,7 +20,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 START_SHARE = 0.5  # before anything speaks for more or less
 STEP = 0.5  # of the way to the best share, at each batch: a batch of sixteen says little
 WINDOW = 6  # batches that are remembered; older ones were judged by another model
-MIN_PAIRS = 120  # of candidates, before scores are called no better than chance: those of one batch of sixteen
+MIN_PAIRS = 360  # of candidates, before scores are called no better than chance: three batches of sixteen, each of which may be bad luck
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """Features against what is usual for a task."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from costmodel.feature_table import GROUPS
-from costmodel.features import FEATURES, FeatureExtractor
+from costmodel.features import FEATURE_VERSION, FEATURES, FeatureExtractor
 from costmodel.task_features import RELATIVE, SAMPLED_ROWS, TaskFeatures
 from ir.task import task
 from schedule.rules import sketches
@@ -49,3 +52,33 @@ def test_the_same_rows_have_the_same_features_in_whatever_order():
 def test_every_feature_has_a_group():
     assert len(TaskFeatures.groups) == len(TaskFeatures.names)
     assert set(TaskFeatures.groups) == set(GROUPS)
+
+
+GOLDEN = Path(__file__).parent / "golden" / "usual_features.json"
+
+
+def usual(text):
+    """What is usual for the task, by feature."""
+    known = sketches(task(text).program, TARGET)
+    found = TaskFeatures(known, TARGET)(known[0], known[0].space.sample(1, np.random.default_rng(0)))[0]
+    by_name = dict(zip(TaskFeatures.names, found.tolist(), strict=True))
+    return {name: by_name[name] - by_name[name + RELATIVE] for name in FeatureExtractor.names if name + RELATIVE in by_name}
+
+
+@pytest.mark.parametrize("text", TASKS)
+def test_what_is_usual_stays_so_within_a_version(text):
+    """It hangs on sketches, spaces and how they are sampled: where it moves, models that were trained before rank worse without anyone noticing.
+
+    If it is meant to: a new FEATURE_VERSION, the shipped model trained again, and `python tests/test_costmodel_task_features.py` for the new numbers.
+    """
+    golden = json.loads(GOLDEN.read_text())
+    assert golden["version"] == FEATURE_VERSION
+    found = usual(text)
+    assert found.keys() == golden[text].keys()
+    moved = {name: (golden[text][name], value) for name, value in found.items() if abs(value - golden[text][name]) > 1e-3 * (1 + abs(value))}
+    assert not moved
+
+
+if __name__ == "__main__":
+    numbers = {text: {name: round(value, 5) for name, value in usual(text).items()} for text in TASKS}
+    GOLDEN.write_text(json.dumps({"version": FEATURE_VERSION, **numbers}, indent=0) + "\n")

@@ -9,7 +9,9 @@ from search_samples import TARGET, TASK, known_sketches, seconds_of
 
 from costmodel.features import FeatureExtractor
 from costmodel.model import CostModel
+from costmodel.residual import ResidualModel
 from costmodel.roofline import RooflineModel
+from costmodel.task_features import TaskFeatures
 from schedule.measurement import Candidate
 from search.annealing import AnnealingOptions, AnnealingSearch
 from search.evolution import EvolutionarySearch, EvolutionOptions
@@ -17,6 +19,7 @@ from search.genetic import GeneticSearch
 from search.learner import Learner
 from search.random_search import RandomSearch
 from search.strategy import Seen, merge, sample
+from search.trust import START_SHARE
 
 SMALL = EvolutionOptions(population=256, generations=3)
 MAKERS = {
@@ -179,3 +182,41 @@ def test_a_draft_scores_until_something_was_learned():
     learner.fit()
     assert not np.array_equal(learner.scorer(TASK)(sketch, X), drafted)
     assert not Learner(CostModel(), TARGET).scorer(TASK)(sketch, X).any()
+
+
+def batch_of(sketch, n, seed):
+    """n random candidates, their rows, their throughputs."""
+    X = sketch.space.sample(n, np.random.default_rng(seed))
+    return [Candidate(sketch.name, tuple(row.tolist())) for row in X], X, list(1.0 / seconds_of(sketch, X))
+
+
+def test_a_prior_scores_from_the_start_and_what_is_learned_is_added():
+    (sketch,) = known_sketches()
+    describe = TaskFeatures((sketch,), TARGET)
+    _, before, throughputs = batch_of(sketch, 300, 0)
+    prior = CostModel(n_estimators=5).fit(describe(sketch, before), np.sqrt(throughputs), np.zeros(300))
+    learner = Learner.with_prior(prior, TARGET, 0)
+    score = learner.scorer(TASK)
+    candidates, X, measured = batch_of(sketch, 64, 1)
+    np.testing.assert_array_equal(score(sketch, X), prior.predict(describe(sketch, X)))
+    first = learner.quality(TASK, (sketch,), candidates, measured)
+    assert first.pairwise_accuracy > 0.6
+    learner.observe(TASK, (sketch,), candidates, measured)
+    learner.fit()
+    added = score(sketch, X) - prior.predict(describe(sketch, X))
+    local = ResidualModel(prior, CostModel(seed=0)).fit(describe(sketch, X), measured, np.zeros(64)).predict(describe(sketch, X))
+    np.testing.assert_allclose(added, START_SHARE * local, atol=1e-6)
+    assert learner.quality(TASK, (sketch,), candidates, measured).pairwise_accuracy > first.pairwise_accuracy
+    moved = score(sketch, X) - prior.predict(describe(sketch, X))
+    assert np.abs(moved).sum() > 1.2 * np.abs(added).sum()  # it was right about this batch, so its share has grown
+
+
+@pytest.mark.parametrize("name", ["evolutionary", "annealing"])
+def test_exploring_trusts_the_scores_less(name):
+    (sketch,) = known_sketches()
+
+    def mean_throughput(explore):
+        asked = [candidate for seed in range(3) for candidate in MAKERS[name]((sketch,), perfect, np.random.default_rng(seed)).ask(48, explore=explore)]
+        return np.mean(1.0 / seconds_of(sketch, np.array([candidate.row for candidate in asked])))
+
+    assert mean_throughput(explore=True) < 0.9 * mean_throughput(explore=False)

@@ -47,12 +47,14 @@ def test_a_model_that_has_learned_nothing_moves_nothing():
 def test_scores_against_all_measurements_are_lost():
     trust = Trust(has_prior=True)
     throughputs = np.arange(16.0)
-    trust.judge(-throughputs, np.zeros(16), throughputs)
-    assert MIN_PAIRS == 16 * 15 // 2
+    assert MIN_PAIRS == 3 * 16 * 15 // 2
+    for _ in range(3):
+        assert not trust.is_lost  # a batch or two may be bad luck
+        trust.judge(-throughputs, np.zeros(16), throughputs)
     assert trust.is_lost
-    good = Trust(has_prior=True)
-    good.judge(throughputs, np.zeros(16), throughputs)
-    assert not good.is_lost
+    for _ in range(4):
+        trust.judge(throughputs, np.zeros(16), throughputs)
+    assert not trust.is_lost
 
 
 def test_a_batch_that_says_nothing_is_no_judgement():

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
-from search_samples import TARGET, TASK, FakeRunner
+from search_samples import TARGET, TASK, FakeRunner, known_sketches
 
+from costmodel.features import FeatureExtractor
 from costmodel.model import CostModel, RandomModel
+from costmodel.roofline import RooflineModel
 from data.store import Store
 from ir.task import task
 from schedule.algorithms import algorithm_of, allowed_algorithms
+from schedule.measurement import Measurement
 from search.evolution import EvolutionarySearch, EvolutionOptions
 from search.learner import Learner
 from search.random_search import RandomSearch
@@ -143,3 +146,30 @@ def test_the_learned_search_beats_random_at_equal_trials():
     learned = [best(evolution, seed) for seed in range(2)]
     chance = [best(RandomSearch, seed) for seed in range(2)]
     assert np.mean(learned) < np.mean(chance)
+
+
+class Lost(RandomModel):
+    """Orders candidates the wrong way round."""
+
+    def predict(self, X):
+        return -RooflineModel().predict(X)
+
+
+def test_a_search_explores_where_the_model_is_worse_than_chance():
+    """Scores against everything that was measured, after three batches."""
+    asked = []
+
+    class Watched(RandomSearch):
+        def ask(self, n, explore=False):
+            asked.append(explore)
+            return super().ask(n)
+
+    class Peaks(FakeRunner):
+        def _measure(self, task, candidate):
+            sketch = known_sketches(task)[0]
+            share = RooflineModel().predict(FeatureExtractor(sketch, TARGET)(np.array([candidate.row])))[0]
+            return Measurement((1.0 / float(share),))
+
+    tune(runner=Peaks(), model=Lost(0), search=Watched, max_trials=96)
+    assert asked[:4] == [False] * 4  # the first batch has no model, three are needed to tell
+    assert asked[4:] == [True, True]

@@ -18,8 +18,6 @@ from codegen.openmp import register_openmp
 from codegen.runner import LiveRunner
 from costmodel.features import FEATURE_VERSION
 from costmodel.model import CostModel, RandomModel
-from costmodel.residual import ResidualModel
-from costmodel.roofline import RooflineModel
 from costmodel.shipped import shipped_model
 from costmodel.task_features import TaskFeatures
 from data.record import Record, machine_id
@@ -230,11 +228,11 @@ def one_thread_without_openmp(threads: int | None) -> int | None:
 def make_learner(cost_model: str, machine: Machine, seed: int) -> Learner:
     """`UserError` for a file that is no cost model, or is one for other features."""
     if cost_model == SCRATCH:
-        return Learner(CostModel(seed=seed), machine.target, draft=RooflineModel())
+        return Learner.from_scratch(machine.target, seed)
     if cost_model == RANDOM:
         return Learner(RandomModel(seed), machine.target)
     prior = shipped_model() if cost_model == SHIPPED else CostModel.load(cost_model, FEATURE_VERSION, TaskFeatures.names)
-    return Learner(ResidualModel(prior, CostModel(seed=seed)), machine.target, prior=prior)
+    return Learner.with_prior(prior, machine.target, seed)
 
 
 def quiet_limits(target: Target) -> Limits:
