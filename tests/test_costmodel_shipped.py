@@ -1,4 +1,4 @@
-"""The cost model that comes along: it can be read, is small, says what it is, and orders recorded candidates of a machine with one thread, which it never saw."""
+"""The cost model that comes along: it can be read, is small, says what it is, and orders recorded candidates that it has never seen."""
 
 from importlib.resources import files
 from pathlib import Path
