@@ -6,7 +6,7 @@ X, y and groups are as in `costmodel.model`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut
 from sklearn.utils import check_consistent_length
 
-from costmodel.model import Ranker
+from costmodel.model import CostModel, Ranker
 from ir.errors import UserError
 
 MIN_VALID = 16  # fewer measurements than this say nothing that holds
@@ -24,6 +24,9 @@ MIN_VALID = 16  # fewer measurements than this say nothing that holds
 WITHIN_TASK = "within task"  # candidates of the only task, shuffled: easier than a task never seen
 LEAVE_ONE_TASK_OUT = "leave one task out"
 BY_TASK = "by task"  # each split holds out several tasks
+
+# Of a model that learns from campaigns, not from one run: what `experiments.objectives` found best, with as many trees as still help.
+PRETRAINING: Mapping[str, Any] = {"objective": "pairwise", "n_estimators": 500, "learning_rate": 0.05, "feature_share": 0.15}
 
 R = TypeVar("R", bound=Ranker)
 Split = tuple[NDArray[np.intp], NDArray[np.intp]]  # the rows to learn from, the rows held out
@@ -55,6 +58,11 @@ def cross_validate(
     for learn, hold in found:
         scores[hold] = clone(model).fit(X[learn], y[learn], groups[learn]).predict(X[hold])
     return Validation(split, len(found), scores)
+
+
+def pretraining_model(seed: int, n_threads: int = 0, **changed: Any) -> CostModel:
+    """A model to be trained on a campaign, with some of `PRETRAINING` changed; on all threads, for nothing is measured meanwhile."""
+    return CostModel(**{**PRETRAINING, "seed": seed, "n_threads": n_threads, **changed})
 
 
 def train(X: ArrayLike, y: ArrayLike, groups: ArrayLike, model: R) -> R:

@@ -24,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from costmodel.model import CostModel, Ranker, Scores, normalized_throughput
 from costmodel.task_features import RELATIVE, TaskFeatures
+from costmodel.training import pretraining_model
 
 Values = NDArray[np.float64]
 
@@ -114,7 +115,7 @@ def light_gbm(seed: int, n_threads: int) -> Ranker | None:
         import lightgbm
     except ImportError:
         return None
-    like = CostModel()
+    like = pretraining_model(seed)
     return Regression(
         lightgbm.LGBMRegressor(
             n_estimators=like.n_estimators, num_leaves=2**like.max_depth, learning_rate=like.learning_rate, max_bin=like.max_bin,

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from costmodel.model import CostModel
+from costmodel.training import pretraining_model
 from experiments.files import read_results
 from experiments.measured import Measurements, Row, command, fit_and_judge, load, splits, write
 from tilewright.splits import NETWORKS, Mask, held_out
@@ -49,7 +49,7 @@ def run(config: Config, data: Path, output: Path) -> pd.DataFrame:
 def _by_split(config: Config, measured: Measurements) -> Iterator[Row]:
     data = measured.data
     for split, seed, hold, networks in splits(data, config.splits, config.seeds, config.networks):
-        found = fit_and_judge(CostModel(seed=seed, n_threads=config.n_threads), data, ~hold, hold, networks)
+        found = fit_and_judge(pretraining_model(seed, config.n_threads), data, ~hold, hold, networks)
         yield {"part": SPLIT, "split": split, "seed": seed, "task_share": 1.0, "candidate_share": 1.0, **found}
 
 
@@ -60,7 +60,7 @@ def _curve(config: Config, measured: Measurements) -> Iterator[Row]:
     for seed in config.seeds:
         print(f"learning curve, seed {seed}", file=sys.stderr, flush=True)
         for task_share, candidate_share, learn in _parts(data, ~hold, config.shares, np.random.default_rng(seed)):
-            found = fit_and_judge(CostModel(seed=seed, n_threads=config.n_threads), data, learn, hold)
+            found = fit_and_judge(pretraining_model(seed, config.n_threads), data, learn, hold)
             yield {"part": CURVE, "split": "task", "seed": seed, "task_share": task_share, "candidate_share": candidate_share, **found}
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from costmodel.model import CostModel, normalized_throughput
-from costmodel.training import cross_validate
+from costmodel.training import cross_validate, pretraining_model
 from experiments.files import read_results, write_results
 from experiments.measured import Row, command, fit_and_judge, load, write
 from tilewright.splits import Mask, held_out
@@ -36,7 +36,7 @@ PREDICTED = "predicted.csv"
 
 @dataclass(frozen=True)
 class Config:
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1)
     min_tasks: int = 4  # that a family needs: the best of fewer is chance
     n_predicted: int = 20_000  # candidates in predicted.csv
     n_threads: int = 2
@@ -54,7 +54,7 @@ def run(config: Config, data: Path, output: Path) -> pd.DataFrame:
 
 
 def _model(config: Config, seed: int) -> CostModel:
-    return CostModel(seed=seed, n_threads=config.n_threads)
+    return pretraining_model(seed, config.n_threads)
 
 
 def _families(config: Config, data: TrainingSet, seed: int) -> Iterator[Row]:

@@ -80,7 +80,8 @@ class Learner:
     @classmethod
     def with_prior(cls, prior: CostModel, target: Target, seed: int, *, trust: Trust | None = None, make_describe: MakeDescribe = describer) -> Learner:
         """A model that was trained before, and one that learns what it leaves unexplained."""
-        return cls(ResidualModel(prior, CostModel(seed=seed)), target, prior=prior, trust=trust, make_describe=make_describe)
+        local = CostModel(prior.objective, seed=seed)  # the scores of another objective have another scale
+        return cls(ResidualModel(prior, local), target, prior=prior, trust=trust, make_describe=make_describe)
 
     @property
     def name(self) -> str:

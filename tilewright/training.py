@@ -15,7 +15,7 @@ from costmodel.features import FEATURE_VERSION
 from costmodel.held_out import HeldOutScores, held_out_scores
 from costmodel.model import CostModel
 from costmodel.task_features import TaskFeatures
-from costmodel.training import cross_validate, data_sha256
+from costmodel.training import cross_validate, data_sha256, pretraining_model
 from costmodel.training import train as train_model
 from data.measurements import read_measured
 from data.repeatability import Repeatability, repeatability
@@ -68,7 +68,7 @@ def train_from_data(
     data = training_set(measured, mix_machines=mix_machines)
     mask = held_out(data, holdout, seed, networks) if holdout else np.zeros(len(data.groups), dtype=bool)
     gone = tuple(networks) if holdout == "network" else ()
-    model = CostModel(seed=seed)
+    model = pretraining_model(seed)
     X, y, groups = data.X[~mask], data.y[~mask], data.names[~mask]
     fitted = train_model(X, y, groups, model)
     repeats = repeatability(measured.records)
