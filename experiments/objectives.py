@@ -18,6 +18,7 @@ import pandas as pd
 
 from costmodel.model import RandomModel, Ranker
 from costmodel.roofline import RooflineModel
+from costmodel.training import pretraining_model
 from experiments.baselines import SumOverStages, light_gbm, neural_network, ridge
 from experiments.files import read_results
 from experiments.measured import Measurements, Row, command, fit_and_judge, load, splits, write
