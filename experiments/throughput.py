@@ -20,7 +20,8 @@ import psutil
 
 from codegen.machine import detect_machine
 from codegen.runner import LiveRunner
-from costmodel.features import FeatureExtractor
+from costmodel.shipped import shipped_model
+from costmodel.task_features import TaskFeatures
 from experiments.files import write_machine, write_results
 from ir.files import make_directory
 from ir.task import Task, task
@@ -37,6 +38,7 @@ class Config:
     conv: str = "conv2d:c=64,h=56,w=56,k=64,r=3,s=3,pad=1,epilogue=bias+relu"
     matmul: str = "matmul:m=512,n=512,k=512"
     population: int = 2048
+    ranked: int = 10_000
     repeats: int = 20
     known_trials: int = 512  # that the cost model of the timed search rounds has learned from
     live_trials: int = 256
@@ -49,7 +51,7 @@ CONFIG = Config()
 def run(config: Config, output: Path) -> pd.DataFrame:
     """Measure all, and write results.csv and machine.json."""
     machine = detect_machine()
-    rows = [*features(config, machine.target), *rounds(config, machine.target), *trials(config, machine.target), *memory(config, machine.target)]
+    rows = [row for part in (features, ranking, rounds, trials, memory) for row in part(config, machine.target)]
     results = pd.DataFrame(rows, columns=["quantity", "value", "unit", "how"])
     make_directory(output)
     write_results(output, results)
@@ -74,13 +76,23 @@ def features(config: Config, target: Target) -> Rows:
     """Candidates described a second."""
     rows: Rows = []
     for text in (config.conv, config.matmul):
-        sketch = sketches(task(text).program, target)[0]
-        extractor = FeatureExtractor(sketch, target)
-        X = sketch.space.sample(config.population, np.random.default_rng(0))
-        fastest, median = timed(lambda extractor=extractor, X=X: extractor(X), config.repeats)
-        how = f"{len(extractor.names)} features of {config.population} rows of {text}"
+        known = sketches(task(text).program, target)
+        describe = TaskFeatures(known, target)
+        X = known[0].space.sample(config.population, np.random.default_rng(0))
+        fastest, median = timed(lambda describe=describe, sketch=known[0], X=X: describe(sketch, X), config.repeats)
+        how = f"{len(describe.names)} features of {config.population} rows of {text}"
         rows += [("features", len(X) / fastest, "candidates/s at best", how), ("features", len(X) / median, "candidates/s, median", how)]
     return rows
+
+
+def ranking(config: Config, target: Target) -> Rows:
+    """Features of candidates and their scores by the shipped model."""
+    known = sketches(task(config.conv).program, target)
+    describe, model = TaskFeatures(known, target), shipped_model()
+    X = known[0].space.sample(config.ranked, np.random.default_rng(0))
+    fastest, median = timed(lambda: model.predict(describe(known[0], X)), config.repeats)
+    how = f"{len(X)} candidates of {config.conv} described and scored by the shipped model"
+    return [("ranking", fastest, "s at best", how), ("ranking", median, "s, median", how)]
 
 
 def rounds(config: Config, target: Target) -> Rows:

@@ -36,9 +36,9 @@ def test_a_model_that_knows_the_tasks_is_refused(tmp_path, capsys):
 
 
 def test_throughput(tmp_path):
-    config = throughput.Config("conv2d:c=8,h=6,w=6,k=8,r=3,s=3,pad=1", "matmul:m=24,n=40,k=32", 64, 2, 32, 6, 130)
+    config = throughput.Config("conv2d:c=8,h=6,w=6,k=8,r=3,s=3,pad=1", "matmul:m=24,n=40,k=32", 64, 100, 2, 32, 6, 130)
     results = throughput.run(config, tmp_path)
-    assert set(results["quantity"]) == {"features", "search round", "fit", "trials", "memory"}
+    assert set(results["quantity"]) == {"features", "ranking", "search round", "fit", "trials", "memory"}
     assert (results["value"] > 0).all()
 
 
