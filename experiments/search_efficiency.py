@@ -78,9 +78,9 @@ class Config:
         "conv2d:n=1,c=192,h=46,w=46,k=192,r=5,s=5,stride=1,pad=2,groups=192,dilation=1,layout=nhwc,epilogue=bias",
         "conv_transpose2d:n=1,c=24,h=184,w=184,k=24,r=2,s=2,stride=2,pad=0,output_pad=0,groups=1,dilation=1,layout=nhwc,epilogue=bias+relu",
     )
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1)
     learned_trials: int = 128
-    random_trials: int = 1024
+    random_trials: int = 512
     batch: int = 16
 
     def methods(self, prior: CostModel | None) -> dict[str, Method]:
