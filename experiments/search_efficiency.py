@@ -76,7 +76,6 @@ class Config:
         "conv2d:n=1,c=192,h=46,w=46,k=192,r=1,s=1,stride=1,pad=0,groups=1,dilation=1,layout=nhwc,epilogue=bias",
         "conv2d:n=1,c=96,h=46,w=46,k=24,r=3,s=3,stride=1,pad=1,groups=1,dilation=1,layout=nhwc,epilogue=none",
         "conv2d:n=1,c=192,h=46,w=46,k=192,r=5,s=5,stride=1,pad=2,groups=192,dilation=1,layout=nhwc,epilogue=bias",
-        "conv_transpose2d:n=1,c=24,h=184,w=184,k=24,r=2,s=2,stride=2,pad=0,output_pad=0,groups=1,dilation=1,layout=nhwc,epilogue=bias+relu",
     )
     seeds: tuple[int, ...] = (0, 1)
     learned_trials: int = 128

@@ -31,7 +31,7 @@ def test_a_model_that_knows_the_tasks_is_refused(tmp_path, capsys):
     model = CostModel(n_estimators=2).fit(X, y, np.zeros(40))
     model.save(tmp_path / "m.ubj", FEATURE_VERSION, TaskFeatures.names, "0", training={"split": None, "trained": [known]})
     assert search_efficiency.main(["--model", str(tmp_path / "m.ubj"), "--output", str(tmp_path / "out")]) == 2
-    assert "it knows 1 of the 6 tasks" in capsys.readouterr().err
+    assert "1 of the 5 tasks" in capsys.readouterr().err
     assert not (tmp_path / "out" / "results.csv").exists()
 
 
