@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from experiments.figure_parts import BLUE, GREEN, GREY, ORANGE, VERMILION
 
@@ -46,12 +47,13 @@ def draw(results: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> None:
         row[0].set_ylabel("best so far / best of all", fontsize=8)
         for axis in row:
             axis.set_xscale("log")
+            axis.xaxis.set_minor_formatter(NullFormatter())  # its labels run into each other where an axis has less than a decade
             axis.set_ylim(0.5, 1.02)  # what is below is a schedule that nobody would keep
     axes[2, 0].set_ylabel("pairs of the next batch\nin the right order", fontsize=8)
     for axis in axes[2]:
         axis.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
         axis.set_ylim(0.2, 1.0)
-    axes[0, -1].legend(fontsize=7, loc="lower right")
+    figure.legend(*axes[0, -1].get_legend_handles_labels(), fontsize=8, ncols=len(COLOURS), loc="outside lower center")
     figure.suptitle("Learned search needs a fraction of the trials (line: mean over seeds, band: lowest to highest; dotted: chance)", fontsize=10)
     figure.savefig(path)
 
