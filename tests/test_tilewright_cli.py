@@ -141,7 +141,7 @@ def test_no_valid_trial_is_status_1(tmp_path):
         (("tune", "matmul:m=0,n=1,k=1"), ("m=", "0")),
         (("tune", "matmul:m=-4,n=1,k=1"), ("m=", "-4")),
         (("tune", "matmul:m=99999999999,n=1,k=1"), ("m=", "99999999999")),
-        (("tune", TINY, "--cost-model", "absent.ubj"), ("absent.ubj",)),
+        (("tune", TINY, "--cost-model", "absent.ubj"), ("absent.ubj", "scratch")),
         (("tune", TINY, "--records", "absent/r.db"), ("absent",)),
         (("tune", TINY, "--threads", "4096"), ("4096",)),
         (("tune", TINY, "--tasks", "7"), ("7",)),

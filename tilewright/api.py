@@ -231,6 +231,8 @@ def make_learner(cost_model: str, machine: Machine, seed: int) -> Learner:
         return Learner.from_scratch(machine.target, seed)
     if cost_model == RANDOM:
         return Learner(RandomModel(seed), machine.target)
+    if cost_model != SHIPPED and not Path(cost_model).exists():
+        raise UserError(f"cost model {cost_model}: it does not exist; expected {SHIPPED}, {SCRATCH}, {RANDOM}, or a file that tilewright train wrote")
     prior = shipped_model() if cost_model == SHIPPED else CostModel.load(cost_model, FEATURE_VERSION, TaskFeatures.names)
     return Learner.with_prior(prior, machine.target, seed)
 
