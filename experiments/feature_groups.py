@@ -19,8 +19,9 @@ import pandas as pd
 from costmodel.feature_table import GROUPS
 from costmodel.task_features import RELATIVE, TaskFeatures
 from costmodel.training import pretraining_model
+from experiments.command import command
 from experiments.files import read_results
-from experiments.measured import Measurements, Row, command, fit_and_judge, load, splits, write
+from experiments.measured import Measurements, Row, fit_and_judge, load, splits, write
 
 ALL, WITHOUT, ALONE = "all", "without", "alone"
 AGAINST_USUAL = "relative"
@@ -90,7 +91,7 @@ def summary(results: pd.DataFrame, lost: pd.DataFrame) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return command("feature_groups", __doc__, lambda data, output: run(CONFIG, data, output), report, arguments)
+    return command("feature_groups", __doc__, lambda options: run(CONFIG, options.data, options.output), report, arguments)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""What the experiments on recorded measurements share: the data, a ranker judged on a part of them, and the command line."""
+"""What the experiments on recorded measurements share: the data, and a ranker judged on a part of them."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from costmodel.training import data_sha256
 from data.measurements import read_measured
 from data.repeatability import repeatability
 from experiments.files import write_machine, write_results
-from ir.errors import UserError
 from ir.files import make_directory
 from tilewright.api import versions
 from tilewright.splits import Mask, held_out
@@ -79,22 +77,3 @@ def fit_and_judge(
     seconds = time.perf_counter() - start
     learned = {"learned_tasks": len(set(data.programs[learn].tolist())), "learned_candidates": int(learn.sum())}
     return {**learned, **judge(model.predict(X[hold]), data, hold, networks).to_json(), "fit_seconds": seconds}
-
-
-def command(
-    name: str, description: str | None, run: Callable[[Path, Path], object], report: Callable[[Path], str], arguments: Sequence[str] | None = None
-) -> int:
-    """The exit code of an experiment: `run(data, output)` writes its files, `report(output)` draws the figure from them and says in two lines what it shows."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data/measured"), help="a directory that tilewright record wrote, or a file of records")
-    parser.add_argument("--output", type=Path, default=Path("experiments/results") / name)
-    parser.add_argument("--plot-only", action="store_true", help="make the figure and the summary from an earlier results.csv")
-    given = parser.parse_args(arguments)
-    try:
-        if not given.plot_only:
-            run(given.data, given.output)
-        print(report(given.output))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0

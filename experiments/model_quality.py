@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 from costmodel.training import pretraining_model
+from experiments.command import command
 from experiments.files import read_results
-from experiments.measured import Measurements, Row, command, fit_and_judge, load, splits, write
+from experiments.measured import Measurements, Row, fit_and_judge, load, splits, write
 from tilewright.splits import NETWORKS, Mask, held_out
 from tilewright.training_set import TrainingSet
 
@@ -99,7 +100,7 @@ def summary(results: pd.DataFrame) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return command("model_quality", __doc__, lambda data, output: run(CONFIG, data, output), report, arguments)
+    return command("model_quality", __doc__, lambda options: run(CONFIG, options.data, options.output), report, arguments)
 
 
 if __name__ == "__main__":

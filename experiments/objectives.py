@@ -20,8 +20,9 @@ from costmodel.model import RandomModel, Ranker
 from costmodel.roofline import RooflineModel
 from costmodel.training import pretraining_model
 from experiments.baselines import SumOverStages, light_gbm, neural_network, ridge
+from experiments.command import command
 from experiments.files import read_results
-from experiments.measured import Measurements, Row, command, fit_and_judge, load, splits, write
+from experiments.measured import Measurements, Row, fit_and_judge, load, splits, write
 from tilewright.splits import NETWORKS
 
 LIGHT_GBM = "LightGBM"
@@ -91,7 +92,7 @@ def summary(results: pd.DataFrame) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return command("objectives", __doc__, lambda data, output: run(CONFIG, data, output), report, arguments)
+    return command("objectives", __doc__, lambda options: run(CONFIG, options.data, options.output), report, arguments)
 
 
 if __name__ == "__main__":

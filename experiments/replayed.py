@@ -10,10 +10,12 @@ until then over the best that was recorded). A run that has measured all there i
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
+from argparse import ArgumentParser, Namespace
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, repeat
 from multiprocessing import get_context
@@ -29,7 +31,10 @@ from costmodel.task_features import TaskFeatures
 from data.measurements import read_measured
 from data.record import Record
 from data.replay import ReplayRunner
+from experiments.command import command
+from experiments.files import write_results
 from ir.errors import UserError
+from ir.files import make_directory
 from ir.task import Task, task
 from schedule.measurement import Candidate
 from schedule.rules import sketches
@@ -114,6 +119,45 @@ class Method:
 
 
 Methods = Mapping[str, Method]
+
+
+@dataclass(frozen=True)
+class ReplayConfig(ABC):
+    """What experiments that replay have in common."""
+
+    data: Path = Path("data/simulation")
+    model: Path | None = None  # trained before, on other tasks
+    min_trials: int = 1000  # recorded, of a task that takes part
+    n_seeds: int = 10
+    n_processes: int = field(default=2, kw_only=True)
+
+    @abstractmethod
+    def methods(self, tasks: Iterable[str]) -> Methods:
+        """By name. `UserError` where the model has learned from any of the tasks."""
+
+
+def run(config: ReplayConfig, output: Path) -> pd.DataFrame:
+    """Replay everything and write results.csv."""
+    make_directory(output)
+    tasks = recorded_tasks(config.data, config.min_trials)
+    config.methods(tasks)  # what cannot be is said before anything is replayed
+    results = replay_all(tasks, partial(config.methods, tuple(tasks)), config.n_processes)
+    write_results(output, results, float_format="%.6g")
+    return results
+
+
+def replay_command(name: str, description: str | None, config: ReplayConfig, report: Callable[[Path], str], arguments: Sequence[str] | None = None) -> int:
+    """The exit code of an experiment whose `config` the command line changes."""
+
+    def add_options(parser: ArgumentParser) -> None:
+        parser.add_argument("--model", type=Path, help="what tilewright train wrote, from other tasks")
+        parser.add_argument("--min-trials", type=int, default=config.min_trials, help="recorded, of a task that takes part")
+        parser.add_argument("--seeds", type=int, default=config.n_seeds)
+
+    def run_changed(options: Namespace) -> None:
+        run(replace(config, data=options.data, model=options.model, min_trials=options.min_trials, n_seeds=options.seeds), options.output)
+
+    return command(name, description, run_changed, report, arguments, data=config.data, add_options=add_options)
 
 
 def recorded_tasks(path: Path, min_trials: int) -> dict[str, list[Record]]:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +19,8 @@ import pandas as pd
 from scipy import stats
 
 from costmodel.model import CostModel
-from experiments.files import read_results, write_results
-from experiments.replayed import EVOLUTION, Method, Recording, best_after, load_prior, recorded_tasks, replay_all
-from experiments.simulation import Config as SimulationConfig
-from ir.errors import UserError
-from ir.files import make_directory
+from experiments.files import read_results
+from experiments.replayed import EVOLUTION, Method, Recording, ReplayConfig, best_after, load_prior, replay_command
 from search.evolution import EvolutionarySearch, EvolutionOptions
 from search.learner import Learner
 from search.trust import Trust
@@ -34,17 +30,11 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Config:
-    data: Path = SimulationConfig.data
-    model: Path | None = None
-    min_trials: int = SimulationConfig.min_trials
-    n_seeds: int = 10
+class Config(ReplayConfig):
     trials: tuple[int, ...] = (32, 64, 128)  # after which parts are compared
     evolution: EvolutionOptions = EVOLUTION
-    n_processes: int = 2
 
     def methods(self, tasks: Iterable[str]) -> dict[str, Method]:
-        """By name. `UserError` where the model has learned from any of the tasks."""
         found = {
             FULL: self._method(),
             "no roofline draft": replace(self._method(), learner=partial(Recording.learner, draft=False)),
@@ -75,19 +65,12 @@ class Config:
         return {PRIOR: moved} | {f"{PRIOR}, share of what is learned {share:g}": fixed(share) for share in (0.0, 0.5, 1.0)}
 
 
+CONFIG = Config()
+
+
 def baseline(method: str) -> str:
     """The method that this one is compared with."""
     return PRIOR if method.startswith(PRIOR) else FULL
-
-
-def run(config: Config, output: Path) -> pd.DataFrame:
-    """Replay everything and write results.csv."""
-    make_directory(output)
-    tasks = recorded_tasks(config.data, config.min_trials)
-    config.methods(tasks)  # refuses a model before anything is replayed
-    results = replay_all(tasks, partial(config.methods, tuple(tasks)), config.n_processes)
-    write_results(output, results, float_format="%.6g")
-    return results
 
 
 def differences(results: pd.DataFrame, trials: Sequence[int]) -> pd.DataFrame:
@@ -104,30 +87,17 @@ def differences(results: pd.DataFrame, trials: Sequence[int]) -> pd.DataFrame:
     return pd.DataFrame(found).T
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Config.data)
-    parser.add_argument("--model", type=Path)
-    parser.add_argument("--min-trials", type=int, default=Config.min_trials, help="recorded, of a task that takes part")
-    parser.add_argument("--seeds", type=int, default=Config.n_seeds)
-    parser.add_argument("--output", type=Path, default=Path("experiments/results/search_parts"))
-    parser.add_argument("--plot-only", action="store_true", help="make the figure and the table from an earlier results.csv")
-    options = parser.parse_args(arguments)
-    config = replace(Config(), data=options.data, model=options.model, min_trials=options.min_trials, n_seeds=options.seeds)
-    try:
-        if not options.plot_only:
-            run(config, options.output)
-        results = read_results(options.output)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def report(output: Path) -> str:
     from experiments.search_parts_figure import draw
 
-    table = differences(results, config.trials)
-    draw(table, options.output / "search_parts.png")
-    print((100 * table).round(2).to_string())
-    print("percentage points of the best recorded, against the full search, for fixed shares against one that moves; half: of the 95 % confidence interval")
-    return 0
+    table = differences(read_results(output), CONFIG.trials)
+    draw(table, output / "search_parts.png")
+    meaning = "percentage points of the best recorded, against the full search, for fixed shares against one that moves; half: of the 95 % confidence interval"
+    return f"{(100 * table).round(2).to_string()}\n{meaning}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return replay_command("search_parts", __doc__, CONFIG, report, arguments)
 
 
 if __name__ == "__main__":

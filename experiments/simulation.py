@@ -10,23 +10,20 @@ each method needs. The figure and the summary are made from the CSV alone.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from experiments.files import read_results, write_results
+from experiments.files import read_results
 from experiments.kernels import geometric_mean
-from experiments.replayed import ANNEALING, EVOLUTION, RUN, Method, Recording, best_after, load_prior, recorded_tasks, replay_all
+from experiments.replayed import ANNEALING, EVOLUTION, RUN, Method, Recording, ReplayConfig, best_after, load_prior, replay_command
 from experiments.tpe import TPESearch, import_optuna
-from ir.errors import UserError
-from ir.files import make_directory
 from search.annealing import AnnealingOptions, AnnealingSearch
 from search.evolution import EvolutionarySearch, EvolutionOptions
 from search.genetic import GeneticSearch
@@ -37,44 +34,29 @@ LEARNED, PRIOR, ANNEALED, RANDOM = "learned", "learned, with a prior", "annealin
 
 
 @dataclass(frozen=True)
-class Config:
-    data: Path = Path("data/simulation")
-    model: Path | None = None
-    min_trials: int = 1000  # recorded, of a task that takes part
-    n_seeds: int = 10
+class Config(ReplayConfig):
     n_trials: int = 512
     random_trials: int = 2048
     tpe_seeds: int = 3  # its time grows with the square of the trials: 256 of them take 11 s, where 512 of learned search take 3
     tpe_trials: int = 256
     evolution: EvolutionOptions = EVOLUTION
     annealing: AnnealingOptions = ANNEALING
-    n_processes: int = 2
 
     def methods(self, tasks: Iterable[str]) -> dict[str, Method]:
-        """By name. `UserError` where the model has learned from any of the tasks."""
+        """`UserError` also where Optuna is missing."""
+        prior = None if self.model is None else load_prior(self.model, tasks)
+        import_optuna()
         evolution, annealing = partial(EvolutionarySearch, options=self.evolution), partial(AnnealingSearch, options=self.annealing)
         found = {
             LEARNED: Method(evolution, Recording.learner, self.n_trials, self.n_seeds),
             ANNEALED: Method(annealing, Recording.learner, self.n_trials, self.n_seeds),
             "genetic": Method(GeneticSearch, Recording.no_learner, self.n_trials, self.n_seeds),
             RANDOM: Method(RandomSearch, Recording.no_learner, self.random_trials, self.n_seeds, (64,)),
-            "TPE": Method(TPESearch, Recording.no_learner, self.tpe_trials, self.tpe_seeds),
+            "TPE": Method(TPESearch, Recording.no_learner, self.tpe_trials, min(self.tpe_seeds, self.n_seeds)),
         }
-        if self.model is not None:
-            prior = load_prior(self.model, tasks)
+        if prior is not None:
             found[PRIOR] = Method(evolution, partial(Recording.learner, prior=prior), self.n_trials, self.n_seeds)
         return found
-
-
-def run(config: Config, output: Path) -> pd.DataFrame:
-    """Replay everything and write results.csv."""
-    make_directory(output)
-    tasks = recorded_tasks(config.data, config.min_trials)
-    config.methods(tasks)  # refuses a model before anything is replayed,
-    import_optuna()  # and so is said that it is missing
-    results = replay_all(tasks, partial(config.methods, tuple(tasks)), config.n_processes)
-    write_results(output, results, float_format="%.6g")
-    return results
 
 
 def trials_to_reach(results: pd.DataFrame) -> pd.DataFrame:
@@ -131,30 +113,17 @@ def summary(results: pd.DataFrame, n_scratch: int = 64, n_prior: int = 16) -> st
     return f"{line}\n{reached}; from scratch it needs {ratio(results, PRIOR, n_prior, LEARNED)}"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Config.data)
-    parser.add_argument("--model", type=Path)
-    parser.add_argument("--min-trials", type=int, default=Config.min_trials, help="recorded, of a task that takes part")
-    parser.add_argument("--seeds", type=int, default=Config.n_seeds)
-    parser.add_argument("--output", type=Path, default=Path("experiments/results/simulation"))
-    parser.add_argument("--plot-only", action="store_true", help="make the figure and the summary from an earlier results.csv")
-    options = parser.parse_args(arguments)
-    config = replace(Config(), data=options.data, model=options.model, min_trials=options.min_trials, n_seeds=options.seeds)
-    try:
-        if not options.plot_only:
-            run(config, options.output)
-        results = read_results(options.output)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def report(output: Path) -> str:
     from experiments.simulation_figure import draw
 
-    draw(results, options.output / "simulation.png")
+    results = read_results(output)
+    draw(results, output / "simulation.png")
     table = trials_to_reach(results).rename(columns="{:.0%}".format)
-    print(table.to_string(float_format=lambda n: "never" if math.isinf(n) else f"{n:.0f}"))
-    print(summary(results))
-    return 0
+    return f"{table.to_string(float_format=lambda n: 'never' if math.isinf(n) else f'{n:.0f}')}\n{summary(results)}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return replay_command("simulation", __doc__, Config(), report, arguments)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ import pandas as pd
 
 from costmodel.model import CostModel, normalized_throughput
 from costmodel.training import cross_validate, pretraining_model
+from experiments.command import command
 from experiments.files import read_results, write_results
-from experiments.measured import Row, command, fit_and_judge, load, write
+from experiments.measured import Row, fit_and_judge, load, write
 from tilewright.splits import Mask, held_out
 from tilewright.training import judge
 from tilewright.training_set import TrainingSet
@@ -119,7 +120,7 @@ def summary(results: pd.DataFrame) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return command("transfer", __doc__, lambda data, output: run(CONFIG, data, output), report, arguments)
+    return command("transfer", __doc__, lambda options: run(CONFIG, options.data, options.output), report, arguments)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from search_samples import known_sketches, seconds_of
 from costmodel.features import FEATURE_VERSION
 from costmodel.model import CostModel
 from costmodel.task_features import TaskFeatures
-from experiments import search_parts, search_parts_figure, simulation, simulation_figure
+from experiments import replayed, search_parts, search_parts_figure, simulation, simulation_figure
 from experiments.replayed import Method, Recording, best_after, recorded_tasks, replay, steps
 from ir.errors import UserError
 from schedule.rules import sketches
@@ -69,7 +69,7 @@ def test_a_replay_ends_when_everything_was_measured(recording):
 def test_simulation(tmp_path, model):
     config = simulation.Config(RECORDS, model, 100, 2, 32, 64, 1, 16, evolution=TINY, n_processes=1)
     pytest.importorskip("optuna")
-    results = simulation.run(config, tmp_path)
+    results = replayed.run(config, tmp_path)
     assert results.groupby("method")["trial"].max().to_dict() == {
         "learned": 32,
         "learned, with a prior": 32,
@@ -87,7 +87,7 @@ def test_simulation(tmp_path, model):
 
 def test_search_parts(tmp_path, model):
     config = search_parts.Config(RECORDS, model, 100, 2, (8, 16), TINY, n_processes=1)
-    results = search_parts.run(config, tmp_path)
+    results = replayed.run(config, tmp_path)
     read = pd.read_csv(tmp_path / "results.csv")
     table = search_parts.differences(read, config.trials)
     assert set(table.index) == set(results["method"]) - {search_parts.FULL, search_parts.PRIOR}
@@ -99,7 +99,7 @@ def test_search_parts(tmp_path, model):
 def test_a_model_that_knows_the_task_is_refused(tmp_path, recording):
     path = write_model(tmp_path / "model.ubj", [recording.task.key])
     with pytest.raises(UserError, match="was trained on"):
-        simulation.run(simulation.Config(RECORDS, path, 100), tmp_path)
+        replayed.run(simulation.Config(RECORDS, path, 100), tmp_path)
     assert not (tmp_path / "results.csv").exists()
 
 
