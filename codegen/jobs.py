@@ -10,6 +10,7 @@ import numpy as np
 
 from codegen.bench import Bench
 from codegen.check import WrongAnswer, reference
+from codegen.handover import patience
 from codegen.kernel import Code, build, find_sketch
 from codegen.protocol import Answer, Job, Message
 from codegen.timing import Timing, time_calls, time_in_turns
@@ -71,7 +72,7 @@ class Refer:
 
 @dataclass(frozen=True)
 class Measure:
-    """Check (if wanted) and time a candidate: `{"seconds": [of every repeat]}`."""
+    """Check (if wanted) and time a candidate: `{"seconds": [of every repeat], "waited": seconds for near threads}`."""
 
     code: Code
     timing: Timing
@@ -93,10 +94,11 @@ class Measure:
         bench.run(1)
         if self.check:
             bench.check()
+        waited = patience(self.code.target).wait(self.timing.patience) if self.timing.patience else 0.0
         seconds = time_calls(bench.run, self.timing)
         if self.check:
             bench.check()
-        return Answer({"seconds": list(seconds)})
+        return Answer({"seconds": list(seconds), "waited": waited})
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,11 @@ class LiveRunner:
     measurement with a failure: "illegal" (its row breaks a limit), "build" (LLVM refuses it), "crash", "exit", "timeout", "memory" (its worker ended
     so, or its limit was met), "wrong" (its result was not right, or it wrote outside of its buffers).
 
-    After an interrupt the runner can be used again. `build_seconds` and `measure_seconds` count the time spent so far.
+    With several passes, each candidate of a group is measured once before any is measured again, some seconds later: what slows the machine for a while, or
+    puts its threads far from each other, then has to come back to slow the same candidate twice.
+
+    After an interrupt the runner can be used again. `build_seconds` and `measure_seconds` count the time spent so far, the latter with `waited_seconds`, those
+    for near threads (`codegen.handover`).
     """
 
     def __init__(
@@ -51,11 +55,12 @@ class LiveRunner:
         memory_bytes: int | None = None,
         seed: int = 0,
         timing: Timing | None = None,
+        passes: int = 1,
         jobs: str = "codegen.jobs",
     ) -> None:
         """`timeout_seconds` bounds the build and the measurement of a candidate, each. `check`: whether each result is compared with the reference.
         `n_builders`: by default as many as can run at once. `memory_bytes`: what a worker may use, by default half of the memory. `seed`: of the
-        inputs. `jobs`: the module that holds the table of jobs.
+        inputs. `passes`: how often each candidate is measured. `jobs`: the module that holds the table of jobs.
 
         `UserError` if code for `target` cannot run here.
         """
@@ -65,11 +70,13 @@ class LiveRunner:
             raise UserError(f"{target.threads} threads asked for, but no libgomp is found to run them; one thread can be used")
         options = WorkerOptions(memory_bytes or default_memory_bytes(), cpus, jobs)
         self._target, self._timeout, self._check, self._seed, self._timing = target, timeout_seconds, check, seed, timing or Timing()
+        self._passes = passes
         self._builders = Pool(n_builders or usable_threads(len(cpus), cpu_quota()), replace(options, max_jobs=BUILDS_A_PROCESS))
         self._measurer = WorkerProcess(options)
         self._best: dict[str, float] = {}
         self.build_seconds = 0.0
         self.measure_seconds = 0.0
+        self.waited_seconds = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -91,13 +98,17 @@ class LiveRunner:
         results: list[Measurement] = []
         ahead = BUILDS_AHEAD * len(self._builders.workers)
         for start in range(0, len(candidates), ahead):
-            for built in self._build(task, candidates[start : start + ahead], deadline):
-                if deadline is not None and time.monotonic() >= deadline:
-                    return results
-                results.append(self._measure(task, built, self._give_up(task)))
-                self._best[task.key] = min(self._best.get(task.key, math.inf), results[-1].best_seconds)
-                if on_result is not None:
-                    on_result(len(results) - 1, results[-1])
+            builds = self._build(task, candidates[start : start + ahead], deadline)
+            measured: list[Measurement | None] = [None] * len(builds)
+            for number in range(self._passes):
+                for i, built in enumerate(builds):
+                    if deadline is not None and time.monotonic() >= deadline:
+                        return results
+                    measured[i] = again = self._measure_again(task, built, measured[i])
+                    if number == self._passes - 1:
+                        results.append(again)
+                        if on_result is not None:
+                            on_result(len(results) - 1, again)
         return results
 
     def remeasure(self, task: Task, candidates: Sequence[Candidate], rounds: int) -> list[Measurement]:
@@ -123,6 +134,14 @@ class LiveRunner:
         finally:
             self.build_seconds += time.perf_counter() - started
 
+    def _measure_again(self, task: Task, built: Answer, before: Measurement | None) -> Measurement:
+        """United with what was measured before; a candidate that has failed is left alone."""
+        if before is not None and not before.ok:
+            return before
+        now = self._measure(task, built, self._give_up(task))
+        self._best[task.key] = min(self._best.get(task.key, math.inf), now.best_seconds)
+        return now if before is None else before.united(now)
+
     def _measure(self, task: Task, built: Answer, give_up_seconds: float | None) -> Measurement:
         if built.failure:
             return Measurement((), built.failure, built.message)
@@ -134,7 +153,10 @@ class LiveRunner:
             answer = self._measurer.ask(Measure(code, timing, self._check, self._seed), self._timeout)
             if answer.failure == "wrong":
                 self._measurer.kill()  # it may have written anywhere: the next candidate is not to suffer for that
-        return Measurement((), answer.failure, answer.message) if answer.failure else Measurement(tuple(answer.result["seconds"]))
+        if answer.failure:
+            return Measurement((), answer.failure, answer.message)
+        self.waited_seconds += answer.result["waited"]
+        return Measurement(tuple(answer.result["seconds"]))
 
     def _refer(self, task: Task, algorithm: str) -> None:
         """Have the reference computed, which takes no time if it has been."""

@@ -8,6 +8,8 @@ Caches are warm: each repeat begins where the same kernel has just run on the sa
 the layer before it, so warm is nearer to the truth than cold for all but the largest tensors, and it is what can be measured with little noise.
 A call before the clock starts is needed in any case: it brings memory pages in, and wakes OpenMP's helper threads, which then spin from region
 to region (`codegen.openmp`).
+
+A candidate is given up as slow after a whole repeat, never after a single call: one call of a short kernel can be disturbed to a hundred times its time.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ Run = Callable[[int], object]  # runs a kernel so many times in a row
 @dataclass(frozen=True)
 class Timing:
     """`agreement`: the fastest two repeats agree if they differ by no more than this part. A candidate whose first repeat takes longer than
-    `give_up_seconds` (None: no such limit) is not worth another."""
+    `give_up_seconds` (None: no such limit) is not worth another. `patience`: the share of the time that may be spent waiting, before a
+    measurement begins, for threads that are near each other (`codegen.handover`)."""
 
     repeat_seconds: float = 1.5e-3
     min_repeats: int = 3
@@ -34,6 +37,10 @@ class Timing:
     max_seconds: float = 0.1
     agreement: float = 0.05
     give_up_seconds: float | None = None
+    patience: float = 0.0
+
+
+PATIENT = Timing(patience=0.3)  # for measurements that are to be kept
 
 
 def time_calls(run: Run, timing: Timing) -> tuple[float, ...]:
@@ -79,7 +86,7 @@ def time_in_turns(runs: Sequence[Run], timing: Timing, rounds: int, max_seconds:
 def calibrate(run: Run, timing: Timing) -> tuple[int, float]:
     """(calls, seconds per call) of the first repeat that is long enough."""
     calls, seconds = 1, time_repeat(run, 1)
-    if timing.give_up_seconds is None or seconds < timing.give_up_seconds:
+    if seconds < timing.max_seconds:
         seconds = min(seconds, time_repeat(run, 1))  # had the first been disturbed, all repeats would be too short
     while calls * seconds < timing.repeat_seconds and calls < MAX_CALLS:
         calls = min(MAX_CALLS, max(2 * calls, math.ceil(1.1 * timing.repeat_seconds / max(seconds, 1e-9))))

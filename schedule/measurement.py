@@ -35,6 +35,10 @@ class Measurement:
         """The fastest repeat; infinite where the candidate failed."""
         return min(self.seconds) if self.ok else math.inf
 
+    def united(self, other: Measurement) -> Measurement:
+        """With the repeats of another measurement of the same candidate; a failure of either is one of both."""
+        return next((each for each in (self, other) if not each.ok), Measurement(self.seconds + other.seconds))
+
 
 # Measures the candidates of a task; the answer has one measurement a candidate, in the same order.
 Runner: TypeAlias = Callable[[Task, Sequence[Candidate]], list[Measurement]]

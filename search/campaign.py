@@ -30,7 +30,8 @@ from search.learner import Learner, throughput
 from search.strategy import Seen
 from search.tuner import Runner
 
-TURN = 32  # trials: sketches, reference and extractors of a task are made anew in each, which takes as long as some ten trials
+TURN = 96  # trials: sketches, reference and extractors of a task are made anew in each, which takes as long as some ten trials
+BATCH = 24  # trials of a search after which its model learns
 SAMPLE_CHUNK = 64  # candidates drawn at once; part of what a seed means
 REPEAT_SHARE = 0.02  # of all trials are measured twice
 REPEAT_GROUP = 4  # of one task: only candidates of one task are compared, so a single one says little
@@ -114,7 +115,11 @@ class Campaign:
         planned = draw(turn.sketches, _half(self._options.max_trials), self._options.seed, of.key)
         fresh = [candidate for candidate in planned if candidate not in turn.measured]
         self._measure(turn, fresh[: max(min(_half(n_after) - turn.n_samples, n_after - n_before), 0)], "sample")
-        self._measure(turn, self._search(turn, planned, n_after - turn.n_trials), "trial")
+        while found := self._search(turn, planned, min(n_after - turn.n_trials, BATCH)):
+            n_known = turn.n_trials
+            self._measure(turn, found, "trial")
+            if turn.n_trials == n_known:
+                break
         if turn.n_trials == n_before:  # the space is used up, or the time
             self._open[of.key] = False
 

@@ -107,6 +107,20 @@ def test_a_slow_candidate_is_timed_once_and_is_no_failure(runner: LiveRunner) ->
     assert len(result.seconds) == 1
 
 
+def test_passes_measure_all_of_a_group_before_any_again() -> None:
+    """The builders' group; what fails in the first pass is left alone, and a candidate that failed is told once."""
+    batch = candidates(PROBLEM, 5)
+    batch[2] = Candidate("no_such_sketch", batch[2].row)
+    told: list[int] = []
+    with LiveRunner(TARGET, n_builders=1, timing=replace(QUICK, patience=0.5), passes=3) as runner:
+        results = runner(PROBLEM, batch, on_result=lambda index, measurement: told.append(index))
+        assert runner(PROBLEM, batch, deadline=time.monotonic() - 1) == []
+    assert told == [0, 1, 2, 3, 4]
+    assert [result.failure for result in results] == ["", "", "illegal", "", ""]
+    assert all(3 <= len(result.seconds) <= 3 * QUICK.max_repeats for result in results if result.ok)
+    assert 0 <= runner.waited_seconds <= runner.measure_seconds
+
+
 def test_unchecked() -> None:
     with LiveRunner(TARGET, n_builders=1, timing=QUICK, check=False) as runner:
         assert all(result.ok for result in runner(PROBLEM, candidates(PROBLEM, 2)))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from codegen.machine import detect_machine
 from codegen.runner import LiveRunner
+from codegen.timing import PATIENT
 from data import exchange
 from data.measurements import ABOUT, STORE, About, read_abouts, read_measured
 from data.record import Record, machine_id
@@ -27,6 +28,8 @@ from search.campaign import Campaign, CampaignOptions, CampaignProgress
 from tilewright import api
 from tilewright.data_card import write_card
 from tilewright.display import LINE_SECONDS, clock
+
+PASSES = 2  # what is recorded is to be right: a candidate is measured twice, some seconds apart
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def _measure(
     here = machine_id(description)
     about = _united(abouts.get(here, About({}, {})), About(suite.sources, {str(limits.threads): limits.to_json()}))
     _write_abouts(directory, {here: about})  # now: a killed run has its tasks' sources too
-    with LiveRunner(machine.target, seed=options.seed) as runner:
+    with LiveRunner(machine.target, seed=options.seed, timing=PATIENT, passes=PASSES) as runner:
         campaign = Campaign(
             suite.tasks, machine.target, runner, store, options, machine=description, versions=api.versions(), watch=_Watcher(quiet),
         )  # fmt: skip
