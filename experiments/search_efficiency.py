@@ -1,5 +1,5 @@
 """How many trials, and seconds, a search needs: learned search from scratch and with a model trained before, against annealing, a genetic algorithm without a
-model, and random search, live, on several tasks and seeds.
+model, Optuna's TPE, and random search, live, on several tasks and seeds.
 
     python -m experiments.search_efficiency [--model FILE] [--output DIRECTORY]
 
@@ -21,11 +21,13 @@ import pandas as pd
 
 from codegen.machine import Machine, detect_machine
 from codegen.runner import LiveRunner
+from codegen.timing import PATIENT
 from costmodel.model import CostModel, RandomModel
 from data.store import Store
 from experiments.files import read_results, write_machine, write_results
 from experiments.kernels import geometric_mean
 from experiments.replayed import load_prior
+from experiments.tpe import TPESearch, import_optuna
 from ir.errors import UserError
 from ir.files import make_directory
 from ir.task import task
@@ -39,6 +41,7 @@ from search.tuner import SearchFactory, TuneOptions, Tuner
 from tilewright import api
 
 ROUNDS = "rounds.csv"
+AFTER = (16, 32, 64, 128, 256)  # trials
 
 MakeLearner = Callable[[Target, int], Learner]  # of the machine and a seed
 
@@ -77,19 +80,21 @@ class Config:
         "conv2d:n=1,c=96,h=46,w=46,k=24,r=3,s=3,stride=1,pad=1,groups=1,dilation=1,layout=nhwc,epilogue=none",
         "conv2d:n=1,c=192,h=46,w=46,k=192,r=5,s=5,stride=1,pad=2,groups=192,dilation=1,layout=nhwc,epilogue=bias",
     )
-    seeds: tuple[int, ...] = (0, 1)
-    learned_trials: int = 128
-    random_trials: int = 512
+    seeds: tuple[int, ...] = (0, 1, 2)
+    prior_trials: int = 256
+    other_trials: int = 128
+    random_trials: int = 256
     batch: int = 16
 
     def methods(self, prior: CostModel | None) -> dict[str, Method]:
         found = {
-            "learned": Method(EvolutionarySearch, scratch, self.learned_trials, self.batch),
-            "annealing": Method(AnnealingSearch, scratch, self.learned_trials, self.batch),
-            "genetic": Method(GeneticSearch, no_learner, self.learned_trials, self.batch),
+            "learned": Method(EvolutionarySearch, scratch, self.other_trials, self.batch),
+            "annealing": Method(AnnealingSearch, scratch, self.other_trials, self.batch),
+            "genetic": Method(GeneticSearch, no_learner, self.other_trials, self.batch),
+            "tpe": Method(TPESearch, no_learner, self.other_trials, self.batch),
             "random": Method(RandomSearch, no_learner, self.random_trials, 64),
         }
-        return found if prior is None else {"prior": Method(EvolutionarySearch, with_prior(prior), self.learned_trials, self.batch), **found}
+        return found if prior is None else {"prior": Method(EvolutionarySearch, with_prior(prior), self.prior_trials, self.batch), **found}
 
 
 CONFIG = Config()
@@ -98,14 +103,15 @@ CONFIG = Config()
 def run(config: Config, output: Path, model: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure everything and write results.csv and rounds.csv, which are also what is returned; the rows of a run are there when the run is done.
 
-    `UserError` where the model has learned from any of the tasks.
+    `UserError` where the model has learned from any of the tasks, or Optuna is missing.
     """
-    make_directory(output)
     machine = detect_machine()
     methods = config.methods(None if model is None else load_prior(model, config.tasks))
+    import_optuna()
+    make_directory(output)
     write_machine(output, machine.to_json())
     results, rounds = pd.DataFrame(), pd.DataFrame()
-    with LiveRunner(machine.target) as runner:
+    with LiveRunner(machine.target, timing=PATIENT) as runner:
         for text in config.tasks:
             for seed in config.seeds:  # methods take turns, so that drift of the machine hits all alike
                 for name, method in methods.items():
@@ -141,13 +147,13 @@ def _named(rows: pd.DataFrame, text: str, method: str, seed: int) -> pd.DataFram
 
 
 def summary(results: pd.DataFrame) -> pd.DataFrame:
-    """Per task: the best of each method (mean over seeds), and what learned search, or "prior" where there is one, reached over what the others reached."""
-    reached = results.groupby(["task", "method", "seed"], as_index=False)["best_gflops"].max()
-    final = reached.pivot_table(index="task", columns="method", values="best_gflops")
-    first = "prior" if "prior" in final else "learned"
-    for other in [name for name in final.columns if name != first]:
-        final[f"{first} / {other}"] = final[first] / final[other]
-    return final
+    """Per method, the share of the best that any run of a task found which it had reached after so many trials: geometric means over tasks and seeds. NaN for
+    more trials than it had."""
+    ever = results.groupby("task")["best_gflops"].transform("max")
+    share = results.assign(share=results["best_gflops"] / ever).set_index("trial").groupby(["method", "task", "seed"], sort=False)["share"]
+    reached = pd.DataFrame({n: share.apply(lambda run, n=n: run.get(n - 1, float("nan"))) for n in AFTER})
+    table = reached.groupby("method", sort=False).agg(lambda shares: geometric_mean(shares) if shares.notna().all() else float("nan"))
+    return table.rename_axis(columns="trials")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -166,16 +172,9 @@ def main(arguments: list[str] | None = None) -> int:
     from experiments.search_efficiency_figure import draw
 
     draw(results, rounds, options.output / "search_efficiency.png")
-    table = summary(results)
-    print(table.round(2).to_string())
-    for column in [name for name in table.columns if "/" in name]:
-        print(f"{column}: {geometric_mean(table[column]):.3f} with {_trials(results, column)} trials (geometric mean over {len(table)} tasks)")
+    print(f"share of the best of all, after so many trials (geometric means over {results['task'].nunique()} tasks and {results['seed'].nunique()} seeds)")
+    print(summary(results).round(3).to_string())
     return 0
-
-
-def _trials(results: pd.DataFrame, column: str) -> str:
-    """Of both methods, as in `128 and 1024`."""
-    return " and ".join(str(int(results.loc[results["method"] == name, "trial"].max()) + 1) for name in column.split(" / "))
 
 
 if __name__ == "__main__":

@@ -10,14 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from experiments.figure_parts import BLUE, GREEN, GREY, ORANGE, VERMILION
+from experiments.figure_parts import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
 
-COLOURS = {"prior": VERMILION, "learned": BLUE, "annealing": ORANGE, "genetic": GREEN, "random": GREY}  # as in `experiments.simulation_figure`
+COLOURS = {"prior": VERMILION, "learned": BLUE, "annealing": ORANGE, "genetic": GREEN, "tpe": PURPLE, "random": GREY}  # as in `experiments.simulation_figure`
 TITLES = {
     "prior": "evolutionary search, model trained before",
     "learned": "evolutionary search, model from scratch",
     "annealing": "simulated annealing, model from scratch",
     "genetic": "genetic algorithm without a model",
+    "tpe": "Optuna's TPE",
     "random": "random search",
 }
 

@@ -31,7 +31,9 @@ from search.strategy import Seen
 from search.tuner import Runner
 
 TURN = 96  # trials: sketches, reference and extractors of a task are made anew in each, which takes as long as some ten trials
+TURN_SHARE = 0.5  # or so many of those that the task has, if these are more: its records are read anew, too
 BATCH = 24  # trials of a search after which its model learns
+BATCH_SHARE = 0.1  # or so many of what it knows, if these are more: a fit takes the longer the more it knows
 SAMPLE_CHUNK = 64  # candidates drawn at once; part of what a seed means
 REPEAT_SHARE = 0.02  # of all trials are measured twice
 REPEAT_GROUP = 4  # of one task: only candidates of one task are compared, so a single one says little
@@ -111,14 +113,15 @@ class Campaign:
         The search leaves alone what is still to be drawn: otherwise the good ones among the samples would be its own, and the others no fair sample.
         """
         turn = self._begin(of)
-        n_before, n_after = turn.n_trials, min(turn.n_trials + TURN, self._options.max_trials)
+        n_before = turn.n_trials
+        n_after = min(n_before + max(TURN, int(TURN_SHARE * n_before)), self._options.max_trials)
         planned = draw(turn.sketches, _half(self._options.max_trials), self._options.seed, of.key)
         fresh = [candidate for candidate in planned if candidate not in turn.measured]
         self._measure(turn, fresh[: max(min(_half(n_after) - turn.n_samples, n_after - n_before), 0)], "sample")
-        while found := self._search(turn, planned, min(n_after - turn.n_trials, BATCH)):
+        while found := self._search(turn, planned, min(n_after - turn.n_trials, max(BATCH, int(BATCH_SHARE * turn.n_trials)))):
             n_known = turn.n_trials
             self._measure(turn, found, "trial")
-            if turn.n_trials == n_known:
+            if turn.n_trials == n_known:  # no time is left
                 break
         if turn.n_trials == n_before:  # the space is used up, or the time
             self._open[of.key] = False

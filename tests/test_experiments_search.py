@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from costmodel.features import FEATURE_VERSION
 from costmodel.model import CostModel
@@ -11,10 +12,12 @@ from experiments.search_efficiency_figure import draw, short
 
 
 def test_search_efficiency(tmp_path):
-    config = search_efficiency.Config(("matmul:m=24,n=40,k=32",), (0,), learned_trials=8, random_trials=12, batch=4)
+    pytest.importorskip("optuna")
+    config = search_efficiency.Config(("matmul:m=24,n=40,k=32",), (0,), other_trials=8, random_trials=18, batch=4)
     results, rounds = search_efficiency.run(config, tmp_path)
-    assert results.groupby("method").size().to_dict() == {"learned": 8, "annealing": 8, "genetic": 8, "random": 12}
-    assert rounds.groupby("method")["n_measured"].sum().to_dict() == {"learned": 8, "annealing": 8, "genetic": 8, "random": 12}
+    n_trials = {"learned": 8, "annealing": 8, "genetic": 8, "tpe": 8, "random": 18}
+    assert results.groupby("method").size().to_dict() == n_trials
+    assert rounds.groupby("method")["n_measured"].sum().to_dict() == n_trials
     for _, run in results.groupby("method"):
         assert (np.diff(run["best_gflops"]) >= 0).all()
         assert (np.diff(run["elapsed_seconds"]) >= 0).all()
@@ -22,7 +25,18 @@ def test_search_efficiency(tmp_path):
     draw(read, pd.read_csv(tmp_path / "rounds.csv"), tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     table = search_efficiency.summary(read)
-    assert table["learned / random"].iloc[0] > 0
+    assert table.index.tolist() == list(n_trials)
+    assert table.notna().sum(axis=1).tolist() == [0, 0, 0, 0, 1]  # 16 trials, which only one method had
+    assert 0 < table.loc["random", 16] <= 1
+
+
+def test_the_summary_is_the_share_of_what_any_run_found():
+    runs = {("a", "learned", 0): (4.0, 8.0), ("a", "random", 0): (1.0, 10.0), ("b", "learned", 0): (3.0, 6.0), ("b", "random", 0): (1.0, 3.0)}
+    rows = [(*run, trial, best) for run, (first, later) in runs.items() for trial, best in [(0, first), (15, first), (31, later)]]
+    table = search_efficiency.summary(pd.DataFrame(rows, columns=["task", "method", "seed", "trial", "best_gflops"]))
+    assert table.loc["learned", [16, 32]].tolist() == pytest.approx([np.sqrt(0.4 * 0.5), np.sqrt(0.8 * 1.0)])
+    assert table.loc["random", [16, 32]].tolist() == pytest.approx([np.sqrt(0.1 / 6), np.sqrt(1.0 * 0.5)])
+    assert table[[64, 128, 256]].isna().all(axis=None)
 
 
 def test_a_model_that_knows_the_tasks_is_refused(tmp_path, capsys):

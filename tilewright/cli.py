@@ -220,6 +220,7 @@ def record(
     merge: Annotated[list[Path] | None, typer.Option(metavar="DIRECTORY", help="Add the measurements of another such directory; may be repeated.")] = None,
     max_trials: Annotated[int, typer.Option(min=2, help="Candidates of each task, those already measured included.")] = 128,
     max_seconds: Annotated[float | None, typer.Option(min=1.0, help="Time for the whole run.")] = None,
+    passes: Annotated[int | None, typer.Option(min=1, help="How often each candidate is measured, some seconds apart; 2 by default.")] = None,
     shape: ShapeOption = None,
     threads: ThreadsOption = None,
     seed: SeedOption = 0,
@@ -230,17 +231,19 @@ def record(
     from graph.suite import named_suite, target_suite
     from ir.errors import UserError
     from search.campaign import CampaignOptions
-    from tilewright.record import print_recorded, record
+    from tilewright.record import PASSES, print_recorded, record
 
     if suite is not None and (targets or shape):
         raise UserError(f"--suite {suite.value} and targets or shapes are not for one campaign: give one of them, then append the other to the same directory")
     merge_alone = bool(merge) and suite is None and not targets
-    if merge_alone and (shape or threads is not None or max_seconds is not None):
-        raise UserError("--merge without targets or --suite measures nothing, so --shape, --threads and --max-seconds are not for it")
+    if merge_alone and (shape or any(given is not None for given in (threads, max_seconds, passes))):
+        raise UserError("--merge without targets or --suite measures nothing, so --shape, --threads, --max-seconds and --passes are not for it")
     chosen = None if merge_alone else named_suite(suite.value) if suite is not None else target_suite(targets or [], parse_shapes(shape or []))
     for note in chosen.notes if chosen is not None and not quiet else ():
         print(f"note: {note}", file=sys.stderr)
-    recorded = record(chosen, out, CampaignOptions(max_trials, max_seconds, seed), merge=merge or (), threads=threads, quiet=quiet)
+    recorded = record(
+        chosen, out, CampaignOptions(max_trials, max_seconds, seed), merge=merge or (), threads=threads, passes=passes or PASSES, quiet=quiet,
+    )  # fmt: skip
     print_recorded(recorded)
     if recorded.interrupted:
         raise typer.Exit(INTERRUPTED)

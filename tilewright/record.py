@@ -47,9 +47,11 @@ class Recorded:
 
 
 def record(
-    suite: Suite | None, directory: Path, options: CampaignOptions, *, merge: Sequence[Path] = (), threads: int | None = None, quiet: bool = False
+    suite: Suite | None, directory: Path, options: CampaignOptions, *,
+    merge: Sequence[Path] = (), threads: int | None = None, passes: int = PASSES, quiet: bool = False,
 ) -> Recorded:  # fmt: skip
-    """Measure the suite into the directory, going on from what is there and in the directories to `merge`; without a suite, merge alone.
+    """Measure the suite into the directory, going on from what is there and in the directories to `merge`; without a suite, merge alone. `passes`: how often
+    each candidate is measured.
 
     Ctrl-C ends it early, with all files written. `UserError` where a directory cannot be used, or code cannot run here on so many threads.
     """
@@ -59,7 +61,7 @@ def record(
         store.append(read_measured(places).records)  # all of it is read now, so that what is damaged is found before anything is measured
         abouts = _united_abouts(places)
         _write_abouts(directory, abouts)
-        interrupted, given_up = (False, {}) if suite is None else _measure(suite, directory, store, abouts, options, threads, quiet)
+        interrupted, given_up = (False, {}) if suite is None else _measure(suite, directory, store, abouts, options, threads, passes, quiet)
         records = store.records()
         if interrupted and not records:
             raise KeyboardInterrupt
@@ -75,7 +77,7 @@ def record(
 
 
 def _measure(
-    suite: Suite, directory: Path, store: Store, abouts: Mapping[str, About], options: CampaignOptions, threads: int | None, quiet: bool
+    suite: Suite, directory: Path, store: Store, abouts: Mapping[str, About], options: CampaignOptions, threads: int | None, passes: int, quiet: bool
 ) -> tuple[bool, Mapping[str, str]]:
     """Whether Ctrl-C ended it, and why tasks were given up."""
     machine = detect_machine(api.one_thread_without_openmp(threads))
@@ -84,7 +86,7 @@ def _measure(
     here = machine_id(description)
     about = _united(abouts.get(here, About({}, {})), About(suite.sources, {str(limits.threads): limits.to_json()}))
     _write_abouts(directory, {here: about})  # now: a killed run has its tasks' sources too
-    with LiveRunner(machine.target, seed=options.seed, timing=PATIENT, passes=PASSES) as runner:
+    with LiveRunner(machine.target, seed=options.seed, timing=PATIENT, passes=passes) as runner:
         campaign = Campaign(
             suite.tasks, machine.target, runner, store, options, machine=description, versions=api.versions(), watch=_Watcher(quiet),
         )  # fmt: skip
