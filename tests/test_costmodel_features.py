@@ -390,9 +390,10 @@ def loads_of_a_step_are_exact(candidate: Candidate) -> None:
             if role == "output":
                 continue
             total = step = 0
-            for (groups, addresses), each in zip(steps(found, accesses), by_element(found, role, quantities[f"{slot}.{role}.vector_stride"]), strict=True):
+            each_by = by_element(found, role, quantities[f"{slot}.{role}.vector_stride"])
+            for (groups, addresses), each, full in zip(steps(found, accesses), each_by, in_full_tiles(found, role), strict=True):
                 total += len(np.unique(np.column_stack([groups, addresses]), axis=0)) * each
-                step = max(step, most_distinct(groups, addresses) * each)
+                step = max(step, most_distinct(groups, addresses) * each * full)
             if found.is_guarded or (found.is_confined and (found.stage.tables or not found.stage.reduce)):
                 assert step <= quantities[f"{slot}.{role}.loads"]
                 assert total <= quantities[f"{slot}.{role}.load_instructions"]
@@ -413,6 +414,15 @@ def by_element(found: StageTrace, role: str, vector_stride: int) -> list[int]:
     return [found.lanes if apart and not is_row(execution) else 1 for execution, _, _ in operand_loads(found, role)]
 
 
+def in_full_tiles(found: StageTrace, role: str) -> list[bool]:
+    """For the same statements, whether full register tiles execute them: what is left of a tile that is turned over is loaded by elements, of which there may be
+    more than a full one has rows."""
+    if found.stage.tables:
+        return [True]
+    rows = [is_row(execution) for execution, _, _ in operand_loads(found, role)]
+    return [row == any(rows) for row in rows]
+
+
 def is_row(execution: Executions) -> bool:
     """Of a register tile that is turned over."""
     return "_rows" in execution.store.buffer.name
@@ -425,7 +435,8 @@ def loads_of_an_unrolled_body_are_exact(candidate: Candidate) -> None:
         for role in operands_by_role(found.tiled):
             accesses = [(e, addresses) for e, _, addresses in operand_loads(found, role)]
             each_by = by_element(found, role, quantities.get(f"{slot}.{role}.vector_stride", 1))
-            loads += max(most_distinct(*pairs) * each for pairs, each in zip(steps(found, accesses, rolled=True), each_by, strict=True))
+            full_by = in_full_tiles(found, role)
+            loads += max(most_distinct(*pairs) * each * full for pairs, each, full in zip(steps(found, accesses, rolled=True), each_by, full_by, strict=True))
         assert found.agrees(loads, quantities[f"{slot}.loads_unrolled"])
 
 

@@ -31,8 +31,9 @@ so the data outlive changes of the features. The `.about.json` beside it says wh
 - `repeat`: a candidate (same task, sketch and row) measured once more at the end of the campaign, built anew; {share} of all, in groups of a task.
 - `final`: the end of a tuning, where the records come from one.
 
-Every candidate's result was compared with a reference. Tasks took short turns, the one with the fewest trials first. The fastest repeat is the label: threads
-and caches warm, several calls in a row, repeated until two agree; a candidate four times slower than the best is timed once. A failure is kept with its class.
+Every candidate's result was compared with a reference. Tasks took turns, the one with the fewest trials first. The fastest repeat is the label: threads and
+caches warm, several calls in a row, repeated until two agree; a candidate four times slower than the best has a single repeat, or one for each pass over its
+group, and is so known less well than the others: {single} of those that succeeded. A failure is kept with its class.
 """
 
 _AGAIN = """## Make it again
@@ -58,7 +59,7 @@ def card_text(measured: Measured, limits: Mapping[str, Mapping[str, Any]]) -> st
     by_task = Counter(record.task for record in trials)
     repeats = sum(record.kind == "repeat" for record in records)
     parts = [
-        _HEAD.format(n_candidates=f"{len(trials):,}", n_tasks=len(by_task), share=f"{repeats / max(len(trials), 1):.1%}"),
+        _HEAD.format(n_candidates=f"{len(trials):,}", n_tasks=len(by_task), share=f"{repeats / max(len(trials), 1):.1%}", single=_single_share(trials)),
         "## Machines\n\n" + "\n".join(_machines(records, limits)),
         "## Counts\n\n" + _counts(measured, trials),
         "## Repeatability\n\n" + repeatability_text(repeatability(records)),
@@ -77,6 +78,12 @@ def _commands(trials: Sequence[Record]) -> Iterable[str]:
         most[run] = max(most.get(run, 0), n_trials[record.task, record.threads])
     for (threads, seed), n in most.items():
         yield f"    tilewright record --suite standard --out DIRECTORY --max-trials {n} --threads {threads} --seed {seed}"
+
+
+def _single_share(trials: Sequence[Record]) -> str:
+    """Of the valid ones, those with one repeat."""
+    repeats = [len(record.seconds) for record in trials if record.ok]
+    return f"{repeats.count(1) / max(len(repeats), 1):.1%}"
 
 
 def repeatability_text(found: Repeatability) -> str:
