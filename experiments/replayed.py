@@ -32,7 +32,7 @@ from data.measurements import read_measured
 from data.record import Record
 from data.replay import ReplayRunner
 from experiments.command import command
-from experiments.files import write_results
+from experiments.files import write_machine, write_results
 from ir.errors import UserError
 from ir.files import make_directory
 from ir.task import Task, task
@@ -47,6 +47,7 @@ from search.learner import Learner, throughput
 from search.recorded import recorded_sketches
 from search.trust import Trust
 from search.tuner import SearchFactory
+from tilewright import api
 from tilewright.training import learned_from, training_of
 
 RUN = ["task", "method", "seed"]  # the columns that name one
@@ -137,13 +138,25 @@ class ReplayConfig(ABC):
 
 
 def run(config: ReplayConfig, output: Path) -> pd.DataFrame:
-    """Replay everything and write results.csv."""
+    """Replay everything and write results.csv, and what it was made from as machine.json."""
     make_directory(output)
     tasks = recorded_tasks(config.data, config.min_trials)
     config.methods(tasks)  # what cannot be is said before anything is replayed
     results = replay_all(tasks, partial(config.methods, tuple(tasks)), config.n_processes)
     write_results(output, results, float_format="%.6g")
+    write_machine(output, _about(config, tasks))
     return results
+
+
+def _about(config: ReplayConfig, tasks: Mapping[str, Sequence[Record]]) -> dict[str, object]:
+    """What was replayed, and the machines that it was recorded on."""
+    return {
+        "recorded_on": {records[0].setting.machine: records[0].machine for records in tasks.values()},
+        "threads": sorted({records[0].threads for records in tasks.values()}),
+        "recorded_candidates": {of: len(records) for of, records in tasks.items()},
+        "config": {name: value if isinstance(value, int | tuple) else str(value) for name, value in vars(config).items()},
+        "versions": api.versions(),
+    }
 
 
 def replay_command(name: str, description: str | None, config: ReplayConfig, report: Callable[[Path], str], arguments: Sequence[str] | None = None) -> int:

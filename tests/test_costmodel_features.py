@@ -415,8 +415,8 @@ def by_element(found: StageTrace, role: str, vector_stride: int) -> list[int]:
 
 
 def in_full_tiles(found: StageTrace, role: str) -> list[bool]:
-    """For the same statements, whether full register tiles execute them: what is left of a tile that is turned over is loaded by elements, of which there may be
-    more than a full one has rows."""
+    """For the same statements, whether full register tiles execute them: what is left of a tile that is turned over is loaded by elements, and there may be
+    more of these than a full one has rows."""
     if found.stage.tables:
         return [True]
     rows = [is_row(execution) for execution, _, _ in operand_loads(found, role)]
