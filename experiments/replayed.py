@@ -154,9 +154,14 @@ def _about(config: ReplayConfig, tasks: Mapping[str, Sequence[Record]]) -> dict[
         "recorded_on": {records[0].setting.machine: records[0].machine for records in tasks.values()},
         "threads": sorted({records[0].threads for records in tasks.values()}),
         "recorded_candidates": {of: len(records) for of, records in tasks.items()},
-        "config": {name: value if isinstance(value, int | tuple) else str(value) for name, value in vars(config).items()},
+        "config": {name: _plain(value) for name, value in vars(config).items()},
         "versions": api.versions(),
     }
+
+
+def _plain(value: object) -> object:
+    """For JSON. Of a file its name: where it lay says nothing to others."""
+    return value.name if isinstance(value, Path) else value if isinstance(value, int | tuple) else str(value)
 
 
 def replay_command(name: str, description: str | None, config: ReplayConfig, report: Callable[[Path], str], arguments: Sequence[str] | None = None) -> int:
