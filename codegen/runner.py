@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from types import TracebackType
 from typing import Self
 
@@ -98,17 +99,10 @@ class LiveRunner:
         results: list[Measurement] = []
         ahead = BUILDS_AHEAD * len(self._builders.workers)
         for start in range(0, len(candidates), ahead):
-            builds = self._build(task, candidates[start : start + ahead], deadline)
-            measured: list[Measurement | None] = [None] * len(builds)
-            for number in range(self._passes):
-                for i, built in enumerate(builds):
-                    if deadline is not None and time.monotonic() >= deadline:
-                        return results
-                    measured[i] = again = self._measure_again(task, built, measured[i])
-                    if number == self._passes - 1:
-                        results.append(again)
-                        if on_result is not None:
-                            on_result(len(results) - 1, again)
+            for measurement in self._measure_group(task, self._build(task, candidates[start : start + ahead], deadline), deadline):
+                results.append(measurement)
+                if on_result is not None:
+                    on_result(len(results) - 1, measurement)
         return results
 
     def remeasure(self, task: Task, candidates: Sequence[Candidate], rounds: int) -> list[Measurement]:
@@ -133,6 +127,16 @@ class LiveRunner:
             return self._builders.run([Build(task.key, c.sketch, c.row, self._target) for c in candidates], self._timeout, deadline)
         finally:
             self.build_seconds += time.perf_counter() - started
+
+    def _measure_group(self, task: Task, builds: Sequence[Answer], deadline: float | None) -> Iterator[Measurement]:
+        """Of each candidate in order, once its last pass is over; those not begun at the deadline are missing at the end."""
+        before: list[Measurement | None] = [None] * len(builds)
+        for number, i in product(range(self._passes), range(len(builds))):
+            if deadline is not None and time.monotonic() >= deadline:
+                return
+            before[i] = now = self._measure_again(task, builds[i], before[i])
+            if number == self._passes - 1:
+                yield now
 
     def _measure_again(self, task: Task, built: Answer, before: Measurement | None) -> Measurement:
         """United with what was measured before; a candidate that has failed is left alone."""

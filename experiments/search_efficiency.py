@@ -26,7 +26,7 @@ from costmodel.model import CostModel, RandomModel
 from data.store import Store
 from experiments.files import read_results, write_machine, write_results
 from experiments.kernels import geometric_mean
-from experiments.replayed import load_prior
+from experiments.replayed import best_after, load_prior
 from experiments.tpe import TPESearch, import_optuna
 from ir.errors import UserError
 from ir.files import make_directory
@@ -149,9 +149,8 @@ def _named(rows: pd.DataFrame, text: str, method: str, seed: int) -> pd.DataFram
 def summary(results: pd.DataFrame) -> pd.DataFrame:
     """Per method, the share of the best that any run of a task found which it had reached after so many trials: geometric means over tasks and seeds. NaN for
     more trials than it had."""
-    ever = results.groupby("task")["best_gflops"].transform("max")
-    share = results.assign(share=results["best_gflops"] / ever).set_index("trial").groupby(["method", "task", "seed"], sort=False)["share"]
-    reached = pd.DataFrame({n: share.apply(lambda run, n=n: run.get(n - 1, float("nan"))) for n in AFTER})
+    share = results["best_gflops"] / results.groupby("task")["best_gflops"].transform("max")
+    reached = best_after(results.assign(trial=results["trial"] + 1, best_share=share), AFTER)
     table = reached.groupby("method", sort=False).agg(lambda shares: geometric_mean(shares) if shares.notna().all() else float("nan"))
     return table.rename_axis(columns="trials")
 

@@ -119,10 +119,7 @@ class Campaign:
         fresh = [candidate for candidate in planned if candidate not in turn.measured]
         self._measure(turn, fresh[: max(min(_half(n_after) - turn.n_samples, n_after - n_before), 0)], "sample")
         while found := self._search(turn, planned, min(n_after - turn.n_trials, max(BATCH, int(BATCH_SHARE * turn.n_trials)))):
-            n_known = turn.n_trials
             self._measure(turn, found, "trial")
-            if turn.n_trials == n_known:  # no time is left
-                break
         if turn.n_trials == n_before:  # the space is used up, or the time
             self._open[of.key] = False
 
