@@ -90,7 +90,10 @@ def _measure(
         campaign = Campaign(
             suite.tasks, machine.target, runner, store, options, machine=description, versions=api.versions(), watch=_Watcher(quiet),
         )  # fmt: skip
-        return campaign.run(), campaign.given_up
+        interrupted = campaign.run()
+    if not quiet:
+        print(f"{runner.waited_seconds:.1f} s went to waiting until threads were near each other", file=sys.stderr)
+    return interrupted, campaign.given_up
 
 
 def _united_abouts(places: Sequence[Path]) -> dict[str, About]:
