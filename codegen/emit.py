@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from codegen.control import declare
 from codegen.functions import erf, exponential, logarithm, sigmoid, tanh
 from codegen.integers import ELEMENTS, cast, integer_function, is_not_zero
 from codegen.power import power
@@ -80,7 +81,7 @@ def _emit_function(module: ir.Module, nest: Nest, lanes: int, threads: int) -> N
             raise InternalError(f"{nest.name}: only parallel loops of constant extent stand at the outermost level")
         worker = _emit_worker(module, nest, statement, f"{nest.name}_{number}", lanes, threads > 1)
         if threads > 1 and statement.extent > 1:
-            parallel = _declare(module, "GOMP_parallel", ir.VoidType(), [POINTER, POINTER, I32, I32])
+            parallel = declare(module, "GOMP_parallel", ir.VoidType(), [POINTER, POINTER, I32, I32])
             builder.call(parallel, [worker, function.args[0], I32(min(threads, statement.extent)), I32(0)])
         else:
             builder.call(worker, [function.args[0]])
@@ -97,8 +98,8 @@ def _emit_worker(module: ir.Module, nest: Nest, loop: For, name: str, lanes: int
     low: ir.Value = I64(0)
     high: ir.Value = I64(loop.extent)
     if shared:
-        thread = builder.zext(builder.call(_declare(module, "omp_get_thread_num", I32, []), []), I64)
-        team = builder.zext(builder.call(_declare(module, "omp_get_num_threads", I32, []), []), I64)
+        thread = builder.zext(builder.call(declare(module, "omp_get_thread_num", I32, []), []), I64)
+        team = builder.zext(builder.call(declare(module, "omp_get_num_threads", I32, []), []), I64)
         low = builder.udiv(builder.mul(thread, I64(loop.extent)), team)
         high = builder.udiv(builder.mul(builder.add(thread, I64(1)), I64(loop.extent)), team)
     body = _Body(module, function, builder, lanes)
@@ -116,11 +117,6 @@ def _emit_repeat(module: ir.Module, name: str) -> None:
     body = _Body(module, function, builder, 1)
     body.loop(I64(0), function.args[1], Symbol("repetition"), lambda: body.builder.call(module.get_global(name), [function.args[0]]))
     body.builder.ret_void()
-
-
-def _declare(module: ir.Module, name: str, result: ir.Type, args: list[ir.Type]) -> ir.Function:
-    found = module.globals.get(name)
-    return found if found is not None else ir.Function(module, ir.FunctionType(result, args), name)
 
 
 class _Body:
@@ -534,22 +530,22 @@ class _Body:
 
     def masked_load(self, buffer: Buffer, pointer: ir.Value, mask: ir.Value, otherwise: float = 0.0) -> ir.Value:
         kind = self.kinds[buffer.dtype]
-        function = _declare(self.module, f"llvm.masked.load.{mangled(kind)}.p0", kind, [POINTER, I32, mask.type, kind])
+        function = declare(self.module, f"llvm.masked.load.{mangled(kind)}.p0", kind, [POINTER, I32, mask.type, kind])
         return self.builder.call(function, [pointer, I32(buffer.element_bytes), mask, splat(kind, otherwise)])
 
     def masked_store(self, buffer: Buffer, value: ir.Value, pointer: ir.Value, mask: ir.Value) -> None:
-        function = _declare(self.module, f"llvm.masked.store.{mangled(value.type)}.p0", ir.VoidType(), [value.type, POINTER, I32, mask.type])
+        function = declare(self.module, f"llvm.masked.store.{mangled(value.type)}.p0", ir.VoidType(), [value.type, POINTER, I32, mask.type])
         self.builder.call(function, [value, pointer, I32(buffer.element_bytes), mask])
 
     def gather(self, buffer: Buffer, pointer: ir.Value, stride: int, mask: ir.Value, otherwise: float) -> ir.Value:
         kind, pointers = self.kinds[buffer.dtype], self.lane_pointers(buffer, pointer, stride)
-        function = _declare(self.module, f"llvm.masked.gather.{mangled(kind)}.v{self.lanes}p0", kind, [pointers.type, I32, mask.type, kind])
+        function = declare(self.module, f"llvm.masked.gather.{mangled(kind)}.v{self.lanes}p0", kind, [pointers.type, I32, mask.type, kind])
         return self.builder.call(function, [pointers, I32(buffer.element_bytes), mask, splat(kind, otherwise)])
 
     def scatter(self, buffer: Buffer, value: ir.Value, pointer: ir.Value, stride: int, mask: ir.Value) -> None:
         pointers = self.lane_pointers(buffer, pointer, stride)
         name = f"llvm.masked.scatter.{mangled(value.type)}.v{self.lanes}p0"
-        function = _declare(self.module, name, ir.VoidType(), [value.type, pointers.type, I32, mask.type])
+        function = declare(self.module, name, ir.VoidType(), [value.type, pointers.type, I32, mask.type])
         self.builder.call(function, [value, pointers, I32(buffer.element_bytes), mask])
 
     def lane_pointers(self, buffer: Buffer, pointer: ir.Value, stride: int) -> ir.Value:

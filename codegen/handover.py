@@ -15,6 +15,7 @@ from collections.abc import Callable
 from llvmlite import ir
 
 from codegen.build import compile_object, load_object
+from codegen.control import counted_loop, declare
 from codegen.openmp import register_openmp
 from schedule.target import Target
 
@@ -80,16 +81,14 @@ def emit_regions(threads: int) -> str:
     module = ir.Module("handover")
     nothing = ir.Function(module, ir.FunctionType(VOID, [POINTER]), "nothing")
     ir.IRBuilder(nothing.append_basic_block()).ret_void()
-    parallel = ir.Function(module, ir.FunctionType(VOID, [POINTER, POINTER, I32, I32]), "GOMP_parallel")
+    parallel = declare(module, "GOMP_parallel", VOID, [POINTER, POINTER, I32, I32])
     regions = ir.Function(module, ir.FunctionType(VOID, [I64]), "regions")
-    before, turn, after = (regions.append_basic_block(name) for name in ("before", "turn", "after"))
-    ir.IRBuilder(before).branch(turn)
-    builder = ir.IRBuilder(turn)
-    index = builder.phi(I64)
-    builder.call(parallel, [nothing, POINTER(None), I32(threads), I32(0)])
-    following = builder.add(index, I64(1))
-    index.add_incoming(I64(0), before)
-    index.add_incoming(following, turn)
-    builder.cbranch(builder.icmp_signed("<", following, regions.args[0]), turn, after)
-    ir.IRBuilder(after).ret_void()
+    builder = ir.IRBuilder(regions.append_basic_block())
+
+    def region(_index: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+        builder.call(parallel, [nothing, POINTER(None), I32(threads), I32(0)])
+        return carried
+
+    counted_loop(builder, I64(0), regions.args[0], I64(1), [], region)
+    builder.ret_void()
     return str(module)

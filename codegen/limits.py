@@ -10,7 +10,7 @@ import ctypes
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TypeAlias
@@ -21,6 +21,7 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from codegen.build import LoadedCode, compile_object, load_object
+from codegen.control import counted_loop, declare
 from codegen.machine import Machine, check_cpu, detect_machine
 from codegen.openmp import register_openmp
 from codegen.timing import Run, Timing, time_in_turns
@@ -258,8 +259,8 @@ def emit_kernels(lanes: int, chains: int, threads: int) -> str:
 
 def _emit_team(module: ir.Module, share: ir.Function, name: str, threads: int) -> None:
     """`<name>_all`: its share in every thread of a team."""
-    thread_num, num_threads = (_declare(module, each, I32, []) for each in ("omp_get_thread_num", "omp_get_num_threads"))
-    parallel = _declare(module, "GOMP_parallel", VOID, [POINTER, POINTER, I32, I32])
+    thread_num, num_threads = (declare(module, each, I32, []) for each in ("omp_get_thread_num", "omp_get_num_threads"))
+    parallel = declare(module, "GOMP_parallel", VOID, [POINTER, POINTER, I32, I32])
     task = ir.Function(module, ir.FunctionType(VOID, [POINTER]), f"{name}_task")
     task.linkage = "internal"
     builder = ir.IRBuilder(task.append_basic_block())
@@ -282,7 +283,7 @@ def _emit_share(share: ir.Function, name: str, lanes: int, chains: int) -> None:
     low, high = (builder.udiv(builder.mul(end, values["parts"]), team) for end in (thread, builder.add(thread, I64(1))))
 
     def repeat(_: ir.Value, accumulators: list[ir.Value]) -> list[ir.Value]:
-        return _emit_loop(builder, low, high, I64(1), accumulators, treat)
+        return counted_loop(builder, low, high, I64(1), accumulators, treat)
 
     def treat(index: ir.Value, accumulators: list[ir.Value]) -> list[ir.Value]:
         start = builder.mul(index, values["stride"])
@@ -292,9 +293,9 @@ def _emit_share(share: ir.Function, name: str, lanes: int, chains: int) -> None:
             sources, destinations = ([builder.gep(base, [I64(k)], source_etype=vector) for k in range(chains)] for base in at)
             return _emit_turn(builder, name, vector, sources, destinations, accumulators)
 
-        return _emit_loop(builder, I64(0), values["elements"], I64(lanes * chains), accumulators, turn)
+        return counted_loop(builder, I64(0), values["elements"], I64(lanes * chains), accumulators, turn)
 
-    accumulators = _emit_loop(builder, I64(0), values["repeats"], I64(1), [splat(vector, number) for number in numbers], repeat)
+    accumulators = counted_loop(builder, I64(0), values["repeats"], I64(1), [splat(vector, number) for number in numbers], repeat)
     for k, accumulator in enumerate(accumulators):  # stored, or LLVM would leave the work out
         place = builder.add(builder.mul(thread, I64(chains)), I64(k))
         builder.store(accumulator, builder.gep(values["destination"], [place], source_etype=vector))
@@ -308,7 +309,7 @@ def _emit_turn(
     match name:
         case "fma":
             # fmuladd is a multiply and an add on the few CPUs that cannot fuse them. x/2 + 1/2 tends to 1: neither infinite nor denormal.
-            fma, half = _declare(builder.module, f"llvm.fmuladd.v{vector.count}f32", vector, [vector] * 3), splat(vector, 0.5)
+            fma, half = declare(builder.module, f"llvm.fmuladd.v{vector.count}f32", vector, [vector] * 3), splat(vector, 0.5)
             return [builder.call(fma, [accumulator, half, half]) for accumulator in accumulators]
         case "read":
             # "or" is the cheapest instruction that uses what is loaded.
@@ -320,31 +321,3 @@ def _emit_turn(
             for destination in destinations:
                 builder.store(splat(vector, 1.0), destination)
     return accumulators
-
-
-def _emit_loop(
-    builder: ir.IRBuilder,
-    low: ir.Value,
-    high: ir.Value,
-    step: ir.Value,
-    carried: list[ir.Value],
-    body: Callable[[ir.Value, list[ir.Value]], list[ir.Value]],
-) -> list[ir.Value]:
-    """`for i in range(low, high, step): carried = body(i, carried)`, run at least once; the last `carried`."""
-    before, head, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
-    builder.branch(head)
-    builder.position_at_end(head)
-    index, *inside = (builder.phi(value.type) for value in (low, *carried))
-    for phi, value in zip((index, *inside), (low, *carried), strict=True):
-        phi.add_incoming(value, before)
-    last = body(index, inside)
-    following = builder.add(index, step)
-    for phi, value in zip((index, *inside), (following, *last), strict=True):
-        phi.add_incoming(value, builder.block)
-    builder.cbranch(builder.icmp_unsigned("<", following, high), head, after)
-    builder.position_at_end(after)
-    return last
-
-
-def _declare(module: ir.Module, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
-    return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, arguments), name)

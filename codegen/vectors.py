@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
+from codegen.control import declare
+
 F32, F64, I8, I32, I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
 
@@ -30,9 +32,7 @@ def mangled(kind: ir.Type) -> str:
 def intrinsic(builder: ir.IRBuilder, name: str, *args: ir.Value) -> ir.Value:
     """LLVM's operation of this name, for the type that all arguments and the result have."""
     kind = args[0].type
-    full = f"{name}.{mangled(kind)}"
-    function = builder.module.globals.get(full) or ir.Function(builder.module, ir.FunctionType(kind, [kind] * len(args)), full)
-    return builder.call(function, args)
+    return builder.call(declare(builder.module, f"{name}.{mangled(kind)}", kind, [kind] * len(args)), args)
 
 
 def fma(builder: ir.IRBuilder, a: ir.Value, b: ir.Value | float, c: ir.Value | float) -> ir.Value:

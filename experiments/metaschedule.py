@@ -1,6 +1,7 @@
-"""Tuned kernels against TVM MetaSchedule's, on one case of each operator family, with the same number of trials and threads.
+"""Tuned kernels against TVM MetaSchedule's, on one case of each operator family, with as many threads, and as many trials or with more for TVM.
 
-    python -m experiments.metaschedule --tvm-python PYTHON [--trials 64] [--families C1D,GMM] [--output DIRECTORY] [--records FILE] [--table-only]
+    python -m experiments.metaschedule --tvm-python PYTHON [--trials 64] [--tvm-trials 64] [--families C1D,GMM]
+                                       [--output DIRECTORY] [--records FILE] [--table-only]
 
 PYTHON is an interpreter in whose environment TVM is (`pip install apache-tvm==0.27.0.post1 apache-tvm-ffi==0.1.14.post1 xgboost psutil cloudpickle tornado`);
 it need not be ours. For each case we tune, then TVM tunes, then the two best kernels take turns, one process idle while the other is timed. Writes
@@ -60,7 +61,8 @@ class Config:
 
     families: tuple[str, ...] = tuple(FAMILIES)
     shape: int = 2
-    trials: int = 64  # a case, for each of the two
+    trials: int = 64  # a case
+    tvm_trials: int = 64
     trials_per_round: int = 16
     build_timeout_seconds: float = 30.0  # MetaSchedule's own; on a machine with much else to do, everything would time out
     threads: int | None = None  # None: as many as the machine has
@@ -197,7 +199,7 @@ def compare(
     ours = our_contender("tuned", Problem(of, random_inputs(of.key, SEED), threads), tuned, target)
     job = {
         "task": of.key,
-        "trials": config.trials,
+        "trials": config.tvm_trials,
         "trials_per_round": config.trials_per_round,
         "build_timeout_seconds": config.build_timeout_seconds,
         "threads": threads,
@@ -307,10 +309,13 @@ def _summary(compared: pd.DataFrame) -> str:
     slowest = compared.sort_values("ratio").iloc[0]
     ours, theirs = compared["tuning_seconds"].sum(), compared["tvm_tuning_seconds"].sum()
     versions = ", ".join(sorted(set(compared["apache_tvm"].astype(str))))
+    # With fewer trials than TVM it is enough not to be slower.
+    equal = compared["trials"].sum() >= compared["tvm_trials"].sum()
+    mean_wanted, tuning_wanted = (f"; wanted: {MEAN_RATIO}", f" (wanted: {TUNING_RATIO:g})") if equal else ("", "")
     return (
         f"{len(compared)} cases against MetaSchedule of TVM {versions}: {geometric_mean(compared['ratio']):.2f} × its speed "
-        f"(geometric mean; wanted: {MEAN_RATIO}); the slowest {slowest['ratio']:.2f} × ({slowest['family']}), {(compared['ratio'] < CASE_RATIO).sum()} slower "
-        f"than TVM (wanted: none). Tuning took {ours:.0f} s, TVM's {theirs:.0f} s: {theirs / ours:.1f} × less (wanted: {TUNING_RATIO:g})."
+        f"(geometric mean{mean_wanted}); the slowest {slowest['ratio']:.2f} × ({slowest['family']}), {(compared['ratio'] < CASE_RATIO).sum()} slower "
+        f"than TVM (wanted: none). Tuning took {ours:.0f} s, TVM's {theirs:.0f} s: {theirs / ours:.1f} × less{tuning_wanted}."
     )
 
 
@@ -338,13 +343,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("experiments/results/metaschedule"))
     parser.add_argument("--records", type=Path, help="records to append to, by default records.db in the output directory; must have no trials of the cases")
     parser.add_argument("--families", help=f"only these, of {','.join(FAMILIES)}")
-    parser.add_argument("--trials", type=int, default=CONFIG.trials, help="a case, for each of the two")
+    parser.add_argument("--trials", type=int, default=CONFIG.trials, help="of a case")
+    parser.add_argument("--tvm-trials", type=int, help="TVM's, by default as many")
     parser.add_argument("--table-only", action="store_true", help="make the table from an earlier results.csv")
     given = parser.parse_args(arguments)
     if given.tvm_python is None and not given.table_only:
         parser.error("--tvm-python is needed to tune with TVM")
     try:
-        config = replace(CONFIG, families=chosen_families(given.families, tuple(FAMILIES)), trials=given.trials)
+        config = replace(
+            CONFIG,
+            families=chosen_families(given.families, tuple(FAMILIES)),
+            trials=given.trials,
+            tvm_trials=given.trials if given.tvm_trials is None else given.tvm_trials,
+        )
         if not given.table_only:
             run(config, given.output, given.tvm_python, given.records)
         text = table(read_results(given.output))

@@ -27,7 +27,7 @@ if "--versions" in sys.argv:
     print({json.dumps(VERSIONS)!r})
     sys.exit()
 job = json.loads(sys.stdin.readline())
-assert job["trials"] == 2, job
+assert job["trials"] == 8, job
 DIE
 print({json.dumps(ANSWER)!r}, flush=True)
 for line in sys.stdin:
@@ -51,7 +51,7 @@ def tiny(monkeypatch):
     """A configuration of two small cases."""
     monkeypatch.setitem(FAMILIES, "TBG", replace(FAMILIES["TBG"], shapes=((8, 2, 4),)))
     monkeypatch.setitem(FAMILIES, "NRM", replace(FAMILIES["NRM"], shapes=((8, 8),)))
-    return Config(families=("TBG",), shape=0, trials=2, rounds=2, turn_seconds=0.001)
+    return Config(families=("TBG",), shape=0, trials=2, tvm_trials=8, rounds=2, turn_seconds=0.001)
 
 
 # --- cases ----------------------------------------------------------------------------------------------------------
@@ -135,6 +135,8 @@ def test_a_tiny_run(tmp_path, tiny):
     assert str(tmp_path) not in json.dumps(machine)
     text = table(read)
     assert "1 cases against MetaSchedule of TVM 9.8.7: " in text
+    assert "wanted: 1.5" not in text  # which is said of as many trials
+    assert "wanted: 1.5" in table(read.assign(trials=8))
     assert "| TBG | transpose, batched product | einsum:" in text
 
     with pytest.raises(UserError, match=r"already has trials of einsum:.*; name another file with --records"):
@@ -176,4 +178,4 @@ def test_tvm_itself(tmp_path, tiny):
     metaschedule.run(replace(tiny, build_timeout_seconds=300.0), tmp_path, os.environ["TVM_PYTHON"], tune=tune_little)
     read = pd.read_csv(tmp_path / "results.csv")
     assert read["tvm_failure"].isna().all()
-    assert (read["tvm_trials"] == 2).all()
+    assert (read["tvm_trials"] == 8).all()

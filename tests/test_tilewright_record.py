@@ -1,6 +1,7 @@
 """`tilewright record`: live on tiny tasks, killed, resumed, and what it leaves behind."""
 
 import json
+import shlex
 import signal
 import time
 
@@ -15,6 +16,7 @@ from data.record import machine_id
 from data.store import Store
 from graph.suite import target_suite
 from ir.errors import UserError
+from ir.task import task
 from search.campaign import CampaignOptions
 from tilewright.record import _united, print_recorded, record
 
@@ -62,9 +64,15 @@ def test_the_card_says_what_is_there(measured):
         "| operator matmul | 1 | 12 |",
         "## Repeatability",
         "GFLOP/s on one thread",
-        "    tilewright record --suite standard --out DIRECTORY --max-trials 12 --threads 1 --seed 0\n",
     ):
         assert text in card
+
+
+def test_the_card_has_a_command_that_makes_it_again(measured):
+    (command,) = [line for line in (measured / "README.md").read_text().splitlines() if "tilewright record" in line and line.startswith("    ")]
+    _, _, *targets = shlex.split(command)[: 2 + len(TASKS)]
+    assert sorted(targets) == sorted(task(text).key for text in TASKS)
+    assert command.endswith(" --out DIRECTORY --max-trials 12 --threads 1 --seed 0")
 
 
 def test_it_goes_on_from_the_parquet_file_alone(measured, tmp_path):

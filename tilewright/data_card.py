@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from data.repeatability import Repeatability, repeatability
 from ir.files import write_file
 
 CARD = "README.md"
+MAX_TARGETS = 20  # so many tasks were named one by one; more are the standard suite
 
 _HEAD = """# Measured candidates
 
@@ -40,7 +42,7 @@ _AGAIN = """## Make it again
 
 {commands}
 
-(or with the targets that the table above names instead of the suite) goes on where it was stopped, and appends where more trials or other tasks are asked.
+goes on where it was stopped, and appends where more trials or other tasks are asked.
 The same seed draws the same samples; what the search asks for depends on what was measured.
 """
 
@@ -70,6 +72,8 @@ def card_text(measured: Measured, limits: Mapping[str, Mapping[str, Any]]) -> st
 
 def _commands(trials: Sequence[Record]) -> Iterable[str]:
     """One for each number of threads and seed, in the order in which they were given: the trials that a later one asks for count those of the earlier."""
+    tasks = sorted({record.task for record in trials})
+    targets = "--suite standard" if len(tasks) > MAX_TARGETS else " ".join(shlex.quote(task) for task in tasks)
     n_trials: Counter[tuple[str, int]] = Counter()
     most: dict[tuple[int, int], int] = {}
     for record in trials:
@@ -77,7 +81,7 @@ def _commands(trials: Sequence[Record]) -> Iterable[str]:
         run = (record.threads, record.seed)
         most[run] = max(most.get(run, 0), n_trials[record.task, record.threads])
     for (threads, seed), n in most.items():
-        yield f"    tilewright record --suite standard --out DIRECTORY --max-trials {n} --threads {threads} --seed {seed}"
+        yield f"    tilewright record {targets} --out DIRECTORY --max-trials {n} --threads {threads} --seed {seed}"
 
 
 def _single_share(trials: Sequence[Record]) -> str:
