@@ -1,4 +1,4 @@
-"""What a model trained before leaves unexplained, learned from a few measurements of new tasks."""
+"""What a prior (a model trained before, or the roofline) leaves unexplained, learned from a few measurements of new tasks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Self
 
 from numpy.typing import ArrayLike
 
-from costmodel.model import CostModel, Scores
+from costmodel.model import CostModel, Ranker, Scores
 
 
 class ResidualModel:
@@ -16,7 +16,7 @@ class ResidualModel:
     (Appending them to the booster itself would do the same, but cost a prediction by all trees of the prior at every fit, and leave no way to weigh the two.)
     """
 
-    def __init__(self, prior: CostModel, local: CostModel) -> None:
+    def __init__(self, prior: Ranker, local: CostModel) -> None:
         self._prior, self._local = prior, local
 
     def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:

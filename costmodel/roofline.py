@@ -1,7 +1,7 @@
 """A ranker that has learned nothing and is right more often than not: the machine's own limits.
 
 Its score is the share of the peak that a candidate reaches if computing and moving data overlap, as the feature `program.peak_longest` estimates it
-(after Williams, Waterman and Patterson, Roofline, CACM 52, 2009). It chooses what is measured before there is anything to learn from.
+(after Williams, Waterman and Patterson, Roofline, CACM 52, 2009). It chooses what is measured before there is anything to learn from, and has a say afterwards.
 """
 
 from __future__ import annotations

@@ -94,11 +94,15 @@ class Recording:
             raise UserError(f"none of the {len(records)} measurements of {of.key} is of a candidate that this version knows and that is valid")
         return cls(of, target, known, runner, RecordedFeatures(whole, known, target), best)
 
-    def learner(self, seed: int, *, prior: CostModel | None = None, draft: bool = True, trust: Trust | None = None) -> Learner:
-        """Learns from scratch, drafted by the roofline or not; with a `prior`, what that leaves unexplained."""
+    def learner(self, seed: int, *, prior: CostModel | None = None, trust: Trust | None = None) -> Learner:
+        """Learns from scratch; with a `prior`, what that leaves unexplained."""
         if prior is not None:
             return Learner.with_prior(prior, self.target, seed, trust=trust, make_describe=self._describe)
-        return Learner.from_scratch(self.target, seed, draft=draft, make_describe=self._describe)
+        return Learner.from_scratch(self.target, seed, make_describe=self._describe)
+
+    def learner_alone(self, seed: int) -> Learner:
+        """Learns from scratch, without the roofline."""
+        return Learner(CostModel(seed=seed), self.target, make_describe=self._describe)
 
     def no_learner(self, seed: int) -> Learner:
         """For searches that take no notice of scores."""

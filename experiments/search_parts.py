@@ -14,19 +14,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from scipy import stats
 
 from costmodel.model import CostModel
 from experiments.files import read_results
+from experiments.paired import differences, draw_differences
 from experiments.replayed import EVOLUTION, Method, Recording, ReplayConfig, best_after, load_prior, replay_command
 from search.evolution import EvolutionarySearch, EvolutionOptions
 from search.learner import Learner
 from search.trust import Trust
 
 FULL, PRIOR = "full search", "with a prior"
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -37,13 +35,11 @@ class Config(ReplayConfig):
     def methods(self, tasks: Iterable[str]) -> dict[str, Method]:
         found = {
             FULL: self._method(),
-            "no roofline draft": replace(self._method(), learner=partial(Recording.learner, draft=False)),
+            "no roofline": replace(self._method(), learner=Recording.learner_alone),
             "any number share a register tile": self._method(alike=sys.maxsize),
-            "no crossover": self._method(mutation=1.0),
+            "no crossover": self._method(crossover=0.0),
             "no elites": self._method(elites=0),
             "no random share": self._method(epsilon=0.0),
-            "coordinate descent, a quarter of a batch": self._method(descent=0.25),
-            "coordinate descent, half a batch": self._method(descent=0.5),
             "batches of 8": replace(self._method(), batches=(8,)),
             "batches of 32": replace(self._method(), batches=(32,)),
             "batches of 4, 4, 8, 16, 32": replace(self._method(), batches=(4, 4, 8, 16, 32)),
@@ -73,27 +69,19 @@ def baseline(method: str) -> str:
     return PRIOR if method.startswith(PRIOR) else FULL
 
 
-def differences(results: pd.DataFrame, trials: Sequence[int]) -> pd.DataFrame:
-    """How much more a method (rows) has reached after so many trials than its baseline with the same tasks and seeds: mean over tasks and seeds, and half the
-    confidence interval of it over seeds, on these tasks (columns: trials, and "mean" or "half")."""
-    by_run = best_after(results, trials).groupby(["method", "seed"]).mean()  # over tasks
-    found = {}
-    for method in dict.fromkeys(results["method"]):
-        if method != baseline(method):
-            paired = by_run.loc[method] - by_run.loc[baseline(method)]
-            n = len(paired)
-            half = stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1) * paired.std() / np.sqrt(n)
-            found[method] = pd.concat({"mean": paired.mean(), "half": half}).swaplevel()
-    return pd.DataFrame(found).T
+def gains(results: pd.DataFrame, trials: Sequence[int]) -> pd.DataFrame:
+    """How much more a method has reached after so many trials than its baseline with the same tasks and seeds, in percentage points of the best recorded:
+    `experiments.paired.differences` of the means over tasks."""
+    by_run = best_after(results, trials).groupby(["method", "seed"], sort=False).mean()
+    return differences(100 * by_run, baseline)
 
 
 def report(output: Path) -> str:
-    from experiments.search_parts_figure import draw
-
-    table = differences(read_results(output), CONFIG.trials)
-    draw(table, output / "search_parts.png")
+    table = gains(read_results(output), CONFIG.trials)
+    compared = "less that of the full search; fixed shares: less that of a share that moves"
+    draw_differences(table, output / "search_parts.png", f"Best so far over best recorded, {compared}", "percentage points")
     meaning = "percentage points of the best recorded, against the full search, for fixed shares against one that moves; half: of the 95 % confidence interval"
-    return f"{(100 * table).round(2).to_string()}\n{meaning}"
+    return f"{table.round(2).to_string()}\n{meaning}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

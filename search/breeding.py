@@ -11,8 +11,9 @@ from schedule.space import Population, Space
 from search.strategy import Rows, Scores
 
 
-def breed(sketches: Sequence[Sketch], rows: Rows, scores: Mapping[int, Scores], n: int, mutation: float, rng: np.random.Generator) -> Rows:
-    """Up to n valid children; better parents are drawn more often. `mutation`: share of children by mutation, the rest by crossover."""
+def breed(sketches: Sequence[Sketch], rows: Rows, scores: Mapping[int, Scores], n: int, rng: np.random.Generator, crossover: float = 0.0) -> Rows:
+    """Up to n valid children; better parents are drawn more often. `crossover`: share of children of two parents; the
+    others are mutants."""
     owner = np.concatenate([np.full(len(X), i) for i, X in rows.items()])
     place = np.concatenate([np.arange(len(X)) for X in rows.values()])
     flat = np.concatenate([scores[i] for i in rows])
@@ -24,13 +25,13 @@ def breed(sketches: Sequence[Sketch], rows: Rows, scores: Mapping[int, Scores], 
     for i, X in rows.items():
         own = X[place[parents[owner[parents] == i]]]
         if len(own):
-            bred[i] = _children(sketches[i].space, own, mutation, rng)
+            bred[i] = _children(sketches[i].space, own, rng, crossover)
     return bred
 
 
-def _children(space: Space, parents: Population, mutation: float, rng: np.random.Generator) -> Population:
+def _children(space: Space, parents: Population, rng: np.random.Generator, crossover: float) -> Population:
     mates = parents[rng.permutation(len(parents))]
-    mutated = rng.random(len(parents)) < mutation
+    mutated = rng.random(len(parents)) >= crossover
     children = np.empty_like(parents)
     children[mutated] = space.mutate(parents[mutated], rng)
     children[~mutated] = space.crossover(parents[~mutated], mates[~mutated], rng)

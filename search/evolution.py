@@ -1,8 +1,7 @@
 """Evolutionary search over the cost model's scores, as in Ansor (Zheng et al., OSDI 2020, section 5.1).
 
-A population of random rows and measured elites is bred for a few generations; the best rows that came up, and a share of random
-ones, are measured. All sketches of a task compete in one population. Once that finds nothing better any more, a share of each batch may be coordinate descent,
-as in Droplet search (Canesche et al., "The Droplet Search Algorithm for Kernel Scheduling", ACM TACO 2024): the neighbours of the best measured row.
+A population of random rows and measured elites is bred for a few generations; the best rows that came up, and a share of random ones, are measured. All
+sketches of a task compete in one population. What breeding is worth is measured by `experiments.breeding`.
 """
 
 from __future__ import annotations
@@ -20,14 +19,12 @@ from search.strategy import EXPLORE, Rows, Scorer, Scores, Seen, merge, sample, 
 
 @dataclass(frozen=True)
 class EvolutionOptions:
-    population: int = 2048
-    generations: int = 4
-    elites: int = 64  # measured rows that take part in breeding
-    elite_copies: int = 8  # mutants of each elite in the first generation
-    mutation: float = 0.85  # share of children by mutation, the rest by crossover
+    population: int = 512
+    generations: int = 8
+    elites: int = 32  # measured rows that take part in breeding
+    elite_copies: int = 4  # mutants of each elite in the first generation
+    crossover: float = 0.5  # share of children of two parents, the others are mutants
     epsilon: float = 0.1  # share of random candidates in a batch
-    descent: float = 0.0  # share of neighbours of the best measured row in a batch, once it has not improved for `patience` batches
-    patience: int = 2
     alike: int = 3  # candidates of a batch that may share a register tile: it decides most, and a model that errs about one errs about all
 
 
@@ -40,25 +37,16 @@ class EvolutionarySearch:
         self._sketches, self._scorer, self._rng = sketches, scorer, rng
         self._options = options or EvolutionOptions()
         self._seen = Seen(sketches, asked=set(asked))
-        self._n_stale = 0  # batches told since the best improved
 
     def tell(self, candidates: Sequence[Candidate], throughputs: Sequence[float]) -> None:
-        before = self._seen.best_throughput
         self._seen.tell(candidates, throughputs)
-        self._n_stale = 0 if self._seen.best_throughput > before else self._n_stale + 1
 
     def ask(self, n: int, explore: bool = False) -> list[Candidate]:
         n_random = int(self._rng.binomial(n, EXPLORE if explore else self._options.epsilon))
-        chosen = self._descend(min(round(self._options.descent * n), n - n_random)) if self._n_stale >= self._options.patience else []
         rows, scores = self._evolve()
-        chosen += self._seen.take(rows, scores, n - n_random - len(chosen), self._options.alike)
+        chosen = self._seen.take(rows, scores, n - n_random, self._options.alike)
         chosen += self._seen.take(rows, scores, n - n_random - len(chosen))  # where there are few register tiles
         return chosen + self._seen.take_random(n - len(chosen), self._rng)
-
-    def _descend(self, n: int) -> list[Candidate]:
-        """Up to n neighbours of the best measured row, the best-scored first."""
-        rows = {i: self._sketches[i].space.neighbours(X[0]) for i, X in self._seen.elites(1).items()}
-        return self._seen.take(rows, score_all(self._sketches, rows, self._scorer), n)
 
     def _evolve(self) -> tuple[Rows, dict[int, Scores]]:
         """All rows that came up in any generation, with their scores."""
@@ -71,7 +59,7 @@ class EvolutionarySearch:
         scores = score_all(self._sketches, rows, self._scorer)
         everything, all_scores = rows, scores
         for _ in range(self._options.generations):
-            rows = merge(breed(self._sketches, rows, scores, self._options.population, self._options.mutation, self._rng))
+            rows = merge(breed(self._sketches, rows, scores, self._options.population, self._rng, self._options.crossover))
             scores = score_all(self._sketches, rows, self._scorer)
             everything = {i: np.concatenate([X for X in (everything.get(i), rows.get(i)) if X is not None]) for i in everything.keys() | rows.keys()}
             all_scores = {i: np.concatenate([s for s in (all_scores.get(i), scores.get(i)) if s is not None]) for i in everything}

@@ -18,7 +18,7 @@ ATTEMPTS = 8  # to find children that were not measured yet, before random rows 
 @dataclass(frozen=True)
 class GeneticOptions:
     parents: int = 64  # the best measured rows, better ones more often
-    mutation: float = 0.85  # share of children by mutation, the rest by crossover
+    crossover: float = 0.15  # share of children of two parents, the others are mutants
     epsilon: float = 0.1  # share of random candidates in a batch
 
 
@@ -44,7 +44,7 @@ class GeneticSearch:
         parents = self._seen.elites(self._options.parents)
         chosen: list[Candidate] = []
         for _ in range(ATTEMPTS if parents else 0):
-            rows = breed(self._sketches, parents, self._throughputs(parents), 2 * n, self._options.mutation, self._rng)
+            rows = breed(self._sketches, parents, self._throughputs(parents), 2 * n, self._rng, self._options.crossover)
             chosen += self._seen.take(rows, {i: self._rng.random(len(X)) for i, X in rows.items()}, n - len(chosen))
             if len(chosen) == n:
                 break

@@ -1,7 +1,7 @@
 """The cost model at work in a tuning run: features of what was measured, refits, scores for the search, and its own marks.
 
-One model learns across all tasks of a run; it is judged on each batch before it learns from it. Where there is a model trained before, the prior, it learns
-what that leaves unexplained, and how much of a say it has follows from how well it does (`search.trust`).
+One model learns across all tasks of a run; it is judged on each batch before it learns from it. It learns what a prior leaves unexplained, a model trained
+before or the roofline, and how much of a say it has follows from how well it does (`search.trust`).
 """
 
 from __future__ import annotations
@@ -50,21 +50,14 @@ class _Data:
 
 
 class Learner:
-    """Scores candidates of any task by `model`, and teaches it. With a `prior`, trained before, the model's scores are added to that one's
-    (`costmodel.residual`); without one a `draft` scores alone until there is something to learn from, and has no say afterwards."""
+    """Scores candidates of any task by `model`, and teaches it. With a `prior`, which knows something before anything is measured, the model's scores are
+    added to that one's (`costmodel.residual`)."""
 
     def __init__(
-        self,
-        model: Ranker,
-        target: Target,
-        *,
-        prior: Ranker | None = None,
-        draft: Ranker | None = None,
-        trust: Trust | None = None,
-        make_describe: MakeDescribe = describer,
-    ) -> None:
+        self, model: Ranker, target: Target, *, prior: Ranker | None = None, trust: Trust | None = None, make_describe: MakeDescribe = describer,
+    ) -> None:  # fmt: skip
         """`trust`: how the say of the model moves, where it is not to do so as it does by default."""
-        self._model, self._target, self._prior, self._draft, self._make_describe = model, target, prior, draft, make_describe
+        self._model, self._target, self._prior, self._make_describe = model, target, prior, make_describe
         self._trust = trust or Trust(has_prior=prior is not None)
         self._fitted = False
         self._describe: dict[str, Describe] = {}  # by task
@@ -73,9 +66,10 @@ class Learner:
         self.seconds = 0.0  # spent in features, fits and predictions
 
     @classmethod
-    def from_scratch(cls, target: Target, seed: int, *, draft: bool = True, make_describe: MakeDescribe = describer) -> Learner:
-        """The roofline drafts, or nothing does, until there is something to learn from."""
-        return cls(CostModel(seed=seed), target, draft=RooflineModel() if draft else None, make_describe=make_describe)
+    def from_scratch(cls, target: Target, seed: int, *, make_describe: MakeDescribe = describer) -> Learner:
+        """The roofline, which has learned nothing, is the prior."""
+        prior = RooflineModel()
+        return cls(ResidualModel(prior, CostModel(seed=seed)), target, prior=prior, make_describe=make_describe)
 
     @classmethod
     def with_prior(cls, prior: CostModel, target: Target, seed: int, *, trust: Trust | None = None, make_describe: MakeDescribe = describer) -> Learner:
@@ -85,7 +79,8 @@ class Learner:
 
     @property
     def name(self) -> str:
-        return type(self._model).__name__
+        """What scores."""
+        return " + ".join(type(model).__name__ for model in (self._prior, self._model) if model is not None)
 
     @property
     def is_lost(self) -> bool:
@@ -93,7 +88,7 @@ class Learner:
         return self._trust.is_lost
 
     def scorer(self, task: Task) -> Scorer:
-        """Scores for the rows of the task's sketches; all equal where nothing was learned and there is neither prior nor draft."""
+        """Scores for the rows of the task's sketches; all equal where nothing was learned and there is no prior."""
 
         def score(sketch: Sketch, X: Population) -> Scores:
             prior, local = self._parts(task, sketch, X)
@@ -140,10 +135,10 @@ class Learner:
     @property
     def _knows(self) -> bool:
         """Whether anything says how good a candidate is."""
-        return self._fitted or self._prior is not None or self._draft is not None
+        return self._fitted or self._prior is not None
 
     def _parts(self, task: Task, sketch: Sketch, X: Population) -> tuple[Scores, Scores]:
-        """(n,) scores by what was known before tuning, and by what was learned since; the draft stands for the second until there is something."""
+        """(n,) scores by what was known before tuning, and by what was learned since."""
         prior, local = np.zeros(len(X)), np.zeros(len(X))
         if not self._knows or not len(X):
             return prior, local
@@ -151,9 +146,8 @@ class Learner:
         features = self._features(task, sketch, X)
         if self._prior is not None:
             prior += self._prior.predict(features)
-        learned = self._model if self._fitted else self._draft
-        if learned is not None:
-            local += learned.predict(features)
+        if self._fitted:
+            local += self._model.predict(features)
         self.seconds += time.perf_counter() - start
         return prior, local
 

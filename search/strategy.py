@@ -46,11 +46,6 @@ class Seen:
         self.throughputs.update(zip(candidates, throughputs, strict=True))
         self.asked.update(candidates)
 
-    @property
-    def best_throughput(self) -> float:
-        """0 where nothing was measured, or all failed."""
-        return max(self.throughputs.values(), default=0.0)
-
     def elites(self, n: int) -> Rows:
         """The best n measured rows."""
         best = sorted((c for c in self.throughputs if self.throughputs[c] > 0), key=lambda c: -self.throughputs[c])[:n]

@@ -11,7 +11,8 @@ from search_samples import known_sketches, seconds_of
 from costmodel.features import FEATURE_VERSION
 from costmodel.model import CostModel
 from costmodel.task_features import TaskFeatures
-from experiments import replayed, search_parts, search_parts_figure, simulation, simulation_figure
+from experiments import replayed, search_parts, simulation, simulation_figure
+from experiments.paired import draw_differences
 from experiments.replayed import Method, Recording, best_after, recorded_tasks, replay, steps
 from ir.errors import UserError
 from schedule.rules import sketches
@@ -89,10 +90,10 @@ def test_search_parts(tmp_path, model):
     config = search_parts.Config(RECORDS, model, 100, 2, (8, 16), TINY, n_processes=1)
     results = replayed.run(config, tmp_path)
     read = pd.read_csv(tmp_path / "results.csv")
-    table = search_parts.differences(read, config.trials)
+    table = search_parts.gains(read, config.trials)
     assert set(table.index) == set(results["method"]) - {search_parts.FULL, search_parts.PRIOR}
     assert table.notna().all(axis=None)
-    search_parts_figure.draw(table, tmp_path / "figure.png")
+    draw_differences(table, tmp_path / "figure.png", "title", "unit")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
@@ -137,10 +138,10 @@ def test_ratio_of_trials():
 
 def test_paired_differences():
     both = [results_of(**{search_parts.FULL: {"t": [0.5] * 128}, "other": {"t": [0.5] * 32 + [0.6 + 0.1 * seed] * 96}}).assign(seed=seed) for seed in (0, 1)]
-    table = search_parts.differences(pd.concat(both), (32, 64))
+    table = search_parts.gains(pd.concat(both), (32, 64))
     assert table.loc["other", (32, "mean")] == 0
-    assert table.loc["other", (64, "mean")] == pytest.approx(0.15)
-    assert table.loc["other", (64, "half")] == pytest.approx(12.706 * 0.05, rel=1e-3)  # Student's t of one degree of freedom
+    assert table.loc["other", (64, "mean")] == pytest.approx(15)
+    assert table.loc["other", (64, "half")] == pytest.approx(12.706 * 5, rel=1e-3)  # Student's t of one degree of freedom
 
 
 class TestTPE:

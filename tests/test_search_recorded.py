@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from costmodel.model import CostModel, RandomModel
+from costmodel.model import RandomModel
 from data.exchange import read
 from data.replay import ReplayRunner
 from ir.task import task
@@ -32,11 +32,15 @@ def small_evolution(known, scorer, rng):
     return EvolutionarySearch(known, scorer, rng, EvolutionOptions(population=256, generations=2, elites=16))
 
 
-def trials_to_find(n_best, model, seed, make_search=small_evolution, batch=16):
+def unlearned(target, seed):
+    return Learner(RandomModel(seed), target)
+
+
+def trials_to_find(n_best, make_learner, seed, make_search=small_evolution, batch=16):
     """Trials until `n_best` of the ten fastest recorded candidates were measured."""
     records, of, target, known = recorded()
     runner = ReplayRunner(records)
-    learner = Learner(model, target)
+    learner = make_learner(target, seed)
     search = make_search(known, learner.scorer(of), np.random.default_rng(seed))
     fastest = {Candidate(r.sketch, r.row) for r in sorted(records, key=lambda record: record.best_seconds)[:10]}
     n = n_found = 0
@@ -57,17 +61,17 @@ def trials_to_find(n_best, model, seed, make_search=small_evolution, batch=16):
 
 
 def test_learned_search_needs_fewer_recorded_trials_than_random():
-    learned = [trials_to_find(5, CostModel(seed=seed), seed) for seed in range(4)]
-    chance = [trials_to_find(5, RandomModel(seed), seed) for seed in range(4)]
+    learned = [trials_to_find(5, Learner.from_scratch, seed) for seed in range(4)]
+    chance = [trials_to_find(5, unlearned, seed) for seed in range(4)]
     assert np.mean(learned) < 0.6 * np.mean(chance)
 
 
 def test_other_searches_run_on_records_too():
-    assert trials_to_find(3, CostModel(seed=0), 0, AnnealingSearch) < len(recorded()[0])
+    assert trials_to_find(3, Learner.from_scratch, 0, AnnealingSearch) < len(recorded()[0])
 
 
 def test_the_same_seed_replays_the_same_run():
-    assert trials_to_find(3, CostModel(seed=1), 1) == trials_to_find(3, CostModel(seed=1), 1)
+    assert trials_to_find(3, Learner.from_scratch, 1) == trials_to_find(3, Learner.from_scratch, 1)
 
 
 @pytest.mark.parametrize("breed", ["sample", "mutate", "crossover"])

@@ -1,16 +1,15 @@
 """What every search must do, and what the guided ones must do better."""
 
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from search_samples import TARGET, TASK, known_sketches, seconds_of
 
 from costmodel.features import FeatureExtractor
+from costmodel.metrics import pairwise_accuracy
 from costmodel.model import CostModel
 from costmodel.residual import ResidualModel
-from costmodel.roofline import RooflineModel
 from costmodel.task_features import TaskFeatures
 from schedule.measurement import Candidate
 from search.annealing import AnnealingOptions, AnnealingSearch
@@ -92,42 +91,6 @@ def test_children_of_the_best_are_better_than_chance():
     assert bred > 1.1 * chance
 
 
-def test_a_search_that_finds_nothing_better_looks_next_to_the_best():
-    (sketch,) = known_sketches()
-    best = Candidate(sketch.name, tuple(sketch.default_row().tolist()))
-    near = {tuple(row) for row in sketch.space.neighbours(sketch.default_row()).tolist()}
-    assert len(near) > 8
-
-    def n_near(options):
-        """Neighbours of the best in each batch; nothing after the first trial is any better."""
-        search = EvolutionarySearch((sketch,), zero, np.random.default_rng(0), options)
-        search.tell([best], [1.0])
-        counts = []
-        for _ in range(3):
-            batch = search.ask(16)
-            search.tell(batch, [0.5] * len(batch))
-            counts.append(sum(candidate.row in near for candidate in batch))
-        return counts
-
-    small = replace(SMALL, elites=0, patience=2)
-    without, halves = n_near(replace(small, descent=0.0)), n_near(replace(small, descent=0.5))
-    assert halves[:2] == without[:2]
-    assert halves[2] >= 8 > without[2]
-
-
-def test_a_better_trial_ends_the_descent():
-    (sketch,) = known_sketches()
-    options = replace(SMALL, elites=0, descent=1.0, epsilon=0.0, patience=1)
-    search = EvolutionarySearch((sketch,), zero, np.random.default_rng(0), options)
-    search.tell([Candidate(sketch.name, tuple(sketch.default_row().tolist()))], [1.0])
-    search.tell(first := search.ask(4), [0.5] * 4)
-    search.tell(second := search.ask(4), [0.5, 0.5, 2.0, 0.5])
-    near = {tuple(row) for row in sketch.space.neighbours(sketch.default_row()).tolist()}
-    assert not {candidate.row for candidate in first} <= near
-    assert {candidate.row for candidate in second} <= near
-    assert not {candidate.row for candidate in search.ask(4)} <= near
-
-
 def test_merge_keeps_each_row_once():
     rng = np.random.default_rng(0)
     rows = sample(known_sketches(), 50, rng)
@@ -167,21 +130,31 @@ def test_few_of_a_batch_share_a_register_tile():
     assert tiles[tuple(liked)] > 32
 
 
-def test_a_draft_scores_until_something_was_learned():
+def test_from_scratch_the_roofline_scores_until_something_was_learned_and_has_a_say_afterwards():
     (sketch,) = known_sketches()
-    X = sketch.space.sample(64, np.random.default_rng(0))
-    learner = Learner(CostModel(n_estimators=5), TARGET, draft=RooflineModel())
-    drafted = learner.scorer(TASK)(sketch, X)
+    candidates, X, throughputs = batch_of(sketch, 64, 0)
+    learner = Learner.from_scratch(TARGET, 0)
+    score = learner.scorer(TASK)
     share = FeatureExtractor(sketch, TARGET)(X)[:, FeatureExtractor.names.index("program.peak_longest")]
-    np.testing.assert_array_equal(drafted, share)
-    assert len(np.unique(drafted)) > 8
-    candidates = [Candidate(sketch.name, tuple(row.tolist())) for row in X]
-    throughputs = list(1.0 / seconds_of(sketch, X))
+    np.testing.assert_array_equal(score(sketch, X), share)
+    assert len(np.unique(share)) > 8
     assert learner.quality(TASK, (sketch,), candidates, throughputs) is not None
     learner.observe(TASK, (sketch,), candidates, throughputs)
     learner.fit()
-    assert not np.array_equal(learner.scorer(TASK)(sketch, X), drafted)
-    assert not Learner(CostModel(), TARGET).scorer(TASK)(sketch, X).any()
+    learned = score(sketch, X) - share
+    assert len(np.unique(learned)) > 8
+    assert pairwise_accuracy(score(sketch, X), np.array(throughputs)) > pairwise_accuracy(share, np.array(throughputs))
+
+
+def test_without_a_prior_nothing_scores_until_something_was_learned():
+    (sketch,) = known_sketches()
+    candidates, X, throughputs = batch_of(sketch, 64, 0)
+    learner = Learner(CostModel(n_estimators=5), TARGET)
+    assert not learner.scorer(TASK)(sketch, X).any()
+    assert learner.quality(TASK, (sketch,), candidates, throughputs) is None
+    learner.observe(TASK, (sketch,), candidates, throughputs)
+    learner.fit()
+    assert learner.scorer(TASK)(sketch, X).any()
 
 
 def batch_of(sketch, n, seed):
