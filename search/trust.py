@@ -1,4 +1,5 @@
-"""How much a model that learns while tuning may change what a model trained before says, by how well each would have ordered what was measured.
+"""How much a model that learns while tuning may change what a prior says (a model trained before, or the roofline), by how well each would have ordered
+what was measured.
 
 The score of a candidate is prior + share · local, the local model being fitted to what the prior leaves unexplained. Every batch is scored by both before
 anyone learns from it, so the last few batches tell which share would have ordered their candidates best.
