@@ -6,7 +6,7 @@ DEMO ?= demo
 DEMO_SECONDS ?= 180
 
 FUZZ_CANDIDATES ?= 20000
-FIGURES := operators search_efficiency model_quality objectives feature_groups simulation search_parts breeding
+FIGURES := operators search_efficiency model_quality objectives feature_groups simulation search_parts breeding transfer
 
 .PHONY: demo figures fuzz test lint types imports check clean
 

@@ -28,7 +28,7 @@ from ir.task import Task, task
 from schedule.measurement import Candidate, Measurement
 from schedule.rules import sketches
 from schedule.target import Target
-from search.evolution import EvolutionarySearch
+from search.evolution import EvolutionarySearch, EvolutionOptions
 from search.learner import Learner
 from search.tuner import Progress, TuneOptions, Tuner
 
@@ -105,9 +105,10 @@ def rounds(config: Config, target: Target) -> Rows:
     start = time.perf_counter()
     learner.fit()
     fit = time.perf_counter() - start
-    search = EvolutionarySearch(known, learner.scorer(of), rng)
+    options = EvolutionOptions()
+    search = EvolutionarySearch(known, learner.scorer(of), rng, options)
     fastest, median = timed(lambda: search.ask(16), config.repeats)
-    how = f"2,048 rows, 4 generations, model of {config.known_trials} trials, {config.conv}"
+    how = f"{options.population:,} rows, {options.generations} generations, model of {config.known_trials} trials, {config.conv}"
     return [("search round", fastest, "s at best", how), ("search round", median, "s, median", how), ("fit", fit, "s", f"{config.known_trials} trials")]
 
 

@@ -4,7 +4,7 @@
 
   families  a model that has learned from no task of the family, and models that have seen the family's other tasks, by cross-validation, score the same tasks.
   sizes     tasks are halved by their work; a model of one half, and one of as many tasks of any size, score the same tasks of the other half.
-  predicted scores of tasks held out, and what was measured: a sample, as predicted.csv.
+  predicted candidates of tasks held out: where their scores stand within the task, and what was measured, as predicted.csv.
 
 Writes results.csv (a row a model and what it is judged on), predicted.csv, machine.json and transfer.png, which is made from the CSVs alone. The families of
 one seed take ten minutes for 35,000 candidates on two slow cores.
@@ -90,11 +90,13 @@ def _sizes(config: Config, data: TrainingSet, seed: int) -> Iterator[Row]:
 
 
 def _predicted(config: Config, data: TrainingSet) -> pd.DataFrame:
-    """A row a candidate: its score, and its throughput over the best of its task."""
+    """A row a candidate: the share of its task's candidates that score no higher (a score says nothing across tasks), and its throughput over their best."""
     seed = config.seeds[0]
     hold = held_out(data, "task", seed)
     scores = _model(config, seed).fit(data.X[~hold], data.y[~hold], data.names[~hold]).predict(data.X[hold])
-    found = pd.DataFrame({"score": scores, "normalized_throughput": normalized_throughput(data.y[hold], data.groups[hold])})
+    groups = data.groups[hold]
+    rank = pd.Series(scores).groupby(groups).rank(pct=True, method="max")
+    found = pd.DataFrame({"rank": rank, "normalized_throughput": normalized_throughput(data.y[hold], groups)})
     return found.sample(min(config.n_predicted, len(found)), random_state=seed)
 
 

@@ -22,12 +22,14 @@ def draw(results: pd.DataFrame, predicted: pd.DataFrame, path: Path) -> None:
     _draw_pairs(left, families, "pairwise_accuracy", "an operator family left out (number of its tasks)")
     _draw_pairs(middle, sizes, "pairwise_accuracy", "a half by size left out (tasks judged)")
     cells = right.hexbin(
-        predicted["score"], predicted["normalized_throughput"], gridsize=45, bins="log", mincnt=1, cmap="viridis", extent=(-0.05, 1.05, 0, 1), linewidths=0
+        predicted["rank"], predicted["normalized_throughput"], gridsize=45, bins="log", mincnt=1, cmap="viridis", extent=(0, 1, 0, 1), linewidths=0
     )
-    right.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
-    correlation = predicted.corr(method="spearman").iloc[0, 1]
-    right.set_title(f"{len(predicted):,} candidates of tasks never seen (rank correlation {correlation:.2f})", fontsize=9)
-    right.set_xlabel("predicted: score of the model", fontsize=8)
+    tenths = pd.cut(predicted["rank"], np.linspace(0, 1, 11))
+    medians = predicted.groupby(tenths, observed=True)["normalized_throughput"].median()
+    right.plot([tenth.mid for tenth in medians.index], medians, color=ORANGE, marker="o", markersize=4, label="median of a tenth")
+    right.legend(loc="lower right", fontsize=8)
+    right.set_title(f"{len(predicted):,} candidates of tasks never seen", fontsize=9)
+    right.set_xlabel("predicted: share of the task's candidates that score no higher", fontsize=8)
     right.set_ylabel("measured: throughput over the best of the task", fontsize=8)
     right.tick_params(labelsize=8)
     figure.colorbar(cells, ax=right).set_label("candidates in a cell", fontsize=8)
