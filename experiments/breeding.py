@@ -25,6 +25,7 @@ from codegen.machine import detect_machine
 from costmodel.features import FEATURE_VERSION
 from costmodel.model import CostModel
 from costmodel.task_features import TaskFeatures
+from experiments.command import count
 from experiments.files import read_results, write_machine, write_results
 from experiments.paired import differences, draw_differences
 from ir.errors import UserError
@@ -152,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("experiments/results/breeding"))
     parser.add_argument("--model", type=Path, help="what tilewright train wrote, by default the model that is shipped")
-    parser.add_argument("--seeds", type=int, default=CONFIG.n_seeds)
+    parser.add_argument("--seeds", type=count, default=CONFIG.n_seeds)
     parser.add_argument("--plot-only", action="store_true", help="make the figure and the table from an earlier results.csv")
     options = parser.parse_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""The command line of experiments on recorded measurements."""
+"""The command line of experiments on recorded measurements, and what other experiments' have in common with it."""
 
 from __future__ import annotations
 
@@ -36,3 +36,11 @@ def command(
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def count(text: str) -> int:
+    """A number of things of which there must be one, for `argparse`."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is too few; expected 1 or more")
+    return number

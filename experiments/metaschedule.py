@@ -33,6 +33,7 @@ from codegen.machine import Machine, allowed_cpus, detect_machine
 from codegen.process import Tail, death
 from data.record import machine_id
 from data.store import Store
+from experiments.command import count
 from experiments.files import COST_MODEL, RESULTS, read_results, write_machine, write_results
 from experiments.kernels import geometric_mean, markdown_table
 from experiments.operators import chosen_families
@@ -132,7 +133,10 @@ def tvm_versions(python: str) -> dict[str, str]:
     if done.returncode != 0:
         words = done.stderr.strip().splitlines()
         raise UserError(f"{python!r} is no Python with TVM: {words[-1] if words else f'it ended with status {done.returncode}'}")
-    versions: dict[str, str] = json.loads(done.stdout)
+    try:
+        versions: dict[str, str] = json.loads(done.stdout)
+    except ValueError:
+        raise UserError(f"{python!r} is no Python with TVM: asked for versions, it said {done.stdout[:80]!r}") from None
     return versions
 
 
@@ -343,8 +347,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("experiments/results/metaschedule"))
     parser.add_argument("--records", type=Path, help="records to append to, by default records.db in the output directory; must have no trials of the cases")
     parser.add_argument("--families", help=f"only these, of {','.join(FAMILIES)}")
-    parser.add_argument("--trials", type=int, default=CONFIG.trials, help="of a case")
-    parser.add_argument("--tvm-trials", type=int, help="TVM's, by default as many")
+    parser.add_argument("--trials", type=count, default=CONFIG.trials, help="of a case")
+    parser.add_argument("--tvm-trials", type=count, help="TVM's, by default as many")
     parser.add_argument("--table-only", action="store_true", help="make the table from an earlier results.csv")
     given = parser.parse_args(arguments)
     if given.tvm_python is None and not given.table_only:

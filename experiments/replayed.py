@@ -31,7 +31,7 @@ from costmodel.task_features import TaskFeatures
 from data.measurements import read_measured
 from data.record import Record
 from data.replay import ReplayRunner
-from experiments.command import command
+from experiments.command import command, count
 from experiments.files import write_machine, write_results
 from ir.errors import UserError
 from ir.files import make_directory
@@ -173,8 +173,8 @@ def replay_command(name: str, description: str | None, config: ReplayConfig, rep
 
     def add_options(parser: ArgumentParser) -> None:
         parser.add_argument("--model", type=Path, help="what tilewright train wrote, from other tasks")
-        parser.add_argument("--min-trials", type=int, default=config.min_trials, help="recorded, of a task that takes part")
-        parser.add_argument("--seeds", type=int, default=config.n_seeds)
+        parser.add_argument("--min-trials", type=count, default=config.min_trials, help="recorded, of a task that takes part")
+        parser.add_argument("--seeds", type=count, default=config.n_seeds)
 
     def run_changed(options: Namespace) -> None:
         run(replace(config, data=options.data, model=options.model, min_trials=options.min_trials, n_seeds=options.seeds), options.output)

@@ -74,3 +74,10 @@ def test_a_model_of_other_features_is_refused(tmp_path, capsys):
     model.save(tmp_path / "model.ubj", FEATURE_VERSION + 1, names, "")
     assert main(["--output", str(tmp_path / "none"), "--model", str(tmp_path / "model.ubj")]) == 2
     assert "features" in capsys.readouterr().err
+
+
+def test_there_must_be_a_seed(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--seeds", "0"])
+    assert ended.value.code == 2
+    assert "0 is too few; expected 1 or more" in capsys.readouterr().err

@@ -157,8 +157,13 @@ def test_a_case_that_tvm_fails_at_is_recorded_with_the_reason(tmp_path, tiny):
 
 
 def test_without_a_python_that_has_tvm_there_is_one_line_and_status_2(tmp_path, capsys):
-    missing, without = str(tmp_path / "none"), script(tmp_path / "python", f"#!{sys.executable}\nraise SystemExit(\"No module named 'tvm'\")")
-    for python, words in ((missing, "cannot be started: No such file or directory"), (without, "is no Python with TVM: No module named 'tvm'")):
+    without = script(tmp_path / "python", f"#!{sys.executable}\nraise SystemExit(\"No module named 'tvm'\")")
+    silent = script(tmp_path / "silent", f"#!{sys.executable}\n")
+    for python, words in (
+        (str(tmp_path / "none"), "cannot be started: No such file or directory"),
+        (without, "is no Python with TVM: No module named 'tvm'"),
+        (silent, "is no Python with TVM: asked for versions, it said ''"),
+    ):
         assert main(["--tvm-python", python, "--output", str(tmp_path / "output")]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ")
