@@ -10,12 +10,11 @@ and the table are made from the CSV alone. Scores are told in standard deviation
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +24,9 @@ from codegen.machine import detect_machine
 from costmodel.features import FEATURE_VERSION
 from costmodel.model import CostModel
 from costmodel.task_features import TaskFeatures
-from experiments.command import count
+from experiments.command import command, count
 from experiments.files import read_results, write_machine, write_results
-from experiments.paired import differences, draw_differences
-from ir.errors import UserError
+from experiments.paired import differences
 from ir.files import make_directory
 from ir.task import task
 from schedule.measurement import Candidate
@@ -37,7 +35,7 @@ from schedule.sketch import Sketch
 from schedule.target import Target
 from search.evolution import EvolutionarySearch, EvolutionOptions
 from search.learner import Learner
-from search.strategy import Scorer, Scores, sample, score_all
+from search.strategy import Scorer, Scores, by_sketch, sample, score_all
 from tilewright import api
 
 FULL = "search as it is"
@@ -127,8 +125,10 @@ def climb(known: Sequence[Sketch], scorer: Scorer, options: EvolutionOptions, co
 
 def scores_of(known: Sequence[Sketch], candidates: Sequence[Candidate], scorer: Scorer) -> Scores:
     """(n,) in the order of the candidates."""
-    by_name = {sketch.name: sketch for sketch in known}
-    return np.array([scorer(by_name[candidate.sketch], np.array([candidate.row]))[0] for candidate in candidates])
+    scores = np.empty(len(candidates))
+    for places, sketch, X in by_sketch(known, candidates):
+        scores[places] = scorer(sketch, X)
+    return scores
 
 
 def gains(results: pd.DataFrame, trials: Sequence[int]) -> pd.DataFrame:
@@ -138,6 +138,8 @@ def gains(results: pd.DataFrame, trials: Sequence[int]) -> pd.DataFrame:
 
 
 def report(output: Path) -> str:
+    from experiments.paired_figure import draw_differences
+
     results = read_results(output)
     trials = (results["trials"].min(), results["trials"].max())
     table = gains(results, trials)
@@ -150,21 +152,15 @@ def report(output: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("experiments/results/breeding"))
-    parser.add_argument("--model", type=Path, help="what tilewright train wrote, by default the model that is shipped")
-    parser.add_argument("--seeds", type=count, default=CONFIG.n_seeds)
-    parser.add_argument("--plot-only", action="store_true", help="make the figure and the table from an earlier results.csv")
-    options = parser.parse_args(arguments)
-    try:
-        if not options.plot_only:
-            load = api.shipped_model if options.model is None else partial(CostModel.load, options.model, FEATURE_VERSION, TaskFeatures.names)
-            run(replace(CONFIG, n_seeds=options.seeds), options.output, load())
-        print(report(options.output))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    def add_options(parser: ArgumentParser) -> None:
+        parser.add_argument("--model", type=Path, help="what tilewright train wrote, by default the model that is shipped")
+        parser.add_argument("--seeds", type=count, default=CONFIG.n_seeds)
+
+    def run_changed(options: Namespace) -> None:
+        model = api.shipped_model() if options.model is None else CostModel.load(options.model, FEATURE_VERSION, TaskFeatures.names)
+        run(replace(CONFIG, n_seeds=options.seeds), options.output, model)
+
+    return command("breeding", __doc__, run_changed, report, arguments, data=None, add_options=add_options)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line of experiments on recorded measurements, and what other experiments' have in common with it."""
+"""The command line of experiments that draw a figure from their results."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ def command(
     report: Callable[[Path], str],
     arguments: Sequence[str] | None = None,
     *,
-    data: Path = Path("data/measured"),
+    data: Path | None = Path("data/measured"),
     add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> int:
     """The exit code of an experiment: `run(options)` measures or replays and writes the files, `report(output)` draws the figure from them and says what it
-    shows. Options are `data`, `output`, `plot_only`, and what `add_options` adds."""
+    shows. Options are `data` (unless it is None), `output`,
+    `plot_only`, and what `add_options` adds."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=data, help="a directory that tilewright record wrote, or a file of records")
+    if data is not None:
+        parser.add_argument("--data", type=Path, default=data, help="a directory that tilewright record wrote, or a file of records")
     parser.add_argument("--output", type=Path, default=Path("experiments/results") / name)
     parser.add_argument("--plot-only", action="store_true", help="make the figure and the summary from an earlier results.csv")
     add_options(parser)

@@ -26,7 +26,7 @@ from schedule.rules import sketches as sketches_of
 from schedule.sketch import Sketch
 from schedule.space import Population
 from schedule.target import Target
-from search.strategy import Scorer, Scores
+from search.strategy import Scorer, Scores, by_sketch
 from search.trust import Trust
 
 REFIT_GROWTH = 1.2  # the model is fitted anew when there is a fifth more data
@@ -112,10 +112,9 @@ class Learner:
     def observe(self, task: Task, sketches: Sequence[Sketch], candidates: Sequence[Candidate], throughputs: Sequence[float]) -> None:
         """Keep a measured batch; `fit` learns from it."""
         data = self._data.setdefault(task.key, _Data())
-        by_name = {sketch.name: sketch for sketch in sketches}
         start = time.perf_counter()
-        for name, mine in _by_sketch(candidates).items():
-            data.features.append(self._features(task, by_name[name], _rows(candidates, mine)))
+        for mine, sketch, X in by_sketch(sketches, candidates):
+            data.features.append(self._features(task, sketch, X))
             data.throughputs += [throughputs[i] for i in mine]
         self.seconds += time.perf_counter() - start
 
@@ -153,28 +152,15 @@ class Learner:
 
     def _predict(self, task: Task, sketches: Sequence[Sketch], candidates: Sequence[Candidate]) -> tuple[Scores, Scores]:
         """`_parts` of candidates of any of the task's sketches."""
-        by_name = {sketch.name: sketch for sketch in sketches}
         prior, local = np.empty(len(candidates)), np.empty(len(candidates))
-        for name, mine in _by_sketch(candidates).items():
-            prior[mine], local[mine] = self._parts(task, by_name[name], _rows(candidates, mine))
+        for mine, sketch, X in by_sketch(sketches, candidates):
+            prior[mine], local[mine] = self._parts(task, sketch, X)
         return prior, local
 
     def _features(self, task: Task, sketch: Sketch, X: Population) -> NDArray[np.float32]:
         if task.key not in self._describe:
             self._describe[task.key] = self._make_describe(task, self._target)
         return self._describe[task.key](sketch, X)
-
-
-def _by_sketch(candidates: Sequence[Candidate]) -> dict[str, list[int]]:
-    """Places of the candidates of each sketch, by its name."""
-    found: dict[str, list[int]] = {}
-    for i, candidate in enumerate(candidates):
-        found.setdefault(candidate.sketch, []).append(i)
-    return found
-
-
-def _rows(candidates: Sequence[Candidate], places: Sequence[int]) -> Population:
-    return np.array([candidates[i].row for i in places], dtype=np.int64)
 
 
 def throughput(task: Task, seconds: float) -> float:

@@ -6,7 +6,7 @@ A search sees spaces and scores, never a clock: a `Scorer` ranks rows of a sketc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -107,3 +107,13 @@ def merge(*parts: Rows) -> Rows:
 
 def score_all(sketches: Sequence[Sketch], rows: Rows, scorer: Scorer) -> dict[int, Scores]:
     return {i: scorer(sketches[i], X) for i, X in rows.items()}
+
+
+def by_sketch(sketches: Sequence[Sketch], candidates: Sequence[Candidate]) -> Iterator[tuple[list[int], Sketch, Population]]:
+    """(places among the candidates, their sketch, their rows in that order) of each sketch that has any."""
+    found: dict[str, list[int]] = {}
+    for i, candidate in enumerate(candidates):
+        found.setdefault(candidate.sketch, []).append(i)
+    by_name = {sketch.name: sketch for sketch in sketches}
+    for name, places in found.items():
+        yield places, by_name[name], np.array([candidates[i].row for i in places], dtype=np.int64)

@@ -12,7 +12,7 @@ from costmodel.features import FEATURE_VERSION
 from costmodel.model import CostModel
 from costmodel.task_features import TaskFeatures
 from experiments import replayed, search_parts, simulation, simulation_figure
-from experiments.paired import draw_differences
+from experiments.paired_figure import draw_differences
 from experiments.replayed import Method, Recording, best_after, recorded_tasks, replay, steps
 from ir.errors import UserError
 from schedule.rules import sketches

@@ -143,6 +143,7 @@ def test_from_scratch_the_roofline_scores_until_something_was_learned_and_has_a_
     learner.fit()
     learned = score(sketch, X) - share
     assert len(np.unique(learned)) > 8
+    assert learner.name == "RooflineModel + ResidualModel"
     assert pairwise_accuracy(score(sketch, X), np.array(throughputs)) > pairwise_accuracy(share, np.array(throughputs))
 
 

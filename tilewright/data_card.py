@@ -14,7 +14,7 @@ from data.repeatability import Repeatability, repeatability
 from ir.files import write_file
 
 CARD = "README.md"
-MAX_TARGETS = 20  # so many tasks were named one by one; more are the standard suite
+MAX_TARGETS = 20  # tasks that a command names one by one; of more it cannot be told what they were named by
 
 _HEAD = """# Measured candidates
 
@@ -42,9 +42,11 @@ _AGAIN = """## Make it again
 
 {commands}
 
-goes on where it was stopped, and appends where more trials or other tasks are asked.
+{instead}goes on where it was stopped, and appends where more trials or other tasks are asked.
 The same seed draws the same samples; what the search asks for depends on what was measured.
 """
+
+_INSTEAD = "(or with the targets that the table above names instead of the suite) "
 
 
 def write_card(directory: Path) -> None:
@@ -65,7 +67,7 @@ def card_text(measured: Measured, limits: Mapping[str, Mapping[str, Any]]) -> st
         "## Machines\n\n" + "\n".join(_machines(records, limits)),
         "## Counts\n\n" + _counts(measured, trials),
         "## Repeatability\n\n" + repeatability_text(repeatability(records)),
-        _AGAIN.format(commands="\n".join(_commands(trials))),
+        _AGAIN.format(commands="\n".join(_commands(trials)), instead=_INSTEAD if len(by_task) > MAX_TARGETS else ""),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
