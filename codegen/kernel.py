@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codegen.build import HOST_TRIPLE, LoadedCode, compile_object, load_object
-from codegen.emit import ALIGNMENT, argument_buffers, emit, workspace_layout
+from codegen.emit import emit
 from codegen.lower import Lowered, lower
 from codegen.openmp import register_openmp
+from codegen.workspace import ALIGNMENT, argument_buffers, workspace_layout
 from ir.errors import IllegalCandidate, UserError
 from ir.program import FLOAT, FLOAT_BYTES, Tensor
 from ir.task import Task, task

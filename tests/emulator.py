@@ -22,8 +22,8 @@ import numpy as np
 from llvmlite import binding as llvm
 
 from codegen.build import target_machine
-from codegen.emit import ALIGNMENT
 from codegen.kernel import Array, DType
+from codegen.workspace import ALIGNMENT
 from ir.program import FLOAT
 from schedule.target import Target
 

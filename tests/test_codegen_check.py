@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen.check import GUARD_BYTES, SPREAD, Guards, Reference, WrongAnswer, check_output, random_inputs, reference
-from codegen.emit import ALIGNMENT
+from codegen.workspace import ALIGNMENT
 from ir.interpreter import interpret
 from ir.program import ELEMENT_BYTES
 from ir.task import task

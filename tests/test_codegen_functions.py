@@ -13,8 +13,9 @@ from minimax import FITS
 from numpy.typing import NDArray
 from scipy import special
 
+from codegen.arithmetic import TRANSCENDENTAL
 from codegen.build import assembly, compile_object
-from codegen.emit import TRANSCENDENTAL, emit
+from codegen.emit import emit
 from codegen.functions import ERF_FAR, ERF_NEAR, EXP, LOG, TANH
 from codegen.kernel import aligned_copy
 from codegen.power import LOG2
