@@ -116,11 +116,27 @@ class Access:
 
     def elements(self, box: Box) -> Expr:
         """Distinct elements, as if all were inside the tensor; of a packed copy, those that it has at a time."""
+        box = self._moving(box)
         return self._where_packed(self._elements(self._in_memory(box)), [self._elements(self._in_copy(box)) for _ in self._packed_layouts[:1]])
 
     def lines(self, box: Box) -> Expr:
         """Distinct cache lines, as if all were inside the tensor. The box is one register tile or more."""
-        return self._where_packed(self._tensor_lines(self._in_memory(box)), [self._packed_lines(rows, self._in_copy(box)) for rows in self._packed_layouts])
+        box = self._moving(box)
+        known = self._known_lines
+        key = tuple(box.values())
+        if key not in known:
+            packed = [self._packed_lines(rows, self._in_copy(box)) for rows in self._packed_layouts]
+            known[key] = self._where_packed(self._tensor_lines(self._in_memory(box)), packed)
+        return known[key]
+
+    @cached_property
+    def _known_lines(self) -> dict[tuple[Expr, ...], Expr]:
+        """By the extents of `_moving`: most loops leave most accesses where they are, so the boxes of many places are the same."""
+        return {}
+
+    def _moving(self, box: Box) -> Box:
+        """Of the box what moves the access."""
+        return {axis: box[axis] for axis in self.read.axes if axis in box}
 
     def loads(self, tile: Box) -> Expr:
         """Load instructions of one step of a register tile of these extents; those of equal addresses are one."""

@@ -6,6 +6,7 @@ JSON lines: one object a line, with `schema` and `entry` ("record" or "round") b
 
 from __future__ import annotations
 
+import functools
 import json
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
@@ -123,9 +124,10 @@ def _read_parquet(file: BinaryIO, path: Path) -> Iterator[Entry]:
         _check_version(_parsed(metadata.get(_VERSION_KEY, b"null")))
         rounds = _parsed(metadata.get(_ROUNDS_KEY, b"[]"))
         rows = table.to_pylist()
+    parsed = functools.cache(_parsed)  # thousands of rows have the same text
     for number, row in enumerate(rows, 1):
         with _located(f"{path}, row {number}"):
-            texts = {name: _parsed(row[name]) for name in _JSON_COLUMNS if isinstance(row.get(name), str)}
+            texts = {name: parsed(row[name]) for name in _JSON_COLUMNS if isinstance(row.get(name), str)}
             record = Record.from_json(row | texts)
         yield record
     for number, value in enumerate(rounds if isinstance(rounds, list) else [rounds], 1):

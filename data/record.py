@@ -5,6 +5,7 @@ Both are checked and made canonical when they are made, so whatever exists can b
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -43,6 +44,11 @@ def canonical_json(value: object) -> str:
 
 def machine_id(machine: Mapping[str, str | int]) -> str:
     """A short name of a machine's description, the same in every process."""
+    return _machine_id(tuple(machine.items()))
+
+
+@functools.cache  # thousands of records are of one machine
+def _machine_id(machine: tuple[tuple[str, str | int], ...]) -> str:
     return hashlib.sha256(canonical_json(dict(machine)).encode()).hexdigest()[:12]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from costmodel.task_features import TaskFeatures
@@ -22,6 +23,7 @@ from schedule.sketch import Sketch
 from schedule.space import Population
 
 UNKNOWN = "unknown"  # the source of a task that nothing is said about
+MANY_SETTINGS = 32  # for as many it is worth to start other processes
 NO_SKETCH, OTHER_COLUMNS, NOT_IN_SPACE = "sketch is not made any more", "sketch has other columns now", "row is not in the sketch's space now"
 
 
@@ -79,41 +81,37 @@ class TrainingSet:
 def training_set(measured: Measured, *, mix_machines: bool = False) -> TrainingSet:
     """Each candidate by its first measurement, under whichever name of its program; features computed anew from its row.
 
-    `UserError` where nothing is left, and where several machines are mixed without that being meant.
+    `UserError` where nothing is left, and where several machines are mixed without that being meant: by `mix_machines`, or by whoever merged them into one
+    directory.
     """
-    if len(measured.machines) > 1 and not mix_machines:
+    if len(measured.machines) > 1 and not measured.merged and not mix_machines:
         raise UserError(f"the measurements are of {len(measured.machines)} machines ({', '.join(measured.machines)}); --mix-machines takes them together")
     by_setting: dict[Setting, list[Record]] = defaultdict(list)
     for record in measured.records:
         if record.is_trial:
             by_setting[record.setting].append(record)
     groups = _Groups()
-    features, seconds, numbers, places = list[NDArray[np.float32]](), list[float](), list[int](), list[float]()
+    features, new, numbers = list[NDArray[np.float32]](), list[Record](), list[int]()
     taken: set[tuple[int, int, tuple[int, ...]]] = set()
     left_out: Counter[str] = Counter()
-    for setting, records in by_setting.items():
+    for (setting, records), known in zip(by_setting.items(), _all_described(by_setting.values()), strict=True):
         number = groups.add(setting, measured.sources.get(setting.task, {UNKNOWN: 1}))
-        target = records[0].target
-        every = sketches(task(setting.task).program, target)
-        describe: TaskFeatures | None = None
-        for which, sketch, known in _known(records, every, left_out):
-            mine = []
-            for record in known:
-                candidate = (number, which, record.row)
-                if candidate not in taken:
-                    taken.add(candidate)
-                    mine.append(record)
-            if mine:
-                describe = describe or TaskFeatures(every, target)
-                features.append(describe(sketch, _rows(mine, len(sketch.space.columns))))
-                seconds += [record.best_seconds for record in mine]
-                numbers += [number] * len(mine)
-                places += [_place(record.row) for record in mine]
-    if by_setting and not seconds:
+        first = []
+        for i, (sketch, at) in enumerate(zip(known.sketches, known.places, strict=True)):
+            candidate = (number, sketch, records[at].row)
+            if candidate not in taken:
+                taken.add(candidate)
+                first.append(i)
+        features.append(known.features[first])
+        new += [records[known.places[i]] for i in first]
+        numbers += [number] * len(first)
+        left_out += known.left_out
+    if by_setting and not new:
         n = sum(map(len, by_setting.values()))
         raise UserError(f"none of the {n} measurements means anything to this version: {', '.join(f'{n}: {why}' for why, n in left_out.items() if n)}")
     X = np.concatenate([np.empty((0, len(TaskFeatures.names)), np.float32), *features])
-    return TrainingSet(X, np.array(seconds), np.array(numbers, dtype=np.intp), tuple(groups.found), np.array(places), +left_out)
+    seconds, places = np.array([record.best_seconds for record in new]), np.array([_place(record.row) for record in new])
+    return TrainingSet(X, seconds, np.array(numbers, dtype=np.intp), tuple(groups.found), places, left_out)
 
 
 def operator_kind(key: str) -> str:
@@ -147,23 +145,58 @@ class _Groups:
         return number
 
 
-def _known(records: Sequence[Record], every: Sequence[Sketch], left_out: Counter[str]) -> Iterator[tuple[int, Sketch, list[Record]]]:
-    """Of records of one setting, whose task has `every` sketch: each with its number, and the records whose rows it has; the others are counted.
+@dataclass(frozen=True)
+class _Described:
+    """m candidates of one task, those records of one setting that mean something: of each its features, its sketch by number, and its place among the records.
+    `left_out` counts the other records, by reason."""
+
+    features: NDArray[np.float32]  # (m, f)
+    sketches: list[int]
+    places: list[int]
+    left_out: Counter[str]
+
+
+def _all_described(by_setting: Collection[Sequence[Record]]) -> Iterator[_Described]:
+    """In order; many on all cores, for the features of a task take a tenth of a second however few its candidates are."""
+    found: Iterator[_Described] = Parallel(n_jobs=-1 if len(by_setting) >= MANY_SETTINGS else 1, return_as="generator")(
+        delayed(_described)(records) for records in by_setting
+    )
+    return found
+
+
+def _described(records: Sequence[Record]) -> _Described:
+    """Of records of one setting, of which there is one at least."""
+    target = records[0].target
+    every = sketches(task(records[0].task).program, target)
+    left_out: Counter[str] = Counter()
+    known = list(_known(records, every, left_out))
+    rows = [_rows([records[at] for at in places], len(every[which].space.columns)) for which, places in known]
+    describe = TaskFeatures(every, target) if known else None
+    features = [describe(every[which], X) for (which, _), X in zip(known, rows, strict=True)] if describe else []
+    numbers = [which for which, places in known for _ in places]
+    return _Described(
+        np.concatenate([np.empty((0, len(TaskFeatures.names)), np.float32), *features]), numbers, [at for _, places in known for at in places], left_out
+    )
+
+
+def _known(records: Sequence[Record], every: Sequence[Sketch], left_out: Counter[str]) -> Iterator[tuple[int, list[int]]]:
+    """Of records of one setting, whose task has `every` sketch: each by its number, and the places of the records whose rows it has; the others are counted.
 
     By number, because the name of a sketch has a name of an axis in it, and these differ between the names of one program.
     """
-    by_name: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        by_name[record.sketch].append(record)
+    by_name: dict[str, list[int]] = defaultdict(list)
+    for at, record in enumerate(records):
+        by_name[record.sketch].append(at)
     for number, sketch in enumerate(every):
         mine = by_name.pop(sketch.name, [])
         columns = tuple(symbol.name for symbol in sketch.space.symbols)
-        same = [record for record in mine if record.columns == columns]
-        inside = [record for record, there in zip(same, sketch.space.contains(_rows(same, len(columns))), strict=True) if there]
+        same = [at for at in mine if records[at].columns == columns]
+        rows = _rows([records[at] for at in same], len(columns))
+        inside = [at for at, there in zip(same, sketch.space.contains(rows), strict=True) if there]
         left_out[OTHER_COLUMNS] += len(mine) - len(same)
         left_out[NOT_IN_SPACE] += len(same) - len(inside)
         if inside:
-            yield number, sketch, inside
+            yield number, inside
     left_out[NO_SKETCH] += sum(map(len, by_name.values()))
 
 
