@@ -27,29 +27,38 @@ Sources = dict[str, dict[str, int]]
 
 @dataclass(frozen=True)
 class Measured:
-    """`records`: each once, of all kinds. `sources`: of those tasks for which they are known."""
+    """`records`: each once, of all kinds. `sources`: of those tasks for which they are known. `merged`: whether one directory holds measurements of all the
+    machines, so that whoever merged them there (`tilewright record --merge`) meant them to be taken together."""
 
     records: tuple[Record, ...]
     sources: Sources
+    merged: bool
 
     @property
     def machines(self) -> list[str]:
         """The ids of the machines, in order."""
-        return sorted({record.setting.machine for record in self.records})
+        return sorted(_machines(self.records))
 
 
 def read_measured(paths: Iterable[Path]) -> Measured:
     """What all the paths hold, as if measured together; `UserError` names what is damaged, missing or of a newer version."""
     records: dict[str, Record] = {}
     sources: Sources = {}
+    together: list[set[str]] = []  # of each directory the machines
     for path in paths:
-        for part in _parts(path):
-            for record in _records(part):
-                records.setdefault(record.key, record)
+        mine = [record for part in _parts(path) for record in _records(part)]
+        if path.is_dir():
+            together.append(_machines(mine))
+        for record in mine:
+            records.setdefault(record.key, record)
         for about in read_abouts(path).values():
             for task, uses in about.sources.items():
                 sources.setdefault(task, {}).update(uses)
-    return Measured(tuple(records.values()), sources)
+    return Measured(tuple(records.values()), sources, _machines(records.values()) in together)
+
+
+def _machines(records: Iterable[Record]) -> set[str]:
+    return {record.setting.machine for record in records}
 
 
 def _parts(path: Path) -> Sequence[Path]:

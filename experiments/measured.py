@@ -28,17 +28,19 @@ Row = dict[str, object]
 
 @dataclass(frozen=True)
 class Measurements:
-    """`pairwise_bound`: the pairwise accuracy that noise lets any model reach, None where no pair of candidates was measured twice."""
+    """`machines`: by id the CPU of each, as LLVM names it. `pairwise_bound`: the pairwise accuracy that noise lets any model reach, None where no pair of
+    candidates was measured twice."""
 
     data: TrainingSet
-    machines: list[str]
+    machines: dict[str, str]
     pairwise_bound: float | None
 
 
 def load(path: Path) -> Measurements:
     """Of a directory that `tilewright record` wrote, or a file of records."""
     measured = read_measured([path])
-    return Measurements(training_set(measured), measured.machines, repeatability(measured.records).pairwise_bound)
+    machines = {record.setting.machine: record.target.cpu for record in measured.records}
+    return Measurements(training_set(measured), machines, repeatability(measured.records).pairwise_bound)
 
 
 def write(output: Path, rows: Sequence[Row], measured: Measurements, config: Any) -> pd.DataFrame:

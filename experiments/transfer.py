@@ -1,9 +1,10 @@
-"""Whether the cost model knows what it has never seen the like of: an operator family left out, and shapes of another size.
+"""Whether the cost model knows what it has never seen the like of: an operator family left out, shapes of another size, another machine.
 
     python -m experiments.transfer [--data data/measured] [--output DIRECTORY] [--plot-only]
 
   families  a model that has learned from no task of the family, and models that have seen the family's other tasks, by cross-validation, score the same tasks.
   sizes     tasks are halved by their work; a model of one half, and one of as many tasks of any size, score the same tasks of the other half.
+  machines  where the data are of several: a model of the other machines, and one of all of them, score tasks of this one that neither has seen anywhere.
   predicted candidates of tasks held out: where their scores stand within the task, and what was measured, as predicted.csv.
 
 Writes results.csv (a row a model and what it is judged on), predicted.csv, machine.json and transfer.png, which is made from the CSVs alone. The families of
@@ -25,12 +26,12 @@ from costmodel.model import CostModel, normalized_throughput
 from costmodel.training import cross_validate, pretraining_model
 from experiments.command import command
 from experiments.files import read_results, write_results
-from experiments.measured import Row, fit_and_judge, load, write
+from experiments.measured import Measurements, Row, fit_and_judge, load, write
 from tilewright.splits import Mask, held_out
 from tilewright.training import judge
 from tilewright.training_set import TrainingSet
 
-FAMILIES, SIZES = "families", "sizes"  # the parts of the CSV
+FAMILIES, SIZES, MACHINES = "families", "sizes", "machines"  # the parts of the CSV
 LIKE, UNLIKE = "the like", "nothing like it"  # what was learned from
 PREDICTED = "predicted.csv"
 
@@ -48,7 +49,7 @@ CONFIG = Config()
 
 def run(config: Config, data: Path, output: Path) -> pd.DataFrame:
     measured = load(data)
-    rows = [row for seed in config.seeds for of in (_families, _sizes) for row in of(config, measured.data, seed)]
+    rows = [row for seed in config.seeds for of in (_families, _sizes, _machines) for row in of(config, measured, seed)]
     results = write(output, rows, measured, config)
     write_results(output, _predicted(config, measured.data), PREDICTED, float_format="%.4g")
     return results
@@ -58,7 +59,8 @@ def _model(config: Config, seed: int) -> CostModel:
     return pretraining_model(seed, config.n_threads)
 
 
-def _families(config: Config, data: TrainingSet, seed: int) -> Iterator[Row]:
+def _families(config: Config, measured: Measurements, seed: int) -> Iterator[Row]:
+    data = measured.data
     seen = cross_validate(data.X, data.y, data.names, _model(config, seed), seed=seed, programs=data.programs).scores
     for family, mask in _masks_of_families(data, config.min_tasks):
         print(f"family {family}, seed {seed}", file=sys.stderr, flush=True)
@@ -69,15 +71,17 @@ def _families(config: Config, data: TrainingSet, seed: int) -> Iterator[Row]:
 
 def _masks_of_families(data: TrainingSet, min_tasks: int) -> Iterator[tuple[str, Mask]]:
     """(family, which candidates are of it, under any name), of so many tasks and more; the largest first."""
-    families = Counter(family for group in data.of_group for family in group.operators)
+    of_programs = dict.fromkeys((group.program, family) for group in data.of_group for family in sorted(group.operators))  # of several machines each once
+    families = Counter(family for _, family in of_programs)
     for family, n in families.most_common():
         mask = np.array([family in group.operators for group in data.of_group])[data.groups]
         if n >= min_tasks and not mask.all():
             yield family, mask
 
 
-def _sizes(config: Config, data: TrainingSet, seed: int) -> Iterator[Row]:
+def _sizes(config: Config, measured: Measurements, seed: int) -> Iterator[Row]:
     """Who learns from a random half is judged on the tasks of a size that are not in it, and so is the other, to be compared."""
+    data = measured.data
     print(f"sizes, seed {seed}", file=sys.stderr, flush=True)
     work = {group.program: group.work for group in data.of_group}
     programs = np.array(sorted(work, key=work.__getitem__))
@@ -87,6 +91,18 @@ def _sizes(config: Config, data: TrainingSet, seed: int) -> Iterator[Row]:
         hold = half & ~random
         for learned, learn in ((UNLIKE, ~half), (LIKE, random)):
             yield {"part": SIZES, "held_out": name, "seed": seed, "learned": learned, **fit_and_judge(_model(config, seed), data, learn, hold)}
+
+
+def _machines(config: Config, measured: Measurements, seed: int) -> Iterator[Row]:
+    data = measured.data
+    machine = np.array([group.machine for group in data.of_group])[data.groups]
+    unseen = held_out(data, "task", seed)
+    for name, cpu in measured.machines.items() if len(measured.machines) > 1 else ():
+        print(f"machine {name}, seed {seed}", file=sys.stderr, flush=True)
+        mine = machine == name
+        for learned, learn in ((UNLIKE, ~mine & ~unseen), (LIKE, ~unseen)):
+            found = fit_and_judge(_model(config, seed), data, learn, mine & unseen)
+            yield {"part": MACHINES, "held_out": f"{cpu} {name}", "seed": seed, "learned": learned, **found}
 
 
 def _predicted(config: Config, data: TrainingSet) -> pd.DataFrame:
@@ -110,12 +126,12 @@ def report(output: Path) -> str:
 
 def summary(results: pd.DataFrame) -> str:
     lines = []
-    for part, words in ((FAMILIES, "mean over families"), (SIZES, "mean of both sizes")):
-        mine = results[results["part"] == part]
+    means_of = {FAMILIES: "mean over families", SIZES: "mean of both sizes", MACHINES: "mean over machines"}
+    for part, mine in results.groupby("part", sort=False):
         means = mine.pivot_table(index="held_out", columns="learned", values="pairwise_accuracy")
         lost = (means[LIKE] - means[UNLIKE]).sort_values(ascending=False)
         lines.append(
-            f"{part}: pairwise accuracy {means[UNLIKE].mean():.3f} having seen {UNLIKE}, {means[LIKE].mean():.3f} having seen {LIKE} ({words}); "
+            f"{part}: pairwise accuracy {means[UNLIKE].mean():.3f} having seen {UNLIKE}, {means[LIKE].mean():.3f} having seen {LIKE} ({means_of[part]}); "
             f"most is lost for {lost.index[0]}: {100 * lost.iloc[0]:.1f} points"
         )
     return "\n".join(lines)

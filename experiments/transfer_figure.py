@@ -15,12 +15,13 @@ COLOURS = {"nothing like it": ORANGE, "the like": BLUE}
 
 
 def draw(results: pd.DataFrame, predicted: pd.DataFrame, path: Path) -> None:
-    """Families left out, sizes left out, and scores against what was measured."""
-    families, sizes = (results[results["part"] == part] for part in ("families", "sizes"))
+    """Families left out, sizes and machines left out, and scores against what was measured."""
+    is_family = results["part"] == "families"
+    families, others = results[is_family], results[~is_family]
     figure = Figure(figsize=(14, max(4.2, 0.24 * families["held_out"].nunique() + 2)), dpi=150, layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.2, 1, 1.2))
     _draw_pairs(left, families, "pairwise_accuracy", "an operator family left out (number of its tasks)")
-    _draw_pairs(middle, sizes, "pairwise_accuracy", "a half by size left out (tasks judged)")
+    _draw_pairs(middle, others, "pairwise_accuracy", "a half by size, or a machine, left out (tasks judged)")
     cells = right.hexbin(
         predicted["rank"], predicted["normalized_throughput"], gridsize=45, bins="log", mincnt=1, cmap="viridis", extent=(0, 1, 0, 1), linewidths=0
     )
@@ -33,13 +34,16 @@ def draw(results: pd.DataFrame, predicted: pd.DataFrame, path: Path) -> None:
     right.set_ylabel("measured: throughput over the best of the task", fontsize=8)
     right.tick_params(labelsize=8)
     figure.colorbar(cells, ax=right).set_label("candidates in a cell", fontsize=8)
-    draw_legend(figure, left)
+    draw_legend(figure, middle)
     figure.suptitle("Does it know what it has never seen the like of? (dot: mean over seeds, bar: lowest to highest)", fontsize=10)
     figure.savefig(path)
 
 
 def _draw_pairs(axis: Axes, results: pd.DataFrame, measure: str, title: str) -> None:
-    """A row a part that is held out, most tasks on top: without the like of it, and with it."""
+    """A row a part that is held out, if there is any, most tasks on top: without the like of it, and with it."""
+    if results.empty:
+        axis.set_title(f"{title}: there is none", fontsize=9)
+        return
     tasks = results.groupby("held_out")["n_tasks"].mean().sort_values(ascending=False)
     runs = {learned: [mine.loc[mine["held_out"] == name, measure] for name in tasks.index] for learned, mine in results.groupby("learned")}
     at = np.arange(len(tasks))

@@ -37,6 +37,18 @@ def test_directories_of_several_machines_are_read_together(tmp_path):
     assert found.records == (*here, *there)
     assert found.sources == {record().task: {"net": 2, "more": 1}}
     assert found.machines == sorted([machine_id(MACHINE), machine_id(OTHER)])
+    assert not found.merged
+
+
+def test_machines_in_one_directory_are_merged_and_in_one_records_file_are_not(tmp_path):
+    """A records file may lie on a disk that several machines share without anyone having meant it."""
+    here, there = random_records(5, seed=1), random_records(5, seed=2, machine=OTHER)
+    path = directory(tmp_path / "both", here)
+    exchange.write(path / f"{there[0].setting.machine}.parquet", there)
+    assert read_measured([path]).merged
+    with Store(tmp_path / "r.db") as store:
+        store.append([*here, *there])
+    assert not read_measured([tmp_path / "r.db"]).merged
 
 
 def test_records_files_and_single_parquet_files(tmp_path):

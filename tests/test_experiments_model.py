@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy.optimize import check_grad
 from sklearn.base import clone
-from training_samples import SOURCES, directory
+from training_samples import MACHINE, SOURCES, directory
 
 from costmodel.feature_table import GROUPS
 from costmodel.metrics import grouped_quality
@@ -120,6 +120,18 @@ def test_transfer(samples, tmp_path, capsys):
     assert predicted["rank"].between(0, 1, inclusive="right").all()
     assert predicted["normalized_throughput"].between(0, 1).all()
     assert_written(tmp_path, "transfer", results)
+
+
+def test_transfer_between_machines(tmp_path, monkeypatch):
+    both = directory(tmp_path / "both", n=16)
+    directory(both, n=16, machine=MACHINE | {"cpu": "x86-64"})
+    monkeypatch.setattr(measured, "training_set", training_set)
+    results = transfer.run(transfer.Config(seeds=(0,), min_tasks=len(SOURCES), n_predicted=20, n_threads=1), both, tmp_path / "results")
+    machines = results[results["part"] == "machines"].set_index(["held_out", "learned"])
+    assert {name.split()[0] for name in machines.index.unique("held_out")} == {MACHINE["cpu"], "x86-64"}
+    assert (2 * machines["learned_candidates"].xs(transfer.UNLIKE, level="learned") == machines["learned_candidates"].xs(transfer.LIKE, level="learned")).all()
+    assert machines.groupby("held_out")["n_candidates"].nunique().eq(1).all()  # both are judged on the same
+    assert [line.split(":")[0] for line in transfer.report(tmp_path / "results").splitlines()] == ["sizes", "machines"]  # no family has so many tasks
 
 
 @pytest.mark.parametrize("module", [model_quality, objectives, feature_groups, transfer])

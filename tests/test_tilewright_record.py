@@ -121,7 +121,14 @@ def test_directories_of_several_machines_are_merged(tmp_path):
     wanted = read_measured([one, other])
     done = tilewright("record", "--out", tmp_path / "both", "--merge", one, "--merge", other)
     assert done.returncode == 0, done.stderr
-    assert {each.key for each in read_measured([tmp_path / "both"]).records} == {each.key for each in wanted.records}
+    card = (tmp_path / "both" / "README.md").read_text()
+    for machine in (MACHINE, OTHER):
+        assert f"--seed 0  # on {machine_id(machine)}" in card  # the trials of each are counted alone
+    assert card.count("--max-trials 40 ") == 2
+    assert card.count("  40 candidates of 1 tasks. Measured again they differ by 1.0%") == 2
+    both = read_measured([tmp_path / "both"])
+    assert both.merged
+    assert {each.key for each in both.records} == {each.key for each in wanted.records}
     assert {path.name for path in (tmp_path / "both").glob("*.*")} == {
         "campaign.db", "README.md", *(f"{machine_id(each)}{end}" for each in (MACHINE, OTHER) for end in (".parquet", ".about.json")),
     }  # fmt: skip

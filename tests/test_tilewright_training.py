@@ -258,6 +258,13 @@ def test_machines_are_mixed_only_when_meant(measured, tmp_path):
     assert both.judged.scores.n_tasks == 2  # one task on two machines
 
 
+def test_machines_that_were_merged_into_one_directory_are_taken_together(tmp_path):
+    both = directory(tmp_path / "both")
+    directory(both, machine=OTHER)
+    train_from_data([both], tmp_path / "m.ubj", 0, holdout="task")
+    assert evaluate(tmp_path / "m.ubj", [both], "task").scores.n_tasks == 2
+
+
 @pytest.mark.parametrize("wrong", [float("nan"), -1.0, 0.0, float("inf")])
 def test_times_that_are_none(tmp_path, wrong):
     exchange.write(tmp_path / "x.parquet", records(B))

@@ -47,8 +47,8 @@ def records(text: str, n: int = 40, repeats: int = 4, **changes: object) -> list
 
 
 def directory(path: Path, sources: dict[str, dict[str, int]] = SOURCES, **changes: object) -> Path:
-    """A measured directory of these tasks."""
-    path.mkdir()
+    """A measured directory of these tasks; where there is one of another machine, both are in it."""
+    path.mkdir(exist_ok=True)
     found = [record for text in sources for record in records(text, **changes)]
     part = path / f"{machine_id(found[0].machine)}.parquet"
     exchange.write(part, found)

@@ -40,7 +40,7 @@ TasksOption = Annotated[str | None, typer.Option("--tasks", metavar="0,3-5", hel
 
 
 NetworksOption = Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Networks that the split `network` holds out; minilm,ppocr-det by default.")]
-MixOption = Annotated[bool, typer.Option("--mix-machines", help="Take measurements of several machines together.")]
+MixOption = Annotated[bool, typer.Option("--mix-machines", help="Take measurements of several machines together that no one directory holds.")]
 
 
 class SearchName(StrEnum):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data.measurements import Measured, read_abouts, read_measured
-from data.record import Record
+from data.record import Record, Setting
 from data.repeatability import Repeatability, repeatability
 from ir.files import write_file
 
@@ -73,17 +73,20 @@ def card_text(measured: Measured, limits: Mapping[str, Mapping[str, Any]]) -> st
 
 
 def _commands(trials: Sequence[Record]) -> Iterable[str]:
-    """One for each number of threads and seed, in the order in which they were given: the trials that a later one asks for count those of the earlier."""
+    """One for each machine, number of threads and seed, in the order in which they were given: of one machine the trials that a later one asks for count those
+    of the earlier."""
     tasks = sorted({record.task for record in trials})
     targets = "--suite standard" if len(tasks) > MAX_TARGETS else " ".join(shlex.quote(task) for task in tasks)
-    n_trials: Counter[tuple[str, int]] = Counter()
-    most: dict[tuple[int, int], int] = {}
+    n_trials: Counter[Setting] = Counter()
+    most: dict[tuple[str, int, int], int] = {}
     for record in trials:
-        n_trials[record.task, record.threads] += 1
-        run = (record.threads, record.seed)
-        most[run] = max(most.get(run, 0), n_trials[record.task, record.threads])
-    for (threads, seed), n in most.items():
-        yield f"    tilewright record {targets} --out DIRECTORY --max-trials {n} --threads {threads} --seed {seed}"
+        n_trials[record.setting] += 1
+        run = (record.setting.machine, record.threads, record.seed)
+        most[run] = max(most.get(run, 0), n_trials[record.setting])
+    several = len({machine for machine, _, _ in most}) > 1
+    for (machine, threads, seed), n in most.items():
+        where = f"  # on {machine}" if several else ""
+        yield f"    tilewright record {targets} --out DIRECTORY --max-trials {n} --threads {threads} --seed {seed}{where}"
 
 
 def _single_share(trials: Sequence[Record]) -> str:
@@ -105,9 +108,12 @@ def repeatability_text(found: Repeatability) -> str:
 
 
 def _machines(records: Sequence[Record], limits: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
-    """A paragraph a machine and number of threads."""
-    seen = {(record.setting.machine, record.threads): record for record in records}
-    for (machine, threads), record in sorted(seen.items()):
+    """A paragraph a machine and number of threads; where there are several, each says what it measured and how well that repeats."""
+    seen: dict[tuple[str, int], list[Record]] = defaultdict(list)
+    for record in records:
+        seen[record.setting.machine, record.threads].append(record)
+    for (machine, threads), mine in sorted(seen.items()):
+        record = mine[-1]
         about = record.machine
         caches = ", ".join(f"{name.upper()} {int(about[f'{name}_bytes']) >> 10} KiB" for name in ("l1", "l2", "l3") if f"{name}_bytes" in about)
         cpu = f"{about.get('cpu_model', 'unknown CPU')} ({about.get('cpu', '?')}), {about.get('lanes', '?')} fp32 lanes"
@@ -121,11 +127,24 @@ def _machines(records: Sequence[Record], limits: Mapping[str, Mapping[str, Any]]
             )
             yield f"  Measured: {peaks}; 10⁹ bytes/s with all threads: {memory}; A/A ratio of minima {found['noise']['minima_ratio']:.3f}."
         yield f"  Vector features: {_vector_features(str(about.get('features', '')))}."
+        if len(seen) > 1:
+            trials, found_again = [each for each in mine if each.is_trial], repeatability(mine)
+            yield f"  {len(trials):,} candidates of {len({each.task for each in trials})} tasks.{_in_short(found_again)}"
 
 
 def _vector_features(features: str) -> str:
     names = [name[1:] for name in features.split(",") if name.startswith("+")]
     return ", ".join(name for name in names if name.startswith(("avx", "fma", "sse4.2", "neon", "sve"))) or "none"
+
+
+def _in_short(found: Repeatability) -> str:
+    """A sentence; nothing where nothing is known."""
+    if found.agreement is None or found.pairwise_bound is None or found.noise is None:
+        return ""
+    return (
+        f" Measured again they differ by {found.noise:.1%} (median), {found.agreement:.1%} of the pairs stand in the same order:"
+        f" at most {found.pairwise_bound:.3f} pairwise accuracy."
+    )
 
 
 def _counts(measured: Measured, trials: Sequence[Record]) -> str:
