@@ -21,9 +21,8 @@ import numpy as np
 import pandas as pd
 
 from codegen.machine import detect_machine
-from costmodel.features import FEATURE_VERSION
 from costmodel.model import CostModel
-from costmodel.task_features import TaskFeatures
+from costmodel.trained import shipped_model, trained_model
 from experiments.command import command, count
 from experiments.files import read_results, write_machine, write_results
 from experiments.paired import differences
@@ -157,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument("--seeds", type=count, default=CONFIG.n_seeds)
 
     def run_changed(options: Namespace) -> None:
-        model = api.shipped_model() if options.model is None else CostModel.load(options.model, FEATURE_VERSION, TaskFeatures.names)
+        model = shipped_model() if options.model is None else trained_model(options.model)
         run(replace(CONFIG, n_seeds=options.seeds), options.output, model)
 
     return command("breeding", __doc__, run_changed, report, arguments, data=None, add_options=add_options)

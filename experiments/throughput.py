@@ -20,8 +20,8 @@ import psutil
 
 from codegen.machine import detect_machine
 from codegen.runner import LiveRunner
-from costmodel.shipped import shipped_model
 from costmodel.task_features import TaskFeatures
+from costmodel.trained import shipped_model
 from experiments.files import write_machine, write_results
 from ir.files import make_directory
 from ir.task import Task, task

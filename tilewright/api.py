@@ -17,9 +17,8 @@ from codegen.machine import Machine, check_cpu, detect_machine
 from codegen.openmp import register_openmp
 from codegen.runner import LiveRunner
 from costmodel.features import FEATURE_VERSION
-from costmodel.model import CostModel, RandomModel
-from costmodel.shipped import shipped_model
-from costmodel.task_features import TaskFeatures
+from costmodel.model import RandomModel
+from costmodel.trained import shipped_model, trained_model
 from data.record import Record, machine_id
 from data.store import Store
 from graph.targets import resolve_target
@@ -233,7 +232,7 @@ def make_learner(cost_model: str, machine: Machine, seed: int) -> Learner:
         return Learner(RandomModel(seed), machine.target)
     if cost_model != SHIPPED and not Path(cost_model).exists():
         raise UserError(f"cost model {cost_model}: it does not exist; expected {SHIPPED}, {SCRATCH}, {RANDOM}, or a file that tilewright train wrote")
-    prior = shipped_model() if cost_model == SHIPPED else CostModel.load(cost_model, FEATURE_VERSION, TaskFeatures.names)
+    prior = shipped_model() if cost_model == SHIPPED else trained_model(cost_model)
     return Learner.with_prior(prior, machine.target, seed)
 
 

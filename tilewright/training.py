@@ -15,6 +15,7 @@ from costmodel.features import FEATURE_VERSION
 from costmodel.held_out import HeldOutScores, held_out_scores
 from costmodel.model import CostModel
 from costmodel.task_features import TaskFeatures
+from costmodel.trained import trained_model
 from costmodel.training import cross_validate, data_sha256, pretraining_model
 from costmodel.training import train as train_model
 from data.measurements import read_measured
@@ -96,7 +97,7 @@ def evaluate(
 
     `UserError` where it was trained on some of that and this is not allowed, and where it was trained on another machine without mixing being meant.
     """
-    model = CostModel.load(path, FEATURE_VERSION, TaskFeatures.names)
+    model = trained_model(path)
     known = training_of(path, model)
     measured = read_measured(paths)
     foreign = [machine for machine in measured.machines if machine not in known["machines"]]

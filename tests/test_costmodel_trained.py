@@ -7,8 +7,8 @@ import numpy as np
 
 from costmodel.features import FEATURE_VERSION
 from costmodel.metrics import quality
-from costmodel.shipped import SHIPPED, shipped_model
 from costmodel.task_features import TaskFeatures
+from costmodel.trained import SHIPPED, shipped_model
 from data.exchange import read
 from ir.task import task
 from schedule.rules import sketches
