@@ -25,9 +25,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from costmodel.features import FEATURE_VERSION
 from costmodel.model import CostModel, RandomModel
 from costmodel.task_features import TaskFeatures
+from costmodel.trained import trained_model
 from data.measurements import read_measured
 from data.record import Record
 from data.replay import ReplayRunner
@@ -56,6 +56,7 @@ RUN = ["task", "method", "seed"]  # the columns that name one
 # they come up would make no difference.
 EVOLUTION = EvolutionOptions(population=256, generations=3, elites=16)
 ANNEALING = AnnealingOptions(chains=64, steps=16)
+ANNEALING_BATCH = 64  # of AutoTVM (Chen et al., NeurIPS 2018)
 
 
 class RecordedFeatures:
@@ -199,7 +200,7 @@ def recorded_tasks(path: Path, min_trials: int) -> dict[str, list[Record]]:
 
 def load_prior(path: Path, tasks: Iterable[str]) -> CostModel:
     """The model of a file; `UserError` where it has learned from any of the tasks that it is to help with."""
-    model = CostModel.load(path, FEATURE_VERSION, TaskFeatures.names)
+    model = trained_model(path)
     if found := learned_from(path, training_of(path, model), tasks):
         raise UserError(f"{path} was trained on what it is to help with: it knows {found}; expected a model of other tasks")
     return model

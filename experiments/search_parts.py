@@ -19,7 +19,8 @@ import pandas as pd
 from costmodel.model import CostModel
 from experiments.files import read_results
 from experiments.paired import differences
-from experiments.replayed import EVOLUTION, Method, Recording, ReplayConfig, best_after, load_prior, replay_command
+from experiments.replayed import ANNEALING, EVOLUTION, Method, Recording, ReplayConfig, best_after, load_prior, replay_command
+from search.annealing import AnnealingOptions, AnnealingSearch
 from search.evolution import EvolutionarySearch, EvolutionOptions
 from search.learner import Learner
 from search.trust import Trust
@@ -31,10 +32,12 @@ FULL, PRIOR = "full search", "with a prior"
 class Config(ReplayConfig):
     trials: tuple[int, ...] = (32, 64, 128)  # after which parts are compared
     evolution: EvolutionOptions = EVOLUTION
+    annealing: AnnealingOptions = ANNEALING
 
     def methods(self, tasks: Iterable[str]) -> dict[str, Method]:
         found = {
             FULL: self._method(),
+            "annealing instead of evolution": replace(self._method(), search=partial(AnnealingSearch, options=self.annealing)),
             "no roofline": replace(self._method(), learner=Recording.learner_alone),
             "any number share a register tile": self._method(alike=sys.maxsize),
             "no crossover": self._method(crossover=0.0),

@@ -1,5 +1,5 @@
 """How many trials each way to search needs, on recorded measurements with many seeds: learned search from scratch and with a model trained before, simulated
-annealing, a genetic algorithm without a model, random search, and Optuna's TPE.
+annealing as in AutoTVM (a model from scratch that knows no roofline, 64 trials a batch), a genetic algorithm without a model, random search, and Optuna's TPE.
 
     python -m experiments.simulation [--data DIRECTORY] [--model FILE] [--output DIRECTORY]
 
@@ -22,7 +22,7 @@ import pandas as pd
 
 from experiments.files import read_results
 from experiments.kernels import geometric_mean
-from experiments.replayed import ANNEALING, EVOLUTION, RUN, Method, Recording, ReplayConfig, best_after, load_prior, replay_command
+from experiments.replayed import ANNEALING, ANNEALING_BATCH, EVOLUTION, RUN, Method, Recording, ReplayConfig, best_after, load_prior, replay_command
 from experiments.tpe import TPESearch, import_optuna
 from search.annealing import AnnealingOptions, AnnealingSearch
 from search.evolution import EvolutionarySearch, EvolutionOptions
@@ -49,7 +49,7 @@ class Config(ReplayConfig):
         evolution, annealing = partial(EvolutionarySearch, options=self.evolution), partial(AnnealingSearch, options=self.annealing)
         found = {
             LEARNED: Method(evolution, Recording.learner, self.n_trials, self.n_seeds),
-            ANNEALED: Method(annealing, Recording.learner, self.n_trials, self.n_seeds),
+            ANNEALED: Method(annealing, Recording.learner_alone, self.n_trials, self.n_seeds, (ANNEALING_BATCH,)),
             "genetic": Method(GeneticSearch, Recording.no_learner, self.n_trials, self.n_seeds),
             RANDOM: Method(RandomSearch, Recording.no_learner, self.random_trials, self.n_seeds, (64,)),
             "TPE": Method(TPESearch, Recording.no_learner, self.tpe_trials, min(self.tpe_seeds, self.n_seeds)),
