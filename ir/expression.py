@@ -250,17 +250,18 @@ _BUILD: dict[str, Callable[..., Expr]] = {
 def post_order(roots: Iterable[Expr]) -> Iterator[Expr]:
     """Every node below `roots` once, arguments before their users."""
     seen: set[Expr] = set()
-    stack: list[tuple[Expr, bool]] = [(root, False) for root in roots]
+    stack = list(roots)
     while stack:
-        node, expanded = stack.pop()
-        if node in seen:
+        node = stack[-1]
+        below = node.args if isinstance(node, Op) and node not in seen else ()
+        left = [arg for arg in below if arg not in seen]
+        if left:
+            stack.extend(left)
             continue
-        if expanded or not isinstance(node, Op):
+        stack.pop()
+        if node not in seen:
             seen.add(node)
             yield node
-        else:
-            stack.append((node, True))
-            stack.extend((arg, False) for arg in node.args)
 
 
 def symbols_of(*roots: Expr) -> frozenset[Symbol]:
@@ -312,8 +313,8 @@ class Evaluator:
                 at.setdefault(root, i)
         self._fixed = [np.array(known, dtype=np.float64) for known in fixed]
         self._n_memory = _assign_memory(operations, at, len(fixed) + len(symbols) + len(roots))
-        arguments = ([*op.args, op.table] if op.table else op.args for op in operations)
-        self._steps = [(_function(op), itemgetter(*(at[arg] for arg in args)), at[op]) for op, args in zip(operations, arguments, strict=True)]
+        arguments = ((*op.args, op.table) if op.table else op.args for op in operations)
+        self._steps = [(_function(op), itemgetter(*map(at.__getitem__, args)), at[op]) for op, args in zip(operations, arguments, strict=True)]
         self._sources = [at[root] for root in roots]
         self._first_root = len(fixed) + len(symbols)
 
