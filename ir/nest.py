@@ -6,19 +6,18 @@ iterations, in vectors of the target's lanes). Buffers of scope "register" are i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, Union
 
 from ir.expression import Expr, Symbol, text
-from ir.program import CASTS, ELEMENT_BYTES, FLOAT, Constant, constant_text
+from ir.program import CASTS, FLOAT, Array, Constant, constant_text
 
 SCOPES = ("input", "output", "prepared", "shared", "private", "register")
 
 
 @dataclass(frozen=True)
-class Buffer:
+class Buffer(Array):
     """Memory in row-major order. Scopes: "input" and "output" belong to the caller, "prepared" holds a constant operand packed
     beforehand, "shared" is workspace of the whole kernel, "private" of one thread, "register" is a register tile, always of fp32.
 
@@ -30,19 +29,6 @@ class Buffer:
     scope: str
     whole_vectors: bool = False
     dtype: str = FLOAT
-
-    @property
-    def element_bytes(self) -> int:
-        return ELEMENT_BYTES[self.dtype]
-
-    @property
-    def n_bytes(self) -> int:
-        return self.element_bytes * math.prod(self.shape)
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """In elements."""
-        return tuple(math.prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
 
 
 @dataclass(frozen=True)

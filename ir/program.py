@@ -34,16 +34,11 @@ class Axis:
         return symbol(self.name)
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """An array in row-major order. `constant`: known before it is used, as weights are. `positive`: without negative elements, as a variance. `dtype`: one
-    of `ELEMENT_BYTES`."""
+class Array:
+    """Elements in row-major order, of a type of `ELEMENT_BYTES`."""
 
-    name: str
     shape: tuple[int, ...]
-    constant: bool = False
-    positive: bool = False
-    dtype: str = FLOAT
+    dtype: str
 
     @property
     def element_bytes(self) -> int:
@@ -57,6 +52,17 @@ class Tensor:
     def strides(self) -> tuple[int, ...]:
         """In elements."""
         return tuple(math.prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
+
+
+@dataclass(frozen=True)
+class Tensor(Array):
+    """`constant`: known before it is used, as weights are. `positive`: without negative elements, as a variance."""
+
+    name: str
+    shape: tuple[int, ...]
+    constant: bool = False
+    positive: bool = False
+    dtype: str = FLOAT
 
 
 @dataclass(frozen=True)
