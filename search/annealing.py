@@ -35,6 +35,8 @@ class AnnealingSearch:
     def ask(self, n: int, explore: bool = False) -> list[Candidate]:
         n_random = int(self._rng.binomial(n, EXPLORE if explore else self._options.epsilon))
         rows, scores = self._walk()
+        if np.ptp(np.concatenate(list(scores.values()))) == 0:  # nothing is known yet
+            n_random = n
         chosen = self._seen.take(rows, scores, n - n_random)
         return chosen + self._seen.take_random(n - len(chosen), self._rng)
 

@@ -11,7 +11,9 @@ from costmodel.metrics import pairwise_accuracy
 from costmodel.model import CostModel
 from costmodel.residual import ResidualModel
 from costmodel.task_features import TaskFeatures
+from ir.task import task
 from schedule.measurement import Candidate
+from schedule.rules import sketches
 from search.annealing import AnnealingOptions, AnnealingSearch
 from search.evolution import EvolutionarySearch, EvolutionOptions
 from search.genetic import GeneticSearch
@@ -82,6 +84,13 @@ def test_scores_are_followed(name):
     guided = np.mean([max(run(name, perfect, seed)[1]) for seed in range(3)])
     chance = np.mean([max(run("random", perfect, seed, n_rounds=8)[1]) for seed in range(3)])
     assert guided > 1.1 * chance
+
+
+def test_annealing_that_knows_nothing_draws_from_all_sketches():
+    every = sketches(task("conv2d:n=1,c=64,h=14,w=14,k=64,r=3,s=3,stride=1,pad=1").program, TARGET)
+    asked = MAKERS["annealing"](every, zero, np.random.default_rng(0)).ask(24)
+    assert len(every) > 1
+    assert {candidate.sketch for candidate in asked} == {sketch.name for sketch in every}
 
 
 def test_children_of_the_best_are_better_than_chance():
