@@ -123,15 +123,15 @@ class Access:
         """Distinct cache lines, as if all were inside the tensor. The box is one register tile or more."""
         box = self._moving(box)
         known = self._known_lines
-        key = tuple(box.values())
+        key = tuple(box.items())
         if key not in known:
             packed = [self._packed_lines(rows, self._in_copy(box)) for rows in self._packed_layouts]
             known[key] = self._where_packed(self._tensor_lines(self._in_memory(box)), packed)
         return known[key]
 
     @cached_property
-    def _known_lines(self) -> dict[tuple[Expr, ...], Expr]:
-        """By the extents of `_moving`: most loops leave most accesses where they are, so the boxes of many places are the same."""
+    def _known_lines(self) -> dict[tuple[tuple[Axis, Expr], ...], Expr]:
+        """By what is in `_moving`: most loops leave most accesses where they are, so the boxes of many places are the same."""
         return {}
 
     def _moving(self, box: Box) -> Box:

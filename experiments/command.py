@@ -21,8 +21,7 @@ def command(
     add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> int:
     """The exit code of an experiment: `run(options)` measures or replays and writes the files, `report(output)` draws the figure from them and says what it
-    shows. Options are `data` (unless it is None), `output`,
-    `plot_only`, and what `add_options` adds."""
+    shows. Options are `data` (unless it is None), `output`, `plot_only`, and what `add_options` adds."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if data is not None:
         parser.add_argument("--data", type=Path, default=data, help="a directory that tilewright record wrote, or a file of records")

@@ -11,9 +11,9 @@ figure and the summary are made from the CSVs alone.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +26,11 @@ from codegen.runner import LiveRunner
 from codegen.timing import PATIENT
 from costmodel.model import CostModel, RandomModel
 from data.store import Store
+from experiments.command import command
 from experiments.files import read_results, write_machine, write_results
 from experiments.kernels import geometric_mean
 from experiments.replayed import ANNEALING_BATCH, best_after, load_prior
 from experiments.tpe import TPESearch, import_optuna
-from ir.errors import UserError
 from ir.files import make_directory
 from ir.task import Task, task
 from schedule.measurement import Candidate
@@ -191,25 +191,23 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
     return table.rename_axis(columns="trials")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("experiments/results/search_efficiency"))
-    parser.add_argument("--model", type=Path, help="a model trained on other tasks")
-    parser.add_argument("--plot-only", action="store_true", help="make the figure and the summary from an earlier run")
-    options = parser.parse_args(arguments)
-    try:
-        if not options.plot_only:
-            run(CONFIG, options.output, options.model)
-        results, rounds = read_results(options.output), read_results(options.output, ROUNDS)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def report(output: Path) -> str:
     from experiments.search_efficiency_figure import draw
 
-    draw(results, rounds, options.output / "search_efficiency.png")
-    print(f"share of the best of all, after so many trials (geometric means over {results['task'].nunique()} tasks and {results['seed'].nunique()} seeds)")
-    print(summary(results).round(3).to_string())
-    return 0
+    results, rounds = read_results(output), read_results(output, ROUNDS)
+    draw(results, rounds, output / "search_efficiency.png")
+    spread = f"geometric means over {results['task'].nunique()} tasks and {results['seed'].nunique()} seeds"
+    return f"share of the best of all, after so many trials ({spread})\n{summary(results).round(3).to_string()}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    def add_options(parser: ArgumentParser) -> None:
+        parser.add_argument("--model", type=Path, help="a model trained on other tasks")
+
+    def run_it(options: Namespace) -> None:
+        run(CONFIG, options.output, options.model)
+
+    return command("search_efficiency", __doc__, run_it, report, arguments, data=None, add_options=add_options)
 
 
 if __name__ == "__main__":
