@@ -111,7 +111,7 @@ class LiveRunner:
         The same candidate twice is an A/A test. Each is first measured alone, and takes no part if that fails.
         """
         builds = self._build(task, candidates, None)
-        results = [self._measure(task, built, None) for built in builds]
+        results = [self._measure(task, built, None, self._check) for built in builds]
         good = [i for i, result in enumerate(results) if result.ok]
         if good:
             job = Compare(tuple(code_of(builds[i]) for i in good), self._timing, rounds, COMPARE_SECONDS, self._seed)
@@ -139,22 +139,22 @@ class LiveRunner:
                 yield now
 
     def _measure_again(self, task: Task, built: Answer, before: Measurement | None) -> Measurement:
-        """United with what was measured before; a candidate that has failed is left alone."""
+        """United with what was measured before; a candidate that has failed is left alone, one that was right is not checked again."""
         if before is not None and not before.ok:
             return before
-        now = self._measure(task, built, self._give_up(task))
+        now = self._measure(task, built, self._give_up(task), self._check and before is None)
         self._best[task.key] = min(self._best.get(task.key, math.inf), now.best_seconds)
         return now if before is None else before.united(now)
 
-    def _measure(self, task: Task, built: Answer, give_up_seconds: float | None) -> Measurement:
+    def _measure(self, task: Task, built: Answer, give_up_seconds: float | None, check: bool) -> Measurement:
         if built.failure:
             return Measurement((), built.failure, built.message)
         code = code_of(built)
         with self._measuring():
-            if self._check:
+            if check:
                 self._refer(task, code.algorithm)
             timing = replace(self._timing, give_up_seconds=give_up_seconds)
-            answer = self._measurer.ask(Measure(code, timing, self._check, self._seed), self._timeout)
+            answer = self._measurer.ask(Measure(code, timing, check, self._seed), self._timeout)
             if answer.failure == "wrong":
                 self._measurer.kill()  # it may have written anywhere: the next candidate is not to suffer for that
         if answer.failure:
