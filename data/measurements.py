@@ -39,6 +39,13 @@ class Measured:
         """The ids of the machines, in order."""
         return sorted(_machines(self.records))
 
+    def by_machine(self) -> dict[str, list[Record]]:
+        """By what people call each: its CPU, as LLVM names it, and its id. In the order of ids."""
+        found: dict[str, list[Record]] = {machine: [] for machine in self.machines}
+        for record in self.records:
+            found[record.setting.machine].append(record)
+        return {f"{mine[0].target.cpu} {machine}": mine for machine, mine in found.items()}
+
 
 def read_measured(paths: Iterable[Path]) -> Measured:
     """What all the paths hold, as if measured together; `UserError` names what is damaged, missing or of a newer version."""
@@ -63,6 +70,8 @@ def _machines(records: Iterable[Record]) -> set[str]:
 
 def _parts(path: Path) -> Sequence[Path]:
     """The files with records."""
+    if not path.exists():
+        raise UserError(f"{path}: it does not exist; expected a directory that tilewright record wrote, a Parquet file or a records file")
     if not path.is_dir():
         return [path]
     parts = [*sorted(path.glob("*.parquet")), *path.glob(STORE)]

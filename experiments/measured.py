@@ -6,9 +6,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from codegen.limits import package_version
@@ -25,27 +27,37 @@ from tilewright.training_set import TrainingSet, training_set
 
 Row = dict[str, object]
 
+ALL = "all"  # machines together
+
 
 @dataclass(frozen=True)
 class Measurements:
-    """`machines`: by id the CPU of each, as LLVM names it. `pairwise_bound`: the pairwise accuracy that noise lets any model reach, None where no pair of
-    candidates was measured twice."""
+    """`machines`: by id what people call each. `pairwise_bounds`: by such a name, and of `ALL`, the pairwise accuracy
+    that noise lets any model reach, None where no pair of candidates was measured twice."""
 
     data: TrainingSet
     machines: dict[str, str]
-    pairwise_bound: float | None
+    pairwise_bounds: dict[str, float | None]
+
+    @cached_property
+    def by_machine(self) -> dict[str, Mask]:
+        """(n,) by name which candidates are of it, where there are several machines."""
+        machine = np.array([group.machine for group in self.data.of_group])[self.data.groups]
+        return {name: machine == number for number, name in self.machines.items()} if len(self.machines) > 1 else {}
 
 
 def load(path: Path) -> Measurements:
     """Of a directory that `tilewright record` wrote, or a file of records."""
     measured = read_measured([path])
-    machines = {record.setting.machine: record.target.cpu for record in measured.records}
-    return Measurements(training_set(measured), machines, repeatability(measured.records).pairwise_bound)
+    records = measured.by_machine()
+    bounds = {name: repeatability(mine).pairwise_bound for name, mine in {ALL: measured.records, **records}.items()}
+    return Measurements(training_set(measured), dict(zip(measured.machines, records, strict=True)), bounds)
 
 
 def write(output: Path, rows: Sequence[Row], measured: Measurements, config: Any) -> pd.DataFrame:
-    """results.csv, and what it was made from as machine.json."""
-    data, results = measured.data, pd.DataFrame(rows).assign(pairwise_bound=measured.pairwise_bound)
+    """results.csv, and what it was made from as machine.json. Rows that name no machine are of all."""
+    data, results = measured.data, pd.DataFrame([{"machine": ALL, **row} for row in rows])
+    results["pairwise_bound"] = results["machine"].map(measured.pairwise_bounds)
     make_directory(output)
     write_results(output, results, float_format="%.5g")
     about = {
@@ -73,9 +85,13 @@ def fit_and_judge(
     model: Ranker, data: TrainingSet, learn: Mask, hold: Mask, networks: tuple[str, ...] = (), columns: Sequence[int] | slice = slice(None)
 ) -> Row:
     """Scores on what `hold` takes of a model that learned from what `learn` takes; of the features it sees `columns`."""
-    X = data.X[:, columns]
+    learned = fit(model, data, learn, columns)
+    return {**learned, **judge(model.predict(data.X[hold][:, columns]), data, hold, networks).to_json()}
+
+
+def fit(model: Ranker, data: TrainingSet, learn: Mask, columns: Sequence[int] | slice = slice(None)) -> Row:
+    """How much the model learned from what `learn` takes, and how long that took."""
     start = time.perf_counter()
-    model.fit(X[learn], data.y[learn], data.names[learn])
+    model.fit(data.X[learn][:, columns], data.y[learn], data.names[learn])
     seconds = time.perf_counter() - start
-    learned = {"learned_tasks": len(set(data.programs[learn].tolist())), "learned_candidates": int(learn.sum())}
-    return {**learned, **judge(model.predict(X[hold]), data, hold, networks).to_json(), "fit_seconds": seconds}
+    return {"learned_tasks": len(set(data.programs[learn].tolist())), "learned_candidates": int(learn.sum()), "fit_seconds": seconds}

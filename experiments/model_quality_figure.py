@@ -12,17 +12,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from experiments.figure_parts import BLUE, GREEN, MEASURES, ORANGE, VERMILION, draw_dots, draw_legend, name_rows
+from experiments.measured import ALL
 
 COLOURS = {"within": GREEN, "task": BLUE, "network": ORANGE}
 TITLES = {"within": "other candidates of known tasks", "task": "tasks never seen", "network": "networks never seen"}
 
 
 def draw(results: pd.DataFrame, marks: Mapping[str, Sequence[float]], path: Path) -> None:
-    """Left each measure by split against its mark; then learning curves on tasks never seen."""
-    figure = Figure(figsize=(13, 4.9), dpi=150, layout="constrained")
-    left, middle, right = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
-    _draw_splits(left, results[results["part"] == "split"], marks)
-    curve = results[results["part"] == "curve"]
+    """Left each measure by split against its mark, then pairs on each machine where there are several; then learning curves on tasks never seen."""
+    together, curve = results[results["machine"] == ALL], results[results["part"] == "curve"]
+    each = results[results["machine"] != ALL]
+    ratios = (1.5, 1, 1, 1) if len(each) else (1.5, 1, 1)
+    figure = Figure(figsize=(4 + 3.6 * (len(ratios) - 0.5), 4.9), dpi=150, layout="constrained")
+    left, *machines, middle, right = figure.subplots(1, len(ratios), width_ratios=ratios)
+    _draw_splits(left, together[together["part"] == "split"], marks)
+    for axis in machines:
+        _draw_machines(axis, each, marks)
     for axis, measure in ((middle, "pairwise_accuracy"), (right, "top_1")):
         _draw_curve(axis, curve[curve["candidate_share"] == 1], "task_share", measure, BLUE, "fewer tasks, all their candidates")
         _draw_curve(axis, curve[curve["task_share"] == 1], "candidate_share", measure, VERMILION, "fewer candidates of every task")
@@ -41,9 +46,9 @@ def draw(results: pd.DataFrame, marks: Mapping[str, Sequence[float]], path: Path
 
 
 def _draw_splits(axis: Axes, results: pd.DataFrame, marks: Mapping[str, Sequence[float]]) -> None:
-    found = [split for split in COLOURS if split in set(results["split"])]
+    found = _splits(results)
     for place, split in enumerate(found):
-        at = np.arange(len(MEASURES)) + 0.24 * (place - (len(found) - 1) / 2)
+        at = np.arange(len(MEASURES)) + _shift(place, len(found))
         mine = results[results["split"] == split]
         draw_dots(axis, [mine[measure] for measure in MEASURES], at, COLOURS[split], label=TITLES[split])
         axis.plot(marks[split], at, "|", color="black", markersize=11, markeredgewidth=1.6, label="mark to reach" if split == found[-1] else None)
@@ -53,6 +58,28 @@ def _draw_splits(axis: Axes, results: pd.DataFrame, marks: Mapping[str, Sequence
     if np.isfinite(bound):
         axis.vlines(bound, -0.42, 0.42, color=VERMILION, linestyle="--", label="at most, by repeatability")
     name_rows(axis, list(MEASURES.values()), "by what is held out", "score, 1 is best")
+
+
+def _draw_machines(axis: Axes, results: pd.DataFrame, marks: Mapping[str, Sequence[float]]) -> None:
+    """Pairwise accuracy, with what noise allows there."""
+    found, machines = _splits(results), results.groupby("machine", sort=False)
+    for place, split in enumerate(found):
+        at = np.arange(len(machines)) + _shift(place, len(found))
+        draw_dots(axis, [runs.loc[runs["split"] == split, "pairwise_accuracy"] for _, runs in machines], at, COLOURS[split])
+        axis.plot([marks[split][0]] * len(at), at, "|", color="black", markersize=11, markeredgewidth=1.6)
+    for place, bound in enumerate(machines["pairwise_bound"].mean()):
+        axis.vlines(bound, place - 0.42, place + 0.42, color=VERMILION, linestyle="--")
+    names = [str(name).replace(" ", "\n") for name, _ in machines]
+    name_rows(axis, names, "pairwise accuracy by machine", "1 is best")
+
+
+def _splits(results: pd.DataFrame) -> list[str]:
+    return [split for split in COLOURS if split in set(results["split"])]
+
+
+def _shift(place: int, n: int) -> float:
+    """Of a row of dots from the middle of its line."""
+    return 0.24 * (place - (n - 1) / 2)
 
 
 def _draw_curve(axis: Axes, runs: pd.DataFrame, over: str, measure: str, colour: str, label: str) -> None:

@@ -95,14 +95,12 @@ def _sizes(config: Config, measured: Measurements, seed: int) -> Iterator[Row]:
 
 def _machines(config: Config, measured: Measurements, seed: int) -> Iterator[Row]:
     data = measured.data
-    machine = np.array([group.machine for group in data.of_group])[data.groups]
     unseen = held_out(data, "task", seed)
-    for name, cpu in measured.machines.items() if len(measured.machines) > 1 else ():
+    for name, mine in measured.by_machine.items():
         print(f"machine {name}, seed {seed}", file=sys.stderr, flush=True)
-        mine = machine == name
         for learned, learn in ((UNLIKE, ~mine & ~unseen), (LIKE, ~unseen)):
             found = fit_and_judge(_model(config, seed), data, learn, mine & unseen)
-            yield {"part": MACHINES, "held_out": f"{cpu} {name}", "seed": seed, "learned": learned, **found}
+            yield {"part": MACHINES, "held_out": name, "seed": seed, "learned": learned, **found}
 
 
 def _predicted(config: Config, data: TrainingSet) -> pd.DataFrame:

@@ -102,7 +102,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty: no \.parquet file in it"):
         read_measured([tmp_path / "empty"])
-    with pytest.raises(UserError, match=r"absent\.parquet: cannot be read"):
+    with pytest.raises(UserError, match=r"absent\.parquet: it does not exist"):
         read_measured([tmp_path / "absent.parquet"])
     damaged = directory(tmp_path / "damaged", [record()])
     (part,) = damaged.glob("*.parquet")

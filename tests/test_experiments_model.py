@@ -79,6 +79,17 @@ def test_model_quality(samples, tmp_path, capsys):
     assert_written(tmp_path, "model_quality", results)
 
 
+def test_model_quality_on_each_machine(tmp_path, monkeypatch):
+    both = directory(tmp_path / "both", n=16)
+    directory(both, n=16, machine=MACHINE | {"cpu": "x86-64"})
+    monkeypatch.setattr(measured, "training_set", training_set)
+    results = model_quality.run(model_quality.Config(splits=("task",), seeds=(0,), shares=(1.0,), n_threads=1), both, tmp_path / "results")
+    n_candidates = results[results["part"] == "split"].set_index("machine")["n_candidates"]
+    assert {name.split()[0] for name in n_candidates.index} == {measured.ALL, MACHINE["cpu"], "x86-64"}
+    assert n_candidates[measured.ALL] == n_candidates.drop(measured.ALL).sum()
+    assert len(model_quality.report(tmp_path / "results").splitlines()) == 2
+
+
 def test_objectives(samples, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     results = objectives.run(objectives.Config(networks=("b",), seeds=(0,), n_threads=1), samples, tmp_path)
@@ -142,9 +153,9 @@ def test_no_data_and_no_results_are_one_line(module, tmp_path, capsys):
     assert [line.split(":")[0] for line in errors] == ["error", "error"]
 
 
-@pytest.mark.parametrize("module", [model_quality, objectives])
-def test_networks_that_are_not_there_are_said_before_anything_is_fitted(module, samples, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "fit_and_judge", lambda *_: pytest.fail("fitted"))
+@pytest.mark.parametrize(("module", "function"), [(model_quality, "fit"), (objectives, "fit_and_judge")])
+def test_networks_that_are_not_there_are_said_before_anything_is_fitted(module, function, samples, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, function, lambda *_: pytest.fail("fitted"))
     with pytest.raises(UserError, match="no measurement is of network 'nowhere'"):
         module.run(replace(module.CONFIG, networks=("nowhere",)), samples, tmp_path)
 

@@ -261,8 +261,26 @@ def test_machines_are_mixed_only_when_meant(measured, tmp_path):
 def test_machines_that_were_merged_into_one_directory_are_taken_together(tmp_path):
     both = directory(tmp_path / "both")
     directory(both, machine=OTHER)
+    training = train_from_data([both], tmp_path / "m.ubj", 0, holdout="task")
+    found = evaluate(tmp_path / "m.ubj", [both], "task")
+    assert found.scores.n_tasks == 2
+    assert training.judged == found
+    by_id = {machine_id(machine): f"{machine['cpu']} {machine_id(machine)}" for machine in (MACHINE, OTHER)}
+    assert list(found.machines) == [by_id[machine] for machine in sorted(by_id)]
+    assert [each.scores.n_tasks for each in found.machines.values()] == [1, 1]
+    assert sum(each.scores.n_candidates for each in found.machines.values()) == found.scores.n_candidates
+    accuracies = [each.scores.pairwise_accuracy for each in found.machines.values()]
+    assert found.scores.pairwise_accuracy == pytest.approx(np.mean(accuracies))  # as many candidates of each
+    assert found.to_json()["machines"][by_id[machine_id(OTHER)]]["n_tasks"] == 1
+
+
+def test_a_machine_with_nothing_to_judge_is_left_out(tmp_path):
+    """All of its candidates held out are as fast."""
+    both = directory(tmp_path / "both")
+    slow = [replace(record, seconds=(1.0,)) for text in SOURCES for record in records(text, repeats=0, machine=OTHER)]
+    exchange.write(both / f"{machine_id(OTHER)}.parquet", slow)
     train_from_data([both], tmp_path / "m.ubj", 0, holdout="task")
-    assert evaluate(tmp_path / "m.ubj", [both], "task").scores.n_tasks == 2
+    assert list(evaluate(tmp_path / "m.ubj", [both], "task").machines) == [f"{MACHINE['cpu']} {machine_id(MACHINE)}"]
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), -1.0, 0.0, float("inf")])
@@ -299,7 +317,7 @@ def test_a_model_that_does_not_say_what_it_was_trained_on(measured, data, tmp_pa
 def test_the_command_line(measured, tmp_path):
     trained = tilewright("train", measured, "-o", "m.ubj", "--holdout", "network", "--networks", "b", "--json", "t.json", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
-    assert "at most, by repeatability" in trained.stdout
+    assert "at most: what the repeatability" in trained.stdout
     judged = tilewright("evaluate", "m.ubj", measured, "--split", "network", "--json", "e.json", cwd=tmp_path)
     assert judged.returncode == 0, judged.stderr
     found = json.loads((tmp_path / "e.json").read_text())

@@ -18,7 +18,7 @@ from costmodel.task_features import TaskFeatures
 from costmodel.trained import trained_model
 from costmodel.training import cross_validate, data_sha256, pretraining_model
 from costmodel.training import train as train_model
-from data.measurements import read_measured
+from data.measurements import Measured, read_measured
 from data.repeatability import Repeatability, repeatability
 from ir.errors import UserError
 from ir.identity import program_id
@@ -49,10 +49,12 @@ class Judged:
     split: str
     scores: HeldOutScores
     repeatability: Repeatability  # of all the measurements, held out or not
+    machines: Mapping[str, Judged]  # where there are several, by what people call each, the same of what it measured
 
     def to_json(self) -> dict[str, object]:
         bound = self.repeatability.pairwise_bound
-        return {"split": self.split, **self.scores.to_json(), "pairwise_bound": bound, "repeatability": self.repeatability.to_json()}
+        found = {"split": self.split, **self.scores.to_json(), "pairwise_bound": bound, "repeatability": self.repeatability.to_json()}
+        return found | ({"machines": {name: each.to_json() for name, each in self.machines.items()}} if self.machines else {})
 
 
 def train_from_data(
@@ -72,12 +74,11 @@ def train_from_data(
     model = pretraining_model(seed)
     X, y, groups = data.X[~mask], data.y[~mask], data.names[~mask]
     fitted = train_model(X, y, groups, model)
-    repeats = repeatability(measured.records)
     if holdout:
-        judged = Judged(holdout, judge(fitted.predict(data.X[mask]), data, mask, gone), repeats)
+        judged = _judged(holdout, fitted.predict(data.X[mask]), data, mask, gone, measured)
     else:
         validation = cross_validate(X, y, groups, model, seed=seed, programs=data.programs)
-        judged = Judged(validation.split, judge(validation.scores, data, ~mask, gone), repeats)
+        judged = _judged(validation.split, validation.scores, data, ~mask, gone, measured)
     known = {
         "split": holdout,
         "seed": seed,
@@ -110,7 +111,7 @@ def evaluate(
     mask = held_out(data, split, known["seed"], chosen)
     if not allow_trained:
         _refuse_trained(path, known, split, data.tasks(mask))
-    return Judged(split, judge(model.predict(data.X[mask]), data, mask, chosen if split == "network" else ()), repeatability(measured.records))
+    return _judged(split, model.predict(data.X[mask]), data, mask, chosen if split == "network" else (), measured)
 
 
 def training_of(path: Path, model: CostModel) -> Mapping[str, Any]:
@@ -149,11 +150,32 @@ def judge(scores: NDArray[np.float32], data: TrainingSet, mask: Mask, networks: 
 
     `UserError` where no task has two candidates of different speed.
     """
-    uses = [{name: n for name, n in group.uses.items() if name in networks} or group.uses for group in data.of_group]
-    found = held_out_scores(scores, data.seconds[mask], data.groups[mask], uses)
+    found = _scores(scores, data, mask, networks)
     if found is None:
         raise UserError("none of the tasks held out has two candidates of different speed, so there is nothing to judge")
     return found
+
+
+def judge_machines(scores: NDArray[np.float32], data: TrainingSet, mask: Mask, networks: tuple[str, ...] = ()) -> dict[str, HeldOutScores]:
+    """The same on what each machine measured, by its id; nothing of those with nothing to judge, nor where there is one machine alone."""
+    machines = np.array([group.machine for group in data.of_group])
+    several = sorted(set(machines)) if len(set(machines)) > 1 else []
+    of = machines[data.groups]
+    found = {machine: _scores(scores[of[mask] == machine], data, mask & (of == machine), networks) for machine in several}
+    return {machine: each for machine, each in found.items() if each is not None}
+
+
+def _scores(scores: NDArray[np.float32], data: TrainingSet, mask: Mask, networks: tuple[str, ...]) -> HeldOutScores | None:
+    uses = [{name: n for name, n in group.uses.items() if name in networks} or group.uses for group in data.of_group]
+    return held_out_scores(scores, data.seconds[mask], data.groups[mask], uses)
+
+
+def _judged(split: str, scores: NDArray[np.float32], data: TrainingSet, mask: Mask, networks: tuple[str, ...], measured: Measured) -> Judged:
+    """On all machines together, and on each."""
+    by_machine = judge_machines(scores, data, mask, networks)
+    names = zip(measured.machines, measured.by_machine().items(), strict=True)
+    machines = {name: Judged(split, by_machine[number], repeatability(mine), {}) for number, (name, mine) in names if number in by_machine}
+    return Judged(split, judge(scores, data, mask, networks), repeatability(measured.records), machines)
 
 
 def print_training(training: Training, output: Path) -> None:
@@ -172,11 +194,16 @@ def print_judged(judged: Judged) -> None:
     from tilewright.display import console, print_table
 
     scores, repeated = judged.scores, judged.repeatability
-    names = ("", "pairwise accuracy", "recall@30", "top-1", "top-5")
-    rows = [("this model", *(f"{value:.3f}" for value in (scores.pairwise_accuracy, scores.recall_at_30, scores.top_1, scores.top_5)))]
-    rows.append(("at most, by repeatability", "–" if repeated.pairwise_bound is None else f"{repeated.pairwise_bound:.3f}", "", "", ""))
-    rows.append(("by chance", "0.500", f"{scores.recall_at_30_by_chance:.3f}", "", ""))
+    names = ("", "pairwise accuracy", "at most", "recall@30", "by chance", "top-1", "top-5")
+    rows = [(name, *_cells(each)) for name, each in {"this model": judged, **{f"on {name}": each for name, each in judged.machines.items()}}.items()]
     print_table(f"held out: {judged.split}", names, rows)
     pairs = f"{repeated.n_pairs} pairs measured twice"
     agreed = f"{repeated.agreement:.1%} of {pairs} agree in their order" if repeated.agreement is not None else "no pair of candidates was measured twice"
+    console().print("at most: what the repeatability of the measurements lets any model reach; by chance: recall@30 of any order")
     console().print(f"{scores.n_candidates} candidates of {scores.n_tasks} tasks ({scores.n_tasks_left_out} with nothing to order); {agreed}")
+
+
+def _cells(judged: Judged) -> tuple[str, ...]:
+    scores, bound = judged.scores, judged.repeatability.pairwise_bound
+    numbers = (scores.pairwise_accuracy, bound, scores.recall_at_30, scores.recall_at_30_by_chance, scores.top_1, scores.top_5)
+    return tuple("–" if number is None else f"{number:.3f}" for number in numbers)
