@@ -166,6 +166,12 @@ def test_tasks_that_were_given_up_are_named(tmp_path, monkeypatch, capsys):
     assert "given up: the right result of t cannot be computed" in capsys.readouterr().out
 
 
+def test_nothing_is_made_where_what_is_to_be_merged_cannot_be_read(tmp_path):
+    with pytest.raises(UserError, match="absent: it does not exist"):
+        record(None, tmp_path / "m", CampaignOptions(2), merge=[tmp_path / "absent"])
+    assert not (tmp_path / "m").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -55,10 +55,11 @@ def record(
 
     Ctrl-C ends it early, with all files written. `UserError` where a directory cannot be used, or code cannot run here on so many threads.
     """
+    others = read_measured(merge).records  # all is read now, so that what is damaged is found before anything is made or measured
     make_directory(directory)
     with Store(directory / STORE) as store:
         places = [directory, *merge]
-        store.append(read_measured(places).records)  # all of it is read now, so that what is damaged is found before anything is measured
+        store.append([*read_measured([directory]).records, *others])
         abouts = _united_abouts(places)
         _write_abouts(directory, abouts)
         interrupted, given_up = (False, {}) if suite is None else _measure(suite, directory, store, abouts, options, threads, passes, quiet)
