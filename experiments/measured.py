@@ -6,11 +6,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from codegen.limits import package_version
@@ -38,12 +36,6 @@ class Measurements:
     data: TrainingSet
     machines: dict[str, str]
     pairwise_bounds: dict[str, float | None]
-
-    @cached_property
-    def by_machine(self) -> dict[str, Mask]:
-        """(n,) by name which candidates are of it, where there are several machines."""
-        machine = np.array([group.machine for group in self.data.of_group])[self.data.groups]
-        return {name: machine == number for number, name in self.machines.items()} if len(self.machines) > 1 else {}
 
 
 def load(path: Path) -> Measurements:

@@ -96,8 +96,9 @@ def _sizes(config: Config, measured: Measurements, seed: int) -> Iterator[Row]:
 def _machines(config: Config, measured: Measurements, seed: int) -> Iterator[Row]:
     data = measured.data
     unseen = held_out(data, "task", seed)
-    for name, mine in measured.by_machine.items():
+    for number, name in measured.machines.items() if len(measured.machines) > 1 else ():
         print(f"machine {name}, seed {seed}", file=sys.stderr, flush=True)
+        mine = data.machines == number
         for learned, learn in ((UNLIKE, ~mine & ~unseen), (LIKE, ~unseen)):
             found = fit_and_judge(_model(config, seed), data, learn, mine & unseen)
             yield {"part": MACHINES, "held_out": name, "seed": seed, "learned": learned, **found}

@@ -8,6 +8,8 @@ import numpy as np
 import psutil
 import pytest
 
+from codegen.jobs import Measure
+from codegen.kernel import Code
 from codegen.machine import detect_target
 from codegen.openmp import register_openmp
 from codegen.process import environment
@@ -105,6 +107,19 @@ def test_a_slow_candidate_is_timed_once_and_is_no_failure(runner: LiveRunner) ->
     (result,) = runner(problem, candidates(problem, 1))
     assert result.ok
     assert len(result.seconds) == 1
+
+
+def test_a_candidate_is_checked_in_its_first_pass_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks: list[bool] = []
+
+    def measure(code: Code, timing: Timing, check: bool, seed: int) -> Measure:
+        checks.append(check)
+        return Measure(code, timing, check, seed)
+
+    monkeypatch.setattr("codegen.runner.Measure", measure)
+    with LiveRunner(TARGET, n_builders=1, timing=QUICK, passes=2) as runner:
+        assert all(result.ok for result in runner(PROBLEM, candidates(PROBLEM, 2)))
+    assert checks == [True, True, False, False]
 
 
 def test_passes_measure_all_of_a_group_before_any_again() -> None:

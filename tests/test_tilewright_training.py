@@ -23,7 +23,7 @@ from ir.identity import program_id
 from ir.task import task
 from schedule.rules import sketches
 from tilewright.splits import held_out
-from tilewright.training import evaluate, train_from_data
+from tilewright.training import evaluate, judge_machines, train_from_data
 from tilewright.training_set import operator_kind, training_set
 
 B = "matmul:m=64,n=96,k=32"
@@ -272,6 +272,17 @@ def test_machines_that_were_merged_into_one_directory_are_taken_together(tmp_pat
     accuracies = [each.scores.pairwise_accuracy for each in found.machines.values()]
     assert found.scores.pairwise_accuracy == pytest.approx(np.mean(accuracies))  # as many candidates of each
     assert found.to_json()["machines"][by_id[machine_id(OTHER)]]["n_tasks"] == 1
+
+
+def test_each_machine_is_judged_by_its_own_scores(tmp_path):
+    """One in the right order, the other in the wrong one."""
+    both = directory(tmp_path / "both")
+    directory(both, machine=OTHER)
+    data = training_set(read_measured([both]))
+    mask = held_out(data, "task", 0)
+    sign = np.where(data.machines == machine_id(OTHER), -1, 1)
+    found = judge_machines((sign * data.y)[mask].astype(np.float32), data, mask)
+    assert {machine: scores.pairwise_accuracy for machine, scores in found.items()} == {machine_id(MACHINE): 1, machine_id(OTHER): 0}
 
 
 def test_a_machine_with_nothing_to_judge_is_left_out(tmp_path):

@@ -158,10 +158,9 @@ def judge(scores: NDArray[np.float32], data: TrainingSet, mask: Mask, networks: 
 
 def judge_machines(scores: NDArray[np.float32], data: TrainingSet, mask: Mask, networks: tuple[str, ...] = ()) -> dict[str, HeldOutScores]:
     """The same on what each machine measured, by its id; nothing of those with nothing to judge, nor where there is one machine alone."""
-    machines = np.array([group.machine for group in data.of_group])
-    several = sorted(set(machines)) if len(set(machines)) > 1 else []
-    of = machines[data.groups]
-    found = {machine: _scores(scores[of[mask] == machine], data, mask & (of == machine), networks) for machine in several}
+    machines = sorted({group.machine for group in data.of_group})
+    several = machines if len(machines) > 1 else []
+    found = {machine: _scores(scores[data.machines[mask] == machine], data, mask & (data.machines == machine), networks) for machine in several}
     return {machine: each for machine, each in found.items() if each is not None}
 
 
@@ -190,7 +189,7 @@ def print_training(training: Training, output: Path) -> None:
 
 
 def print_judged(judged: Judged) -> None:
-    """The scores; under them what noise lets a perfect model reach, and what chance would."""
+    """The scores, where there are several machines those on each too; beside them what noise lets a perfect model reach, and what chance would."""
     from tilewright.display import console, print_table
 
     scores, repeated = judged.scores, judged.repeatability

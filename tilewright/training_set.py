@@ -73,6 +73,11 @@ class TrainingSet:
         """(n,)"""
         return np.array([group.program for group in self.of_group])[self.groups]
 
+    @cached_property
+    def machines(self) -> NDArray[np.str_]:
+        """(n,) ids of the machines."""
+        return np.array([group.machine for group in self.of_group])[self.groups]
+
     def tasks(self, mask: NDArray[np.bool_]) -> list[str]:
         """All names of the programs of these candidates."""
         return sorted({name for number in set(self.groups[mask].tolist()) for name in self.of_group[number].tasks})
