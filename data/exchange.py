@@ -124,16 +124,20 @@ def _read_parquet(file: BinaryIO, path: Path) -> Iterator[Entry]:
         _check_version(_parsed(metadata.get(_VERSION_KEY, b"null")))
         rounds = _parsed(metadata.get(_ROUNDS_KEY, b"[]"))
         rows = table.to_pylist()
-    parsed = functools.cache(_parsed)  # thousands of rows have the same text
     for number, row in enumerate(rows, 1):
         with _located(f"{path}, row {number}"):
-            texts = {name: parsed(row[name]) for name in _JSON_COLUMNS if isinstance(row.get(name), str)}
+            texts = {name: _table(name, row[name]) for name in _JSON_COLUMNS if isinstance(row.get(name), str)}
             record = Record.from_json(row | texts)
         yield record
     for number, value in enumerate(rounds if isinstance(rounds, list) else [rounds], 1):
         with _located(f"{path}, round {number} of its metadata"):
             entry = Round.from_json(_object(value))
         yield entry
+
+
+@functools.lru_cache(maxsize=256)  # thousands of rows have the same text
+def _table(name: str, text: str) -> object:
+    return Record.parsed(name, _parsed(text))
 
 
 # --- what both share --------------------------------------------------------------------------------------------------

@@ -6,9 +6,10 @@ raises `ValueError` with a message that continues the field's name.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 import numpy as np
 
@@ -16,6 +17,8 @@ Parser = Callable[[object], object]
 
 MAX_MESSAGE = 1000  # characters; a candidate that floods its output does not flood the records
 _MAX_WHOLE = (1 << 63) - 1  # what SQLite and Parquet hold
+_WHOLE = (int, np.integer)  # made once: `|` would take longer at every value than all the rest of its check
+_NUMBER = (int, float, np.integer, np.floating)
 
 
 def text(value: object) -> str:
@@ -60,7 +63,7 @@ def whole(least: int = -_MAX_WHOLE - 1) -> Callable[[object], int]:
     """A 64-bit whole number that is at least `least`."""
 
     def parse(value: object) -> int:
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or not least <= value <= _MAX_WHOLE:
+        if not isinstance(value, _WHOLE) or isinstance(value, bool) or not least <= value <= _MAX_WHOLE:
             raise ValueError(f"is {value!r}, not a whole number from {least} to {_MAX_WHOLE}")
         return int(value)
 
@@ -68,7 +71,7 @@ def whole(least: int = -_MAX_WHOLE - 1) -> Callable[[object], int]:
 
 
 def _finite(value: object) -> float:
-    if not isinstance(value, int | float | np.integer | np.floating) or isinstance(value, bool) or not math.isfinite(value):
+    if not isinstance(value, _NUMBER) or isinstance(value, bool) or not math.isfinite(value):
         raise ValueError(f"is {value!r}, not a finite number")
     return float(value)
 
@@ -119,16 +122,36 @@ def many(parse: Parser) -> Parser:
     return parse_all
 
 
+@functools.lru_cache(maxsize=1024)  # thousands of records have the same names
+def _names(values: Hashable) -> object:
+    return _any_names(values)
+
+
+def names(values: object) -> object:
+    """A list of names, kept as a tuple; equal lists as the same one."""
+    return _names(tuple(values)) if isinstance(values, list | tuple) and all(isinstance(value, str) for value in values) else _any_names(values)
+
+
+class Table(dict[str, object]):
+    """What a parser of `table` has made: the same parser takes it as it is, so that thousands of records can share one. Not to be changed."""
+
+    parse: Parser  # of the values
+
+
 def table(parse: Parser) -> Parser:
     """Values by name."""
 
-    def parse_all(values: object) -> dict[str, object]:
+    def parse_all(values: object) -> Table:
+        if isinstance(values, Table) and values.parse is parse:
+            return values
         if not isinstance(values, Mapping):
             raise ValueError(f"is {values!r}, not a table of names and values")
         try:
-            return {name(key): parse(value) for key, value in values.items()}
+            result = Table({name(key): parse(value) for key, value in values.items()})
         except ValueError as error:
             raise ValueError(f"holds what {error}") from None
+        result.parse = parse
+        return result
 
     return parse_all
 
@@ -138,3 +161,4 @@ def text_or_whole(value: object) -> str | int:
 
 
 _any_whole = whole()
+_any_names = many(name)

@@ -49,19 +49,18 @@ class Measured:
 
 def read_measured(paths: Iterable[Path]) -> Measured:
     """What all the paths hold, as if measured together; `UserError` names what is damaged, missing or of a newer version."""
-    records: dict[str, Record] = {}
+    records: dict[Record, None] = {}  # in order
     sources: Sources = {}
     together: list[set[str]] = []  # of each directory the machines
     for path in paths:
         mine = [record for part in _parts(path) for record in _records(part)]
         if path.is_dir():
             together.append(_machines(mine))
-        for record in mine:
-            records.setdefault(record.key, record)
+        records.update(dict.fromkeys(mine))
         for about in read_abouts(path).values():
             for task, uses in about.sources.items():
                 sources.setdefault(task, {}).update(uses)
-    return Measured(tuple(records.values()), sources, _machines(records.values()) in together)
+    return Measured(tuple(records), sources, _machines(records) in together)
 
 
 def _machines(records: Iterable[Record]) -> set[str]:

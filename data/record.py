@@ -11,7 +11,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, NamedTuple, Self
 
@@ -61,22 +61,27 @@ class Entry:
     threads: int
 
     def __post_init__(self) -> None:
-        for field, parse in self.parsers.items():
-            try:
-                object.__setattr__(self, field, parse(getattr(self, field)))
-            except ValueError as error:
-                raise ValueError(f"{field} {error}") from None
+        for name in self.parsers:
+            object.__setattr__(self, name, self.parsed(name, getattr(self, name)))
+
+    @classmethod
+    def parsed(cls, name: str, value: object) -> object:
+        """What is kept of a value of the field of this name; `ValueError` says what is wrong with it. What was parsed before stays the same."""
+        try:
+            return cls.parsers[name](value)
+        except ValueError as error:
+            raise ValueError(f"{name} {error}") from None
 
     def to_json(self) -> dict[str, object]:
         """The fields by name, in order."""
-        return {field: getattr(self, field) for field in self.parsers}
+        return {name: getattr(self, name) for name in self.parsers}
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> Self:
         """The entry of what `to_json` gave, also after it went through a file; `UserError` names the field that is wrong."""
         lacking, foreign = cls.parsers.keys() - data.keys(), data.keys() - cls.parsers.keys()
         if lacking or foreign:
-            found = [f"{field} is missing" for field in sorted(lacking)] + [f"{field} is unknown" for field in sorted(foreign)]
+            found = [f"{name} is missing" for name in sorted(lacking)] + [f"{name} is unknown" for name in sorted(foreign)]
             raise UserError(f"{', '.join(found)}; a {cls.__name__.lower()} has {', '.join(cls.parsers)}")
         try:
             return cls(**data)
@@ -104,10 +109,10 @@ class Record(Entry):
     seconds: tuple[float, ...]  # of every repeat
     failure: str  # class of failure in a word, such as build, crash, timeout, memory, wrong, illegal, died
     message: str  # one line about the failure
-    machine: dict[str, str | int]  # the target and the CPU's name
+    machine: dict[str, str | int] = field(hash=False)  # the target and the CPU's name
     threads: int
     seed: int
-    versions: dict[str, str]  # of whatever decides about code and time, by name
+    versions: dict[str, str] = field(hash=False)  # of whatever decides about code and time, by name
     round: int  # of the tuning of this task
     trial: int  # number within the tuning of this task
     elapsed_seconds: float  # since the tuning of this task started
@@ -118,7 +123,7 @@ class Record(Entry):
     parsers: ClassVar[Mapping[str, Parser]] = {
         "task": fields.name,
         "sketch": fields.name,
-        "columns": fields.many(fields.name),
+        "columns": fields.names,
         "row": fields.many(fields.whole()),
         "seconds": fields.many(fields.time),
         "failure": fields.word,

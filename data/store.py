@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -40,6 +40,7 @@ _INDEX = "CREATE INDEX trials_setting ON trials (task, machine, threads)"
 _TABLE_OF: dict[type[Entry], str] = {Record: "trials", Round: "rounds"}
 _FIRST = f"kind IN ({', '.join(repr(kind) for kind in FIRST_KINDS)})"  # measurements of a candidate
 _JSON = ("columns", "row", "seconds", "versions", "machine")
+_REPEATED = ("columns", "versions", "machine")  # the same in thousands of records
 
 # What went wrong, by SQLite's primary result code; every other code is our own mistake and stays an exception of sqlite3.
 _REASONS = {
@@ -210,10 +211,10 @@ class Store:
             rows = self._connection.execute(query, values).fetchall()
         return [self._decoded(kind, row) for row in rows]
 
-    def _decoded(self, kind: type[E], row: Sequence[object]) -> E:
+    def _decoded(self, kind: type[E], row: Sequence[Hashable]) -> E:
         number, *values = row
         try:
-            found = {name: _from_column(name, value) for name, value in zip(kind.parsers, values, strict=True)}
+            found = {name: _from_column(kind, name, value) for name, value in zip(kind.parsers, values, strict=True)}
             return kind.from_json(found)
         except ValueError as error:
             raise self._error(f"row {number} of its {_TABLE_OF[kind]} is corrupted: {error}") from None
@@ -249,14 +250,19 @@ def _encoded(entry: Entry) -> list[object]:
     return [entry.key, *(canonical_json(value) if isinstance(value, tuple | dict) else value for value in values.values())]
 
 
-def _from_column(name: str, value: object) -> object:
+def _from_column(kind: type[Entry], name: str, value: Hashable) -> object:
     if name not in _JSON:
         return bool(value) if name == "kept" else value
+    parse = _repeated if name in _REPEATED else _parsed
+    return parse(kind, name, value)  # type: ignore[arg-type]  # mypy takes what a class hashes its instances by for what the class is hashed by
+
+
+def _parsed(kind: type[Entry], name: str, value: Hashable) -> object:
     try:
-        return _loads(str(value))
+        found = json.loads(str(value))
     except ValueError:
         raise ValueError(f"{name} is {value!r}, not JSON") from None
+    return kind.parsed(name, found)
 
 
-# Columns, versions and machines repeat from record to record; whoever gets them makes a copy.
-_loads = lru_cache(maxsize=256)(json.loads)
+_repeated = lru_cache(maxsize=256)(_parsed)

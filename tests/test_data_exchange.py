@@ -67,6 +67,15 @@ def test_from_store_to_store(tmp_path: Path, store: Store, ending: str) -> None:
     assert import_records(store, path) == Imported(n_new=0, n_known=60)
 
 
+def test_what_many_rows_have_in_common_is_kept_once(tmp_path: Path) -> None:
+    path = tmp_path / "records.parquet"
+    write(path, [record(), record(trial=1)])
+    first, second = read(path)[0]
+    assert first.machine is second.machine
+    assert first.versions is second.versions
+    assert first.columns is second.columns
+
+
 @both_formats
 def test_golden_files_of_every_version(ending: str) -> None:
     assert read(GOLDEN / f"records_v1.{ending}") == golden()

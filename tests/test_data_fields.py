@@ -71,6 +71,22 @@ def test_refused_with_what_was_found(parse: fields.Parser, value: object, words:
         parse(value)
 
 
+def test_a_parsed_table_is_taken_as_it_is_by_its_own_parser_alone() -> None:
+    parse = fields.table(fields.text_or_whole)
+    kept = parse({"lanes": 8})
+    assert parse(kept) is kept
+    with pytest.raises(ValueError, match="holds what is 8"):
+        fields.table(fields.text)(kept)
+
+
+def test_names_are_checked_whether_or_not_their_like_came_before() -> None:
+    assert fields.names(["m", "n"]) is fields.names(("m", "n"))
+    for wrong in (["m", ""], ["m", ["n"]], ["m", 1]):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="holds what is"):
+                fields.names(wrong)
+
+
 def test_a_flood_is_cut() -> None:
     kept = fields.message("x" * 10**6)
     assert len(kept) == fields.MAX_MESSAGE

@@ -107,6 +107,7 @@ def test_the_machine_id_is_the_same_whatever_the_order_and_the_process() -> None
 @pytest.mark.parametrize("changes", [{"row": (4, 31)}, {"trial": 1}, {"seconds": (2.5e-6,)}, {"machine": {"cpu": "x"}}, {"kind": "final"}, {"versions": {}}])
 def test_keys_tell_records_apart(changes: dict[str, Any]) -> None:
     assert record(**changes).key != record().key == record().key
+    assert len({record(**changes), record(), record()}) == 2
 
 
 def test_best_is_the_fastest_trial() -> None:

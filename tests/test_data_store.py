@@ -79,6 +79,15 @@ def test_whatever_exists_reads_back_equal(tmp_path_factory: pytest.TempPathFacto
         assert store.rounds() == batches
 
 
+def test_what_many_rows_have_in_common_is_kept_once(path: Path) -> None:
+    with Store(path) as store:
+        store.append([record(), record(trial=1)])
+        first, second = store.records()
+    assert first.machine is second.machine
+    assert first.versions is second.versions
+    assert first.columns is second.columns
+
+
 def test_the_same_record_is_kept_once(path: Path) -> None:
     trials = random_records(5, seed=2)
     with Store(path) as store:
