@@ -137,10 +137,8 @@ def apply(name: str, *args: int) -> int:
     return _SCALAR[name](*args)
 
 
-def _fold(name: str, *args: Expr) -> Expr:
-    if all(isinstance(arg, int) for arg in args):
-        return _SCALAR[name](*args)
-    return _op(name, *args)
+def _fold(name: str, a: Expr, b: Expr) -> Expr:
+    return _SCALAR[name](a, b) if isinstance(a, int) and isinstance(b, int) else _op(name, a, b)
 
 
 def add(*args: Expr) -> Expr:

@@ -147,7 +147,7 @@ class Read:
     outside: float = 0.0
     beyond: Beyond = "value"
 
-    @property
+    @cached_property
     def axes(self) -> tuple[Axis, ...]:
         return tuple(dict.fromkeys(axis for index in self.indices for axis in index.axes))
 
