@@ -9,7 +9,7 @@ import numpy as np
 
 from schedule.measurement import Candidate
 from schedule.sketch import Sketch
-from search.strategy import EXPLORE, Rows, Scorer, Scores, Seen, sample, score_all
+from search.strategy import EXPLORE, Rows, Scorer, Scores, Seen, sample, score_all, tell_apart
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class AnnealingSearch:
     def ask(self, n: int, explore: bool = False) -> list[Candidate]:
         n_random = int(self._rng.binomial(n, EXPLORE if explore else self._options.epsilon))
         rows, scores = self._walk()
-        if np.ptp(np.concatenate(list(scores.values()))) == 0:  # nothing is known yet
+        if not tell_apart(scores):
             n_random = n
         chosen = self._seen.take(rows, scores, n - n_random)
         return chosen + self._seen.take_random(n - len(chosen), self._rng)

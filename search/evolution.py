@@ -14,7 +14,7 @@ import numpy as np
 from schedule.measurement import Candidate
 from schedule.sketch import Sketch
 from search.breeding import breed, valid_children
-from search.strategy import EXPLORE, Rows, Scorer, Scores, Seen, merge, sample, score_all
+from search.strategy import EXPLORE, Rows, Scorer, Scores, Seen, merge, sample, score_all, tell_apart
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class EvolutionarySearch:
     def ask(self, n: int, explore: bool = False) -> list[Candidate]:
         n_random = int(self._rng.binomial(n, EXPLORE if explore else self._options.epsilon))
         rows, scores = self._evolve()
+        if not tell_apart(scores):
+            n_random = n
         chosen = self._seen.take(rows, scores, n - n_random, self._options.alike)
         chosen += self._seen.take(rows, scores, n - n_random - len(chosen))  # where there are few register tiles
         return chosen + self._seen.take_random(n - len(chosen), self._rng)

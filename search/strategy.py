@@ -109,6 +109,11 @@ def score_all(sketches: Sequence[Sketch], rows: Rows, scorer: Scorer) -> dict[in
     return {i: scorer(sketches[i], X) for i, X in rows.items()}
 
 
+def tell_apart(scores: Mapping[int, Scores]) -> bool:
+    """Whether any two rows have different scores. Where none have, as before anything is known, the best rows are but the first: draw at random instead."""
+    return bool(np.ptp(np.concatenate(list(scores.values()))) > 0)
+
+
 def by_sketch(sketches: Sequence[Sketch], candidates: Sequence[Candidate]) -> Iterator[tuple[list[int], Sketch, Population]]:
     """(places among the candidates, their sketch, their rows in that order) of each sketch that has any."""
     found: dict[str, list[int]] = {}

@@ -86,9 +86,10 @@ def test_scores_are_followed(name):
     assert guided > 1.1 * chance
 
 
-def test_annealing_that_knows_nothing_draws_from_all_sketches():
+@pytest.mark.parametrize("name", ["evolutionary", "annealing"])
+def test_a_search_that_knows_nothing_draws_at_random(name):
     every = sketches(task("conv2d:n=1,c=64,h=14,w=14,k=64,r=3,s=3,stride=1,pad=1").program, TARGET)
-    asked = MAKERS["annealing"](every, zero, np.random.default_rng(0)).ask(24)
+    asked = MAKERS[name](every, zero, np.random.default_rng(0)).ask(24)
     assert len(every) > 1
     assert {candidate.sketch for candidate in asked} == {sketch.name for sketch in every}
 
