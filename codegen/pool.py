@@ -37,7 +37,12 @@ class Pool:
             for worker in self.workers:
                 worker.stop()
             raise
-        return [answer for answer in answers if answer is not None]
+        begun: list[Answer] = []
+        for answer in answers:
+            if answer is None:  # and none after it counts, though the thread of one may have looked at the clock before this one's
+                break
+            begun.append(answer)
+        return begun
 
     def _ask(self, job: Job, timeout_seconds: float, deadline: float | None) -> Answer | None:
         if deadline is not None and time.monotonic() >= deadline:

@@ -129,14 +129,16 @@ class LiveRunner:
             self.build_seconds += time.perf_counter() - started
 
     def _measure_group(self, task: Task, builds: Sequence[Answer], deadline: float | None) -> Iterator[Measurement]:
-        """Of each candidate in order, once its last pass is over; those not begun at the deadline are missing at the end."""
-        before: list[Measurement | None] = [None] * len(builds)
+        """Of each candidate in order, once its last pass is over, or as it stands at the deadline; those not begun then are missing at the end."""
+        found: list[Measurement] = []
         for number, i in product(range(self._passes), range(len(builds))):
+            is_last = number == self._passes - 1
             if deadline is not None and time.monotonic() >= deadline:
+                yield from found[i if is_last else 0 :]
                 return
-            before[i] = now = self._measure_again(task, builds[i], before[i])
-            if number == self._passes - 1:
-                yield now
+            found[i : i + 1] = [self._measure_again(task, builds[i], found[i] if number else None)]
+            if is_last:
+                yield found[i]
 
     def _measure_again(self, task: Task, built: Answer, before: Measurement | None) -> Measurement:
         """United with what was measured before; a candidate that has failed is left alone, one that was right is not checked again."""

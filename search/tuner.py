@@ -1,6 +1,6 @@
 """The tuning loop: choose a task, ask its search for a batch, measure it, record it, learn from it, until the budget is used up.
 
-Everything is passed in: a replayed run is another runner, a baseline another model or another search.
+Everything is passed in: a baseline is another model or another search.
 """
 
 from __future__ import annotations
@@ -206,9 +206,9 @@ class Tuner:
         before = (self._runner.build_seconds, self._runner.measure_seconds, self._learner.seconds)
         candidates = self._ask(state, self._room(state))
         if not candidates:
-            progress.open = False
+            progress.open, state.round_started = False, None
             return
-        asked = time.monotonic()
+        search_seconds = time.monotonic() - started - (self._learner.seconds - before[2])
         n_before = state.n_trials
 
         def keep(index: int, measurement: Measurement) -> None:
@@ -236,7 +236,7 @@ class Tuner:
                 model=self._learner.name, n_measured=len(measurements), n_failed=sum(not m.ok for m in measurements),
                 pairwise_accuracy=quality.pairwise_accuracy if quality else None, recall_at_k=quality.recall_at_k if quality else None, k=RECALL_K,
                 top_1=quality.top_1 if quality else None, top_5=quality.top_5 if quality else None,
-                search_seconds=max(asked - started - model_seconds, 0.0), build_seconds=self._runner.build_seconds - before[0],
+                search_seconds=max(search_seconds, 0.0), build_seconds=self._runner.build_seconds - before[0],
                 measure_seconds=self._runner.measure_seconds - before[1], model_seconds=model_seconds, elapsed_seconds=state.tuning_seconds,
             )  # fmt: skip
             self._store.append(rounds=[round_])
@@ -244,9 +244,9 @@ class Tuner:
 
     def _ask(self, state: TaskState, n: int) -> list[Candidate]:
         """The search's next batch; the default schedule is the very first trial."""
-        asked = state.search.ask(n, explore=self._learner.is_lost)
-        if state.default not in state.measured:
-            asked = [state.default, *(candidate for candidate in asked if candidate != state.default)][:n]
+        first = [] if state.default in state.measured else [state.default]
+        asked = state.search.ask(n - len(first), explore=self._learner.is_lost)
+        asked = list(dict.fromkeys([*first, *asked]))
         return [candidate for candidate in asked if candidate not in state.measured]
 
     def _keep(self, state: TaskState, candidate: Candidate, measurement: Measurement) -> None:

@@ -21,6 +21,7 @@ from codegen_bad_kernels import KERNELS, SMALLEST
 from codegen.machine import allowed_cpus, detect_target
 from codegen.pool import Pool
 from codegen.process import TAIL_BYTES, Child, Tail, WorkerOptions, WorkerProcess
+from codegen.protocol import Answer
 from codegen.runner import LiveRunner
 from ir.errors import UserError
 from ir.task import task
@@ -219,6 +220,17 @@ def test_a_batch_loses_nothing() -> None:
     finally:
         pool.close()
     assert all(gone(pid) for pid in pids if pid is not None)
+
+
+def test_answers_after_one_that_is_missing_are_no_one_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first thread came too late to begin, the second just in time."""
+    pool = Pool(1, OPTIONS)
+    try:
+        monkeypatch.setattr(pool, "_ask", lambda job, timeout_seconds, deadline: None if job.argument == "1" else Answer({"said": job.argument}))
+        answers = pool.run([Act("echo", argument) for argument in "012"], PATIENCE, time.monotonic() + PATIENCE)
+    finally:
+        pool.close()
+    assert [answer.result["said"] for answer in answers] == ["0"]
 
 
 @pytest.mark.usefixtures("interruptible")

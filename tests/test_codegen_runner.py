@@ -3,6 +3,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -92,6 +93,20 @@ def test_nothing_is_measured_after_the_deadline(runner: LiveRunner) -> None:
     assert len(runner(PROBLEM, batch, deadline=time.monotonic() + 600)) == 5
 
 
+def test_what_was_measured_in_passes_before_the_deadline_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes in the second pass, after the first candidate; then in the first pass, after the second."""
+    batch = candidates(PROBLEM, 3)
+    for n_looks, passes_of_each in ((4, [2, 1, 1]), (2, [1, 1])):
+        looks = iter([0.0] * n_looks)
+        clock = SimpleNamespace(monotonic=lambda looks=looks: time.monotonic() + next(looks, 1000.0), perf_counter=time.perf_counter)
+        told: list[int] = []
+        with LiveRunner(TARGET, n_builders=1, timing=Timing(max_repeats=1), passes=2) as runner, monkeypatch.context() as patched:
+            patched.setattr("codegen.runner.time", clock)
+            results = runner(PROBLEM, batch, deadline=time.monotonic() + 500, on_result=lambda index, measurement, told=told: told.append(index))
+        assert [len(result.seconds) for result in results] == passes_of_each
+        assert told == list(range(len(passes_of_each)))
+
+
 def test_turns(runner: LiveRunner) -> None:
     good, other = candidates(PROBLEM, 2, seed=3)
     results = runner.remeasure(PROBLEM, [good, Candidate("no_such", ()), other, good], 5)
@@ -128,7 +143,7 @@ def test_passes_measure_all_of_a_group_before_any_again() -> None:
     batch[2] = Candidate("no_such_sketch", batch[2].row)
     told: list[int] = []
     with LiveRunner(TARGET, n_builders=1, timing=replace(QUICK, patience=0.5), passes=3) as runner:
-        results = runner(PROBLEM, batch, on_result=lambda index, measurement: told.append(index))
+        results = runner(PROBLEM, batch, on_result=lambda index, measurement, told=told: told.append(index))
         assert runner(PROBLEM, batch, deadline=time.monotonic() - 1) == []
     assert told == [0, 1, 2, 3, 4]
     assert [result.failure for result in results] == ["", "", "illegal", "", ""]

@@ -1,5 +1,7 @@
 """The tuning loop on a make-believe machine: budgets, records, resuming, interrupts, failures."""
 
+import time
+
 import numpy as np
 import pytest
 from search_samples import TARGET, TASK, FakeRunner, known_sketches
@@ -127,10 +129,33 @@ def test_a_task_whose_every_trial_fails_has_no_best():
         assert state.failures["timeout"] == state.n_trials > 0
 
 
-def test_a_used_up_space_ends_the_run():
-    tiny = task("matmul:m=1,n=1,k=1")
-    result, runner = tune((tiny,), max_trials=10_000)
-    assert result.tasks[0].n_trials == len(runner.asked) < 10_000
+@pytest.mark.parametrize("search", [RandomSearch, evolution])
+def test_a_used_up_space_ends_the_run(search):
+    """All of it is measured, and the task's clock stands still from then on."""
+    tiny = task("matmul:m=1,n=1,k=5")
+    every = [np.unique(sketch.space.sample(2000, np.random.default_rng(0)), axis=0) for sketch in known_sketches(tiny)]
+    for seed in range(4):
+        result, runner = tune((tiny,), max_trials=10_000, search=search, seed=seed)
+        assert result.tasks[0].n_trials == len(runner.asked) == sum(map(len, every))
+        assert result.tasks[0].round_started is None
+
+
+def test_the_time_of_a_search_is_its_own(tmp_path):
+    """Features and fits come after it, and the learner counts those."""
+
+    class Slow(RandomSearch):
+        def ask(self, n, explore=False):
+            time.sleep(0.02)
+            return super().ask(n)
+
+    class SlowModel(RandomModel):
+        def fit(self, X, y, groups, sample_weight=None):
+            time.sleep(0.2)
+            return self
+
+    with Store(tmp_path / "r.db") as store:
+        tune(store=store, search=Slow, model=SlowModel(0))
+        assert all(round_.search_seconds >= 0.02 and round_.model_seconds >= 0.2 for round_ in store.rounds())
 
 
 def test_progress_is_reported_after_every_trial():
