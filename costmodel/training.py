@@ -48,6 +48,7 @@ def cross_validate(
 
     Tasks are held out whole: in `n_splits` splits, or one at a time where there are no more than that. Of one task, candidates are held out, whose scores are
     then of several models, each fitted to the same task's throughput.
+    `seed`: of how candidates of one task are shuffled; tasks always fall into the same splits.
     `programs` (n,): what is held out together, where several groups (one task on several machines, say) are one; the groups if None.
     `UserError` where there is too little to learn from.
     """

@@ -63,10 +63,11 @@ def export_records(store: Store, path: str | Path) -> int:
     return len(records)
 
 
-def import_records(store: Store, path: str | Path) -> Imported:
-    """Appends what `path` holds to `store`: all of it or, where anything in it is wrong, nothing."""
+def import_records(records_file: str | Path, path: str | Path) -> Imported:
+    """Appends what `path` holds to a records file: all of it or, where anything in it is wrong, nothing, and no file is made."""
     records, rounds = read(path)
-    n_new = store.append(records, rounds)
+    with Store(records_file) as store:
+        n_new = store.append(records, rounds)
     return Imported(n_new, len(records) - n_new)
 
 

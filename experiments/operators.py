@@ -118,12 +118,14 @@ def table(results: pd.DataFrame) -> str:
     tuned = results[results["contender"] == "tuned"]
     families = [_family_line(str(family), mine) for family, mine in tuned.groupby("family", sort=False)]
     cases = [_case_line(row) for _, row in tuned.iterrows()]
+    means = tuned.groupby("family")["ratio_to_best_peer"].agg(geometric_mean)
     by_winograd = tuned["setting"].map(algorithm_of).isin(list(WINOGRAD))
     by_memory = tuned["bandwidth_fraction"] > tuned["peak_fraction"]
     compute, memory = (tuned.loc[which & ~by_winograd, "limit_fraction"] for which in (~by_memory, by_memory))
     summary = (
         f"All {len(tuned)} cases: {geometric_mean(tuned['ratio_to_best_peer']):.3f} × the best peer (wanted: {MEAN_RATIO}); "
-        f"{(tuned['ratio_to_best_peer'] < CASE_RATIO).sum()} cases below {CASE_RATIO}. {by_winograd.sum()} cases are fastest by Winograd's algorithm. Of the "
+        f"{(means < FAMILY_RATIO).sum()} families below {FAMILY_RATIO}, {(tuned['ratio_to_best_peer'] < CASE_RATIO).sum()} cases below {CASE_RATIO}. "
+        f"{by_winograd.sum()} cases are fastest by Winograd's algorithm. Of the "
         f"others those bound by multiply-adds reach {geometric_mean(compute):.1%} of the FMA peak (wanted: {COMPUTE_MARK:.0%}; {len(compute)} cases), those "
         f"bound by memory {geometric_mean(memory):.1%} of its bandwidth (wanted: {MEMORY_MARK:.0%}; {len(memory)} cases), as geometric means."
     )

@@ -52,8 +52,8 @@ from tilewright.training import learned_from, training_of
 
 RUN = ["task", "method", "seed"]  # the columns that name one
 
-# Both look at about a thousand rows for each batch. In a live run they look at ten thousand; of a few thousand recorded rows that would be all of them, and how
-# they come up would make no difference.
+# Both look at about a thousand rows for each batch. In a live run they look at five to eight thousand; of a few thousand recorded rows that would be all of
+# them, and how they come up would make no difference.
 EVOLUTION = EvolutionOptions(population=256, generations=3, elites=16)
 ANNEALING = AnnealingOptions(chains=64, steps=16)
 ANNEALING_BATCH = 64  # of AutoTVM (Chen et al., NeurIPS 2018)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,16 @@ def make_directory(path: Path, mode: int = 0o777) -> None:
         raise UserError(f"{path}: it is a file; expected a directory, or nothing yet") from None
     except OSError as error:
         raise UserError(f"{path}: the directory cannot be made: {error.strerror}") from None
+
+
+def check_place(path: Path) -> None:
+    """`UserError` where `write_file` would find no place for the file: to be asked before what takes long to compute."""
+    found = next((number for wrong, number in (
+        (not path.parent.exists(), errno.ENOENT), (not path.parent.is_dir(), errno.ENOTDIR), (path.is_dir(), errno.EISDIR),
+        (not os.access(path.parent, os.W_OK), errno.EACCES),
+    ) if wrong), None)  # fmt: skip
+    if found is not None:
+        raise UserError(f"{path}: it cannot be written: {os.strerror(found)}")
 
 
 def write_file(path: Path, content: bytes) -> None:

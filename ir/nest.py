@@ -13,8 +13,6 @@ from typing import TypeAlias, Union
 from ir.expression import Expr, Symbol, text
 from ir.program import CASTS, FLOAT, Array, Constant, constant_text
 
-SCOPES = ("input", "output", "prepared", "shared", "private", "register")
-
 
 @dataclass(frozen=True)
 class Buffer(Array):

@@ -16,7 +16,8 @@ _SPLIT_NAMES = re.compile(r"split\d+_|lanes_")
 
 
 def allowed_algorithms(*, no_winograd: bool = False, deterministic: bool = False) -> tuple[str, ...]:
-    """Without Winograd's; or (`deterministic`) the direct one alone, which adds the terms of every sum one after the other, whatever the machine."""
+    """Without Winograd's; or (`deterministic`) the direct one alone: no sum is split in parts that are added up afterwards, but for the lanes of a vector along
+    a reduced axis, which is the only way to compute some tasks fast."""
     if deterministic:
         return (DIRECT,)
     return tuple(algorithm for algorithm in ALGORITHMS if not (no_winograd and algorithm in WINOGRAD))

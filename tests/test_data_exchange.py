@@ -60,11 +60,11 @@ def test_from_store_to_store(tmp_path: Path, store: Store, ending: str) -> None:
     assert export_records(store, path) == 60
     with Store(tmp_path / "other.db") as other:
         other.append(trials[:10])
-        assert import_records(other, path) == Imported(n_new=50, n_known=10)
+        assert import_records(other.path, path) == Imported(n_new=50, n_known=10)
         assert other.records() == trials
         assert other.rounds() == [batch_round()]
-        assert import_records(other, path) == Imported(n_new=0, n_known=60)
-    assert import_records(store, path) == Imported(n_new=0, n_known=60)
+        assert import_records(other.path, path) == Imported(n_new=0, n_known=60)
+    assert import_records(store.path, path) == Imported(n_new=0, n_known=60)
 
 
 def test_what_many_rows_have_in_common_is_kept_once(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_wrong_fields_in_json_lines(tmp_path: Path, store: Store, changes: dict[
     error = refused(path)
     assert error.startswith(f"{path}, line 2: {words}")
     with pytest.raises(UserError, match="line 2"):
-        import_records(store, path)
+        import_records(store.path, path)
     assert store.records() == []  # the good line before it is not kept either
 
 
@@ -231,7 +231,7 @@ def test_wrong_fields_in_parquet(tmp_path: Path, store: Store, changes: dict[str
     pq.write_table(wrong, path)
     assert refused(path).startswith(f"{path}, row 1: {words}")
     with pytest.raises(UserError, match="row 1"):
-        import_records(store, path)
+        import_records(store.path, path)
     assert store.records() == []
 
 

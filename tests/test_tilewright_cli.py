@@ -102,7 +102,7 @@ def test_winograd_can_be_left_out(tmp_path):
     """While tuning, and afterwards among the records."""
     windows = ("conv2d:c=32,h=12,w=12,k=32,r=3,s=3,pad=1", "--records", tmp_path / "r.db")
     for options, n_trials in ((("--deterministic",), 8), ((), 30)):
-        done = tilewright("tune", *windows, "--max-trials", n_trials, "--search", "random", "--cost-model", "random", *options)
+        done = tilewright("tune", *windows, "--max-trials", n_trials, "--search", "random", *options)
         assert done.returncode == 0, done.stderr
         with Store(tmp_path / "r.db") as store:
             assert any(record.sketch.startswith("winograd") for record in store.records()) == (not options)
@@ -146,6 +146,11 @@ def test_no_valid_trial_is_status_1(tmp_path):
         (("tune", TINY, "--threads", "4096"), ("4096",)),
         (("tune", TINY, "--tasks", "7"), ("7",)),
         (("tune", TINY, "--tasks", "a-b"), ("a-b",)),
+        (("tune", TINY, "--tasks", "0-99999999999"), ("99999999999",)),
+        (("tune", TINY, "--json", "absent/x.json"), ("absent/x.json",)),
+        (("tune", TINY, "--search", "random", "--cost-model", "scratch"), ("random", "scratch")),
+        (("record", "--merge", "absent", "--max-trials", "5"), ("--max-trials",)),
+        (("train", "absent", "-o", "nowhere/m.ubj"), ("nowhere/m.ubj",)),
         (("tune", TINY, "--shape", "x=1,2"), ("--shape",)),
         (("tasks", "conv2d:c=3,h=4,w=4,k=8,r=7,s=7"), ("7x7",)),
         (("best", "--records", "absent.db"), ("absent.db",)),
@@ -161,6 +166,7 @@ def test_no_valid_trial_is_status_1(tmp_path):
 )
 def test_bad_input_is_one_line_and_status_2(arguments, words, tmp_path):
     assert_one_line_error(tilewright(*arguments, cwd=tmp_path), *words)
+    assert not list(tmp_path.iterdir())
 
 
 def test_files_that_are_not_what_they_should_be(tmp_path):
@@ -181,7 +187,10 @@ def test_files_that_are_not_what_they_should_be(tmp_path):
 
 
 def test_bad_usage_is_status_2():
-    for arguments in (("tune",), ("tune", TINY, "--max-trials", "0"), ("tune", TINY, "--search", "luck"), ("fly",)):
+    tune = ("tune", TINY)
+    for arguments in (
+        ("tune",), (*tune, "--max-trials", "0"), (*tune, "--search", "luck"), (*tune, "--seed", "4294967296"), (*tune, "--timeout", "inf"), (*tune, "--max-seconds", "nan"), ("fly",),
+    ):  # fmt: skip
         done = tilewright(*arguments)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr

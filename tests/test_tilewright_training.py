@@ -183,11 +183,11 @@ def test_a_network_is_not_held_out_of_tasks_that_nothing_is_known_of(measured, t
 def test_empty_splits_are_refused(data, tmp_path):
     with pytest.raises(UserError, match="--networks a,nonet: no measurement is of network 'nonet' \\(there are: a, b, c\\)"):
         held_out(data, "network", 0, ("a", "nonet"))
-    with pytest.raises(UserError, match="an empty split: --holdout network holds out 280 of 280 candidates and leaves 0"):
+    with pytest.raises(UserError, match="an empty split: network holds out 280 of 280 candidates and leaves 0"):
         held_out(data, "network", 0, ("a", "b", "c"))
     one = training_set(read_measured([directory(tmp_path / "one", {B: {"a": 1}, SAME_AS_B: {"b": 1}})]))
     for split in ("task", "network"):
-        with pytest.raises(UserError, match=f"--holdout {split} needs two tasks or more, the measurements are of 1"):
+        with pytest.raises(UserError, match=f"the split {split} needs two tasks or more, the measurements are of 1"):
             held_out(one, split, 0, ("a",))
     assert held_out(one, "within", 0).any()
 

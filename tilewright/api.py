@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -41,6 +42,7 @@ SEARCHES: dict[str, SearchFactory] = {
     "genetic": GeneticSearch,
     "random": RandomSearch,
 }
+UNSCORED = ("genetic", "random")  # the searches that ask no cost model
 SHIPPED, SCRATCH, RANDOM = "shipped", "scratch", "random"  # cost models that are no files
 DEFAULT_TRIALS_PER_TASK = 128  # where no budget is given
 LIMITS_SECONDS = 0.4  # for measuring the machine's limits before tuning
@@ -166,7 +168,7 @@ def tune(
     threads: int | None = None,
     seed: int = 0,
     search: str = "evolutionary",
-    cost_model: str = SHIPPED,
+    cost_model: str | None = None,
     check: bool = True,
     timeout_seconds: float = 10.0,
     no_winograd: bool = False,
@@ -177,22 +179,31 @@ def tune(
 
     `what` is a task, several, or a target as in `tasks`. With `records`, a file, every trial is kept there, and trials already there
     count and are not repeated. Without any budget each task gets `DEFAULT_TRIALS_PER_TASK` trials. `search` is one of `SEARCHES`;
-    `cost_model` is what ranks candidates: "shipped", the model that comes with Tilewright, or the file of another one that `tilewright train` wrote, each
-    put right by what is measured; "scratch", one that learns from nothing; or "random". `check`: compare every candidate's output with the reference.
-    `no_winograd` leaves out schedules by Winograd's algorithm, which round otherwise; `deterministic` those by split reductions too, so that the terms of every
-    sum are added one after the other. Records of what is left out do not count.
+    `cost_model` is what ranks candidates: "shipped" (if None), the model that comes with Tilewright, or the file of another one that `tilewright train` wrote,
+    each put right by what is measured; "scratch", one that learns from nothing; or "random". The searches "genetic" and "random" ask none, and take none.
+    `check`: compare every candidate's output with the reference. `no_winograd` leaves out schedules by Winograd's algorithm, which round otherwise;
+    `deterministic` those by split reductions too, which add the terms of a sum in parts. Records of what is left out do not count.
     `UserError` if anything asked for cannot be had. Ctrl-C ends the run early and keeps what was found.
     """
     if search not in SEARCHES:
         raise UserError(f"unknown search {search!r} (known: {', '.join(SEARCHES)})")
-    for name, number in (("max_trials", max_trials), ("max_trials_per_task", max_trials_per_task), ("max_seconds", max_seconds), ("batch", batch)):
-        if number is not None and number <= 0:
-            raise UserError(f"{name} must be positive, got {number}")
+    numbers = {
+        "max_trials": max_trials,
+        "max_trials_per_task": max_trials_per_task,
+        "max_seconds": max_seconds,
+        "batch": batch,
+        "timeout_seconds": timeout_seconds,
+    }
+    for name, number in numbers.items():
+        if number is not None and not 0 < number < math.inf:
+            raise UserError(f"{name} must be positive and finite, got {number}")
+    if cost_model is not None and search in UNSCORED:
+        raise UserError(f"the search {search} asks no cost model, so it takes none; got {cost_model}")
     if max_trials is None and max_trials_per_task is None and max_seconds is None:
         max_trials_per_task = DEFAULT_TRIALS_PER_TASK
     chosen = _chosen(what)
     machine = detect_machine(one_thread_without_openmp(threads))
-    learner = make_learner(cost_model, machine, seed)
+    learner = make_learner(cost_model or (RANDOM if search in UNSCORED else SHIPPED), machine, seed)
     options = TuneOptions(max_trials, max_trials_per_task, max_seconds, batch, seed, allowed_algorithms(no_winograd=no_winograd, deterministic=deterministic))
     with ExitStack() as stack:
         store = stack.enter_context(Store(records)) if records is not None else None

@@ -5,6 +5,7 @@ Exit status: 0 fine, 1 some task has no valid trial, 2 bad input or usage, 130 i
 
 from __future__ import annotations
 
+import re
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -22,19 +23,32 @@ app = typer.Typer(
 )  # fmt: skip
 
 NO_VALID_TRIAL, BAD_INPUT, INTERRUPTED = 1, 2, 130
+MAX_SEED = 2**32 - 1  # what NumPy, scikit-learn and XGBoost all take
+MAX_SECONDS = 1e7  # four months; sockets and clocks take it
+
+
+def _with_place(path: Path | None) -> Path | None:
+    """A file that will be written at the end: whether it can be is to be known at the beginning."""
+    from ir.files import check_place
+
+    if path is not None:
+        check_place(path)
+    return path
+
 
 TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help="An .onnx file, or an operator such as matmul:m=512,n=512,k=512.")]
 RecordsOption = Annotated[Path | None, typer.Option("--records", metavar="FILE", help="Records file to read and append to.")]
 RequiredRecords = Annotated[Path, typer.Option("--records", metavar="FILE", help="Records file to read.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads to run kernels on; by default all this process may use.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same candidates.")]
-JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the whole result as JSON.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=MAX_SEED, help="Same seed, same candidates.")]
+SecondsOption = Annotated[float | None, typer.Option("--max-seconds", min=1.0, max=MAX_SECONDS, help="Time for the whole run.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", callback=_with_place, help="Write the whole result as JSON.")]
 ShapeOption = Annotated[list[str] | None, typer.Option("--shape", metavar="NAME=1,3,48,320", help="Shape of a dynamic input; may be repeated.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print the result alone.")]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Print every trial.")]
 NoWinogradOption = Annotated[bool, typer.Option("--no-winograd", help="Leave out schedules by Winograd's algorithm, which round otherwise.")]
 DeterministicOption = Annotated[
-    bool, typer.Option("--deterministic", help="Only schedules that add the terms of each sum one after the other: neither Winograd nor split reductions.")
+    bool, typer.Option("--deterministic", help="Leave out Winograd's algorithm and reductions split in parts, which add the terms of a sum in another order.")
 ]
 TasksOption = Annotated[str | None, typer.Option("--tasks", metavar="0,3-5", help="Work on these tasks only, numbered as `tilewright tasks` does.")]
 
@@ -112,14 +126,18 @@ def tune(
     records: RecordsOption = None,
     max_trials: Annotated[int | None, typer.Option(min=1, help="Trials over all tasks, those already in the records included.")] = None,
     max_trials_per_task: Annotated[int | None, typer.Option(min=1, help="Trials of each task; 128 where no budget at all is given.")] = None,
-    max_seconds: Annotated[float | None, typer.Option(min=1.0, help="Time for the whole run.")] = None,
+    max_seconds: SecondsOption = None,
     tasks: TasksOption = None,
     batch: Annotated[int, typer.Option(min=1, help="Trials between two updates of the cost model.")] = 16,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for building or measuring one candidate.")] = 10.0,
+    timeout: Annotated[float, typer.Option(min=0.1, max=MAX_SECONDS, help="Seconds for building or measuring one candidate.")] = 10.0,
     search: Annotated[SearchName, typer.Option(help="How candidates are chosen.")] = SearchName.evolutionary,
     cost_model: Annotated[
-        str, typer.Option(metavar="shipped|scratch|random|FILE", help="What ranks candidates: the model shipped, one learned here, chance, or a trained one.")
-    ] = "shipped",
+        str | None,
+        typer.Option(
+            metavar="shipped|scratch|random|FILE",
+            help="What ranks candidates: the model shipped (by default), one learned here, chance, or a trained one; not for --search genetic and random.",
+        ),
+    ] = None,
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not compare outputs with the reference.")] = False,
     require_tuned: Annotated[bool, typer.Option("--require-tuned", help="Fail if some layer of the network is left untuned.")] = False,
     shape: ShapeOption = None,
@@ -218,12 +236,12 @@ def record(
     suite: Annotated[SuiteName | None, typer.Option(help="A set of tasks, instead of targets; networks that are not there yet are fetched by pip.")] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIRECTORY", help="Where measurements are kept, and gone on from.")] = Path("measured"),
     merge: Annotated[list[Path] | None, typer.Option(metavar="DIRECTORY", help="Add the measurements of another such directory; may be repeated.")] = None,
-    max_trials: Annotated[int, typer.Option(min=2, help="Candidates of each task, those already measured included.")] = 128,
-    max_seconds: Annotated[float | None, typer.Option(min=1.0, help="Time for the whole run.")] = None,
+    max_trials: Annotated[int | None, typer.Option(min=2, help="Candidates of each task, those already measured included; 128 by default.")] = None,
+    max_seconds: SecondsOption = None,
     passes: Annotated[int | None, typer.Option(min=1, help="How often each candidate is measured, some seconds apart; 2 by default.")] = None,
     shape: ShapeOption = None,
     threads: ThreadsOption = None,
-    seed: SeedOption = 0,
+    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Same seed, same candidates; 0 by default.")] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Measure candidates of many tasks to learn from: half drawn uniformly, half searched for, some measured twice. Resumes, appends, merges."""
@@ -231,19 +249,20 @@ def record(
     from graph.suite import named_suite, target_suite
     from ir.errors import UserError
     from search.campaign import CampaignOptions
-    from tilewright.record import PASSES, print_recorded, record
+    from tilewright.record import MAX_TRIALS, PASSES, print_recorded, record
 
     if suite is not None and (targets or shape):
         raise UserError(f"--suite {suite.value} and targets or shapes are not for one campaign: give one of them, then append the other to the same directory")
     merge_alone = bool(merge) and suite is None and not targets
-    if merge_alone and (shape or any(given is not None for given in (threads, max_seconds, passes))):
-        raise UserError("--merge without targets or --suite measures nothing, so --shape, --threads, --max-seconds and --passes are not for it")
+    if merge_alone and (shape or any(given is not None for given in (max_trials, max_seconds, passes, threads, seed))):
+        raise UserError(
+            "--merge without targets or --suite measures nothing, so --max-trials, --max-seconds, --passes, --shape, --threads and --seed are not for it"
+        )
     chosen = None if merge_alone else named_suite(suite.value) if suite is not None else target_suite(targets or [], parse_shapes(shape or []))
     for note in chosen.notes if chosen is not None and not quiet else ():
         print(f"note: {note}", file=sys.stderr)
-    recorded = record(
-        chosen, out, CampaignOptions(max_trials, max_seconds, seed), merge=merge or (), threads=threads, passes=passes or PASSES, quiet=quiet,
-    )  # fmt: skip
+    options = CampaignOptions(max_trials or MAX_TRIALS, max_seconds, seed or 0)
+    recorded = record(chosen, out, options, merge=merge or (), threads=threads, passes=passes or PASSES, quiet=quiet)
     print_recorded(recorded)
     if recorded.interrupted:
         raise typer.Exit(INTERRUPTED)
@@ -253,7 +272,7 @@ def record(
 def train(
     data: Annotated[list[Path] | None, typer.Argument(metavar="[DATA]...", help="Directories of `tilewright record`, Parquet files, records files.")] = None,
     records: Annotated[list[Path] | None, typer.Option("--records", metavar="FILE", help="The same as an argument; may be repeated.")] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Where to write the model (.ubj).")] = Path("model.ubj"),
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", callback=_with_place, help="Where to write the model (.ubj).")] = Path("model.ubj"),
     holdout: Annotated[SplitName | None, typer.Option(help="Learn from all but this, and print the scores on it; else cross-validation.")] = None,
     networks: NetworksOption = None,
     mix_machines: MixOption = False,
@@ -334,10 +353,8 @@ def import_records(
 ) -> None:
     """Add exported records to a records file; those already there are skipped."""
     from data import exchange
-    from data.store import Store
 
-    with Store(records) as store:
-        imported = exchange.import_records(store, source)
+    imported = exchange.import_records(records, source)
     print(f"{imported.n_new} records added to {records}, {imported.n_known} were there already")
 
 
@@ -359,13 +376,13 @@ def select_tasks(tasks: tuple[Task, ...], choice: str | None) -> tuple[Task, ...
         return tasks
     numbers: list[int] = []
     for part in choice.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        named = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", part.strip())
+        if named is None:
             raise UserError(f"--tasks {choice}: {part!r} is neither a number nor a range such as 3-5")
-        numbers += range(int(first), int(last or first) + 1)
-    outside = [number for number in numbers if number >= len(tasks)]
-    if outside:
-        raise UserError(f"--tasks {choice}: there is no task {outside[0]}; the tasks are 0 to {len(tasks) - 1}")
+        first, last = int(named[1]), int(named[2] or named[1])
+        if max(first, last) >= len(tasks):
+            raise UserError(f"--tasks {choice}: there is no task {max(first, last)}; the tasks are 0 to {len(tasks) - 1}")
+        numbers += range(first, last + 1)
     if not numbers:
         raise UserError(f"--tasks {choice} names no task")
     return tuple(tasks[number] for number in dict.fromkeys(numbers))

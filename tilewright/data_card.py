@@ -35,7 +35,7 @@ so the data outlive changes of the features. The `.about.json` beside it says wh
 
 Every candidate's result was compared with a reference. Tasks took turns, the one with the fewest trials first. The fastest repeat is the label: threads and
 caches warm, several calls in a row, repeated until two agree; a candidate four times slower than the best has a single repeat, or one for each pass over its
-group, and is so known less well than the others: {single} of those that succeeded. A failure is kept with its class.
+group, and is so known less well than the others; {single} of those that succeeded have a single one. A failure is kept with its class.
 """
 
 _AGAIN = """## Make it again
@@ -90,7 +90,7 @@ def _commands(trials: Sequence[Record]) -> Iterable[str]:
 
 
 def _single_share(trials: Sequence[Record]) -> str:
-    """Of the valid ones, those with one repeat."""
+    """Of the valid ones, those with one repeat in all."""
     repeats = [len(record.seconds) for record in trials if record.ok]
     return f"{repeats.count(1) / max(len(repeats), 1):.1%}"
 

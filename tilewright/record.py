@@ -29,6 +29,7 @@ from tilewright import api
 from tilewright.data_card import write_card
 from tilewright.display import LINE_SECONDS, clock
 
+MAX_TRIALS = 128  # of a task
 PASSES = 2  # what is recorded is to be right: a candidate is measured twice, some seconds apart
 
 

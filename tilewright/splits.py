@@ -35,12 +35,12 @@ def held_out(data: TrainingSet, split: str, seed: int, networks: Sequence[str] =
     else:
         programs = sorted(set(data.programs.tolist()))
         if len(programs) < 2:
-            raise UserError(f"--holdout {split} needs two tasks or more, the measurements are of {len(programs)}; `within` holds out candidates of one")
+            raise UserError(f"the split {split} needs two tasks or more, the measurements are of {len(programs)}; `within` holds out candidates of one")
         chosen = _programs_of_networks(data, networks) if split == "network" else _fifth(data, seed)
         mask = np.isin(data.programs, sorted(chosen))
     if mask.all() or not mask.any():
         n = int(mask.sum())
-        raise UserError(f"an empty split: --holdout {split} holds out {n} of {len(mask)} candidates and leaves {len(mask) - n} to learn from")
+        raise UserError(f"an empty split: {split} holds out {n} of {len(mask)} candidates and leaves {len(mask) - n} to learn from")
     return mask
 
 
