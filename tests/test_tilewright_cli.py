@@ -187,10 +187,8 @@ def test_files_that_are_not_what_they_should_be(tmp_path):
 
 
 def test_bad_usage_is_status_2():
-    tune = ("tune", TINY)
-    for arguments in (
-        ("tune",), (*tune, "--max-trials", "0"), (*tune, "--search", "luck"), (*tune, "--seed", "4294967296"), (*tune, "--timeout", "inf"), (*tune, "--max-seconds", "nan"), ("fly",),
-    ):  # fmt: skip
+    wrong = (("--max-trials", "0"), ("--search", "luck"), ("--seed", "4294967296"), ("--timeout", "inf"), ("--max-seconds", "nan"))
+    for arguments in (("tune",), ("fly",), *(("tune", TINY, *options) for options in wrong)):
         done = tilewright(*arguments)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
