@@ -126,13 +126,6 @@ class Store:
             rows = self._connection.execute(query).fetchall()
         return [TaskCounts(Setting(task, machine, threads), n_trials, n_failed) for task, machine, threads, n_trials, n_failed in rows]
 
-    def failures(self, task: str | None = None, machine: str | None = None, threads: int | None = None) -> dict[str, int]:
-        """How many trials failed in each class, the most frequent first."""
-        condition, values = _condition(task, machine, threads)
-        query = f"SELECT failure, count(*) FROM trials WHERE {condition} AND failure <> '' AND {_FIRST} GROUP BY 1 ORDER BY 2 DESC, 1"
-        with self._explained():
-            return dict(self._connection.execute(query, values).fetchall())
-
     def close(self) -> None:
         self._connection.close()
 

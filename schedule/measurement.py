@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
-
-from ir.task import Task
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,3 @@ class Measurement:
     def united(self, other: Measurement) -> Measurement:
         """With the repeats of another measurement of the same candidate; a failure of either is one of both."""
         return next((each for each in (self, other) if not each.ok), Measurement(self.seconds + other.seconds))
-
-
-# Measures the candidates of a task; the answer has one measurement a candidate, in the same order.
-Runner: TypeAlias = Callable[[Task, Sequence[Candidate]], list[Measurement]]

@@ -18,9 +18,10 @@ from codegen.runner import BUILDS_AHEAD, LiveRunner, default_memory_bytes
 from codegen.timing import Timing
 from ir.errors import NoReference, UserError
 from ir.task import Task, task
-from schedule.measurement import Candidate, Measurement, Runner
+from schedule.measurement import Candidate, Measurement
 from schedule.rules import sketches
 from schedule.target import Target
+from search.tuner import Runner
 
 TARGET = detect_target(None if register_openmp() else 1)
 QUICK = Timing(repeat_seconds=1e-5, min_repeats=2, max_repeats=4, total_seconds=1e-4)

@@ -10,7 +10,7 @@ from data.replay import UNRECORDED, ReplayRunner
 from data.store import Store
 from ir.errors import UserError
 from ir.task import task
-from schedule.measurement import Candidate, Measurement, Runner
+from schedule.measurement import Candidate, Measurement
 from schedule.rules import sketches
 from schedule.sketch import Sketch
 from schedule.target import Target
@@ -28,7 +28,7 @@ def recorded(sketch: Sketch, n: int, seed: int) -> list[Record]:
 
 def test_answers_what_was_recorded() -> None:
     trials = random_records(40, seed=1)
-    runner: Runner = ReplayRunner(trials)
+    runner = ReplayRunner(trials)
     fastest = {trial.row: trial for trial in sorted(trials, key=lambda trial: -trial.best_seconds)}
     candidates = [Candidate("tile_n", row) for row in fastest]
     measurements = runner(PROBLEM, candidates)
