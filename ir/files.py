@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,13 +22,16 @@ def make_directory(path: Path, mode: int = 0o777) -> None:
 
 
 def check_place(path: Path) -> None:
-    """`UserError` where `write_file` would find no place for the file: to be asked before what takes long to compute."""
-    found = next((number for wrong, number in (
-        (not path.parent.exists(), errno.ENOENT), (not path.parent.is_dir(), errno.ENOTDIR), (path.is_dir(), errno.EISDIR),
-        (not os.access(path.parent, os.W_OK), errno.EACCES),
-    ) if wrong), None)  # fmt: skip
-    if found is not None:
-        raise UserError(f"{path}: it cannot be written: {os.strerror(found)}")
+    """`UserError` where `write_file` would find no place for the file, or take that of a device: to be asked before what takes long to compute."""
+    wrong = {
+        "its directory does not exist": not os.path.exists(path.parent),
+        "what should be its directory is a file": not os.path.isdir(path.parent),
+        "something that is no file has its name": os.path.exists(path) and not os.path.isfile(path),
+        "nothing can be written to its directory": not os.access(path.parent, os.W_OK),
+    }
+    for reason, is_so in wrong.items():
+        if is_so:
+            raise UserError(f"{path}: it cannot be written: {reason}")
 
 
 def write_file(path: Path, content: bytes) -> None:
