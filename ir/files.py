@@ -22,11 +22,11 @@ def make_directory(path: Path, mode: int = 0o777) -> None:
 
 
 def check_place(path: Path) -> None:
-    """`UserError` where `write_file` would find no place for the file, or take that of a device: to be asked before what takes long to compute."""
+    """`UserError` where `write_file` would find no place for the file, or take that of a link, such as /dev/stdout: to be asked before what takes long to compute."""
     wrong = {
         "its directory does not exist": not os.path.exists(path.parent),
         "what should be its directory is a file": not os.path.isdir(path.parent),
-        "something that is no file has its name": os.path.exists(path) and not os.path.isfile(path),
+        "something that is no file has its name": os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)),
         "nothing can be written to its directory": not os.access(path.parent, os.W_OK),
     }
     for reason, is_so in wrong.items():

@@ -41,18 +41,18 @@ def test_target_that_is_a_directory_is_one_line(tmp_path: Path) -> None:
 def test_a_place_is_checked_before_there_is_anything_to_write(tmp_path: Path) -> None:
     write_file(tmp_path / "file", b"old")
     (tmp_path / "taken").mkdir()
-    (tmp_path / "device").symlink_to("/dev/null")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
     check_place(tmp_path / "file")
     check_place(tmp_path / "new")
     for name, words in {
         "absent/file": "its directory does not exist",
         "file/below": "what should be its directory is a file",
         "taken": "something that is no file has its name",
-        "device": "something that is no file has its name",
+        "link": "something that is no file has its name",
     }.items():
         with pytest.raises(UserError, match=f"{name}: it cannot be written: {words}"):
             check_place(tmp_path / name)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["device", "file", "taken"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "taken"]
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
