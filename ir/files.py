@@ -22,7 +22,7 @@ def make_directory(path: Path, mode: int = 0o777) -> None:
 
 
 def check_place(path: Path) -> None:
-    """`UserError` where `write_file` would find no place for the file, or take that of a link, such as /dev/stdout: to be asked before what takes long to compute."""
+    """`UserError` where `write_file` would find no place for the file, or take that of a link, such as /dev/stdout. To be asked before what takes long."""
     wrong = {
         "its directory does not exist": not os.path.exists(path.parent),
         "what should be its directory is a file": not os.path.isdir(path.parent),
