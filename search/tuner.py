@@ -246,8 +246,7 @@ class Tuner:
         """The search's next batch; the default schedule is the very first trial."""
         first = [] if state.default in state.measured else [state.default]
         asked = state.search.ask(n - len(first), explore=self._learner.is_lost)
-        asked = list(dict.fromkeys([*first, *asked]))
-        return [candidate for candidate in asked if candidate not in state.measured]
+        return [candidate for candidate in dict.fromkeys([*first, *asked]) if candidate not in state.measured]
 
     def _keep(self, state: TaskState, candidate: Candidate, measurement: Measurement) -> None:
         """Take note of one trial, and write it down at once."""
