@@ -182,7 +182,7 @@ class Kernel:
 
 def check_array(what: str, array: object, tensor: Tensor) -> None:
     """TypeError or ValueError if this is no array of the tensor's type and shape."""
-    if not isinstance(array, np.ndarray):
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):  # a mask would be ignored
         raise TypeError(f"{what} must be a numpy array, got {type(array).__name__}")
     if array.dtype != tensor.dtype:
         raise TypeError(f"{what} must be {tensor.dtype}, got {array.dtype}")

@@ -41,9 +41,10 @@ def lower(sketch: Sketch, row: NDArray[np.int64], target: Target) -> Lowered:
         raise IllegalCandidate(f"sketch {sketch.name} has {len(sketch.space.columns)} columns, the row has {len(row)}: {[int(v) for v in row]}")
     if any(v < min(c.choices) for v, c in zip(row, sketch.space.columns, strict=True)):
         raise IllegalCandidate(f"row {[int(v) for v in row]} of sketch {sketch.name} has a value below its column's choices")
-    if not sketch.space.valid(row[None, :])[0]:
+    canonical = sketch.space.canonical(row[None, :])
+    if not sketch.space.valid(canonical)[0]:
         raise IllegalCandidate(f"row {[int(v) for v in row]} breaks a limit of sketch {sketch.name}")
-    stages = sketch.instantiate(sketch.space.canonical(row[None, :])[0])
+    stages = sketch.instantiate(canonical[0])
     between = {access.tensor.name: _intermediate(stage, access) for stage, access in handed_on(stages)}
     between |= {made.result.name: _intermediate(made, made.write) for made in sketch.beforehand}
     lowerings = [_StageLowering(stage, target, between, sketch.fused, f"s{number}_" if len(stages) > 1 else "") for number, stage in enumerate(stages)]

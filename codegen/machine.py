@@ -98,11 +98,6 @@ def detect_machine(threads: int | None = None, root: Path = ROOT) -> Machine:
     )
 
 
-def detect_target(threads: int | None = None, root: Path = ROOT) -> Target:
-    """The target of `detect_machine`."""
-    return detect_machine(threads, root).target
-
-
 def check_cpu(built: Target, host: Target) -> None:
     """`UserError` if code built for `built` could meet an instruction that `host` does not have."""
     needed, there = (enabled_features(target) for target in (built, host))
@@ -246,10 +241,13 @@ def control_groups(controller: str, root: Path = ROOT) -> Iterator[Path]:
         groups |= dict.fromkeys(controllers.split(","), path)
     for line in (read_text(root / "proc/self/mountinfo") or "").splitlines():
         left, _, right = line.partition(" - ")
-        (_, _, _, mounted, mount_point, *_), (kind, _, options) = left.split(), right.split(None, 2)
+        kind, _, rest = right.partition(" ")  # what else stands there of other kinds may be anything
+        if kind not in ("cgroup", "cgroup2"):
+            continue
+        (_, _, _, mounted, mount_point, *_), options = left.split(), rest.partition(" ")[2]
         if kind == "cgroup2":
             name = ""
-        elif kind == "cgroup" and controller in options.split(","):
+        elif controller in options.split(","):
             name = controller
         else:
             continue

@@ -11,7 +11,6 @@ Notation, for one group of n candidates.
                      that did not fail, for to find a failed one is no merit.
   top-k score        best y among the k first by s, over the best y of the group (TenSet's top-k and peak@k, for one task). 0.9 means: whoever
                      measures the k first gets 90 % of the speed that is there.
-  Spearman           correlation of the ranks of s and of y; 0 for constant scores.
 
 Of equal scores the slower candidate stands first: a model that cannot tell candidates apart gets no credit for the order in which they came.
 Of candidates exactly as fast as the k-th fastest all count as among the k fastest.
@@ -32,13 +31,12 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Quality:
-    """The measures of one group, or their means over groups. 1 is best; 0 is worst, for Spearman -1."""
+    """The measures of one group, or their means over groups. 1 is best, 0 is worst."""
 
     pairwise_accuracy: float
     recall_at_k: float
     top_1: float
     top_5: float
-    spearman: float
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def quality(scores: ArrayLike, throughput: ArrayLike, k: int = 30) -> Quality | 
     s, y = _checked(scores, throughput)
     if not len(y) or y.min() == y.max():
         return None
-    return Quality(pairwise_accuracy(s, y), recall_at_k(s, y, k), top_k_score(s, y, 1), top_k_score(s, y, 5), spearman(s, y))
+    return Quality(pairwise_accuracy(s, y), recall_at_k(s, y, k), top_k_score(s, y, 1), top_k_score(s, y, 5))
 
 
 def pairwise_accuracy(scores: ArrayLike, throughput: ArrayLike) -> float:
@@ -100,12 +98,6 @@ def top_k_score(scores: ArrayLike, throughput: ArrayLike, k: int) -> float:
     """As defined above, for one group with two distinct throughputs or more."""
     s, y = _checked_distinct(scores, throughput)
     return float(y[_first(s, y, _checked_k(k))].max() / y.max())
-
-
-def spearman(scores: ArrayLike, throughput: ArrayLike) -> float:
-    """As defined above, for one group with two distinct throughputs or more."""
-    s, y = _checked_distinct(scores, throughput)
-    return float(stats.spearmanr(s, y).statistic) if s.min() < s.max() else 0.0
 
 
 def _first(s: Values, y: Values, k: int) -> NDArray[np.intp]:

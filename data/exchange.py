@@ -181,10 +181,10 @@ def _object(value: object) -> dict[str, object]:
 
 @contextmanager
 def _located(place: str | Path) -> Iterator[None]:
-    """Says where in the file something is wrong. What Arrow refuses is a `ValueError` too."""
+    """Says where in the file something is wrong. What Arrow refuses is a `ValueError` too, or an `OverflowError` where Python has no such time."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise UserError(f"{place}: {' '.join(str(error).split())}") from error
 
 

@@ -17,6 +17,7 @@ Parser = Callable[[object], object]
 
 MAX_MESSAGE = 1000  # characters; a candidate that floods its output does not flood the records
 _MAX_WHOLE = (1 << 63) - 1  # what SQLite and Parquet hold
+_LEAST_SECONDS = 1e-12  # far less than a cycle; work over still less could be infinite
 _WHOLE = (int, np.integer)  # made once: `|` would take longer at every value than all the rest of its check
 _NUMBER = (int, float, np.integer, np.floating)
 
@@ -59,21 +60,24 @@ def message(value: object) -> str:
     return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "…"
 
 
-def whole(least: int = -_MAX_WHOLE - 1) -> Callable[[object], int]:
-    """A 64-bit whole number that is at least `least`."""
+def whole(least: int = -_MAX_WHOLE - 1, most: int = _MAX_WHOLE) -> Callable[[object], int]:
+    """A 64-bit whole number from `least` to `most`."""
 
     def parse(value: object) -> int:
-        if not isinstance(value, _WHOLE) or isinstance(value, bool) or not least <= value <= _MAX_WHOLE:
-            raise ValueError(f"is {value!r}, not a whole number from {least} to {_MAX_WHOLE}")
+        if not isinstance(value, _WHOLE) or isinstance(value, bool) or not least <= value <= most:
+            raise ValueError(f"is {value!r}, not a whole number from {least} to {most}")
         return int(value)
 
     return parse
 
 
 def _finite(value: object) -> float:
-    if not isinstance(value, _NUMBER) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError(f"is {value!r}, not a finite number")
-    return float(value)
+    try:
+        if isinstance(value, _NUMBER) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number beyond all floats
+        pass
+    raise ValueError(f"is {value!r}, not a finite number")
 
 
 def duration(value: object) -> float:
@@ -89,6 +93,8 @@ def time(value: object) -> float:
     seconds = _finite(value)
     if seconds <= 0:
         raise ValueError(f"is {value!r}, not a positive time")
+    if seconds < _LEAST_SECONDS:
+        raise ValueError(f"is {value!r}, a time shorter than {_LEAST_SECONDS:g} seconds, which nothing takes")
     return seconds
 
 

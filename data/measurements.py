@@ -107,7 +107,7 @@ def read_about(path: Path) -> About:
         return About(_sources(found["sources"]), {str(int(threads)): _limits(limits) for threads, limits in found["limits"].items()})
     except OSError as error:
         raise UserError(f"{path}: it cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise UserError(f"{path}: it is not what tilewright record keeps beside its records; expected a JSON object with sources and limits") from None
 
 

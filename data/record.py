@@ -27,6 +27,8 @@ SCHEMA_VERSION = 2  # of records in every format; a change of the fields below, 
 KINDS = ("trial", "final", "sample", "repeat")
 FIRST_KINDS = ("trial", "sample")
 CACHES = ("warm", "cold")
+UNCHECKED = "unchecked"  # stands among the versions of a record whose result was compared with nothing
+MAX_ROUND = 1 << 40  # tuning that goes on counts from the last one, and that must fit in 64 bits
 
 
 class Setting(NamedTuple):
@@ -132,7 +134,7 @@ class Record(Entry):
         "threads": fields.whole(1),
         "seed": fields.whole(0),
         "versions": fields.table(fields.text),
-        "round": fields.whole(0),
+        "round": fields.whole(0, MAX_ROUND),
         "trial": fields.whole(0),
         "elapsed_seconds": fields.duration,
         "cache": fields.one_of(*CACHES),
@@ -206,7 +208,7 @@ class Round(Entry):
         "machine": Record.parsers["machine"],
         "threads": fields.whole(1),
         "seed": fields.whole(0),
-        "round": fields.whole(0),
+        "round": fields.whole(0, MAX_ROUND),
         "model": fields.name,
         "n_measured": fields.whole(0),
         "n_failed": fields.whole(0),

@@ -64,7 +64,7 @@ class ReplayRunner:
 
         `UserError` where the sketch has other columns than when it was recorded.
         """
-        names = tuple(symbol.name for symbol in sketch.space.symbols)
+        names = sketch.space.names
         recorded = self.columns.get(sketch.name, names)
         if recorded != names:
             raise UserError(f"sketch {sketch.name} of {self.setting.task} has columns {' '.join(names)}, its records have {' '.join(recorded)}")

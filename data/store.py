@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 import sqlite3
 import time
 from collections import defaultdict
@@ -253,8 +254,8 @@ def _from_column(kind: type[Entry], name: str, value: Hashable) -> object:
 def _parsed(kind: type[Entry], name: str, value: Hashable) -> object:
     try:
         found = json.loads(str(value))
-    except ValueError:
-        raise ValueError(f"{name} is {value!r}, not JSON") from None
+    except (ValueError, RecursionError):
+        raise ValueError(f"{name} is {reprlib.repr(value)}, not JSON") from None
     return kind.parsed(name, found)
 
 

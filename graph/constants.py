@@ -13,25 +13,28 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from ir.errors import Unsupported
+from graph.onnx_file import first_line
+from ir.errors import Unsupported, UserError
 
 Array: TypeAlias = NDArray[Any]
 
 SMALL = 4096  # elements; constants up to here (shapes, bounds, axes) are computed at once, larger ones (weights) when asked for
 
+# What the reference evaluator raises where it cannot compute something.
+_REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout")
 
 
 class Constants:
     """Constant tensors by name; those that nodes compute are computed by onnx's reference evaluator, large ones anew at every request."""
 
-    def __init__(self, model: ModelProto, directory: Path) -> None:
-        """`directory`: where the files are that hold the model's external data."""
+    def __init__(self, model: ModelProto, path: Path) -> None:
+        """`path`: of the model's file; the files that hold its external data lie beside it."""
         self._tensors: dict[str, TensorProto] = {tensor.name: tensor for tensor in model.graph.initializer}
         self._computed: dict[str, Array] = {}
         self._producers: dict[str, NodeProto] = {}
         self._opsets = list(model.opset_import)
-        self._directory = str(directory)
+        self._path = path
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors or name in self._computed or name in self._producers
@@ -53,11 +56,14 @@ class Constants:
         self._computed |= values
 
     def value(self, name: str) -> Array:
-        """The tensor; `Unsupported` if the reference evaluator cannot compute it."""
+        """The tensor; `Unsupported` if the reference evaluator cannot compute it, `UserError` if it is kept in a file that does not hold it."""
         if name in self._computed:
             return self._computed[name]
         if name in self._tensors:
-            stored: Array = numpy_helper.to_array(self._tensors[name], self._directory)
+            try:
+                stored: Array = numpy_helper.to_array(self._tensors[name], str(self._path.parent))
+            except (OSError, ValueError, onnx.checker.ValidationError) as error:
+                raise UserError(f"{self._path}: the data of tensor {name!r} cannot be read: {first_line(error)}") from None
             return stored
         return self.evaluate(list(self._needed(name, set())), {}, [name])[name]
 
@@ -71,7 +77,7 @@ class Constants:
         try:
             with np.errstate(all="ignore"):
                 results = ReferenceEvaluator(model).run(list(outputs), feeds)
-        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except (*_REFUSALS, onnx.checker.ValidationError) as error:
             raise Unsupported(f"constant {outputs[0]!r} cannot be computed by {nodes[-1].op_type}: {error}") from error
         return {name: np.asarray(result) for name, result in zip(outputs, results, strict=True)}
 

@@ -16,6 +16,7 @@ from ir.errors import Unsupported
 # Every convolution has its channels last: they are contiguous for vectors with no block size that depends on the machine, a 1x1 convolution is a
 # matrix product, and nothing has to be repacked between layers.
 LAYOUT = {rank: names[0] for rank, names in LAYOUTS.items()}
+AUTO_PADS = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,9 @@ def _named(names: str, sizes: list[int]) -> list[str]:
 
 def padding(node: NodeProto, size: list[int], kernel: list[int], stride: list[int], dilation: list[int]) -> tuple[list[int], list[int]]:
     """(before, after) along each dimension."""
-    mode = attribute(node, "auto_pad", "NOTSET")
+    mode = attribute(node, "auto_pad", "NOTSET") or "NOTSET"
+    if mode not in AUTO_PADS:
+        raise Unsupported(f"auto_pad={mode}, which is none of {', '.join(AUTO_PADS)}")
     if mode in ("NOTSET", "VALID"):
         pads = list(attribute(node, "pads", [0] * 2 * len(size))) if mode == "NOTSET" else [0] * 2 * len(size)
         return pads[: len(size)], pads[len(size) :]
@@ -135,6 +138,8 @@ def by_x(numbers: list[int]) -> str:
 def _gemm(graph: Graph, node: NodeProto) -> Heavy:
     a, b, *c = filter(None, node.input)
     alpha, beta, transposed = attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0), bool(attribute(node, "transB", 0))
+    if not len(graph.shape(a)) == len(graph.shape(b)) == 2:
+        raise Unsupported(f"operands of shapes {graph.shape(a)} and {graph.shape(b)} are no matrices")
     (m, k), n = graph.shape(a), graph.shape(b)[0 if transposed else 1]
     if attribute(node, "transA", 0):
         raise Unsupported("transA=1: the first operand lies transposed")

@@ -15,8 +15,9 @@ from graph.heavy import HEAVY
 from graph.model import Graph
 from graph.prologue import prologue, scale_and_shift
 from graph.tunable import tunable
+from ir.errors import Unsupported
 from ir.prologue import CONSTANTS
-from ir.task import task
+from ir.task import Task, task
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,21 @@ class Layer:
 def layer(graph: Graph, node: NodeProto, taken: Set[str]) -> Layer:
     """The layer of a heavy node and what fuses to it; `Unsupported` or `UserError` says why there is none. `taken`: nodes of other layers."""
     start = tunable(graph, node)
+    plain = task(start.operator)
+    _check_size(graph, node, plain)
     if node.op_type not in HEAVY:
-        return Layer(task(start.operator).key, (node.name,), start.inputs, node.output[0])
+        return Layer(plain.key, (node.name,), start.inputs, node.output[0])
     end = epilogue(graph, node, start, taken)
     inputs = dict(start.inputs) | ({"residual": end.residual} if end.residual else {})
     key = task(f"{start.operator},epilogue={'+'.join(end.steps) or 'none'}").key
     return Layer(key, (node.name, *end.nodes), inputs, end.output)
+
+
+def _check_size(graph: Graph, node: NodeProto, plain: Task) -> None:
+    """`Unsupported` where the network's own shape inference and ours do not agree on the result: then the operator text is not what the node computes."""
+    expected, found = graph.shapes.get(node.output[0]), plain.program.output.shape
+    if expected is not None and math.prod(expected) != math.prod(found):
+        raise Unsupported(f"its result has shape {expected} in the network, which {plain.key} does not give")
 
 
 def with_prologue(graph: Graph, layer: Layer, taken: Set[str]) -> Layer:

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from graph.constants import SMALL, Array, Constants, subgraphs
-from graph.onnx_file import DOMAIN, first_line, load_model
-from graph.shapes import Shape, set_input_shapes
+from graph.onnx_file import DOMAIN, OLDEST_OPSET, first_line, load_model
+from graph.shapes import Shape, forget_dynamic_sizes, set_input_shapes
 from ir.errors import Unsupported, UserError
 
 
@@ -86,14 +86,15 @@ def read_graph(path: Path, shapes: Mapping[str, Shape]) -> Graph:
     """The network in an ONNX file for inputs of these shapes; `UserError` names what is wrong with either."""
     model = load_model(path)
     notes = set_input_shapes(model.graph, shapes, path)
-    constants = Constants(model, path.parent)
+    forget_dynamic_sizes(model.graph)
+    constants = Constants(model, path)
     inputs = tuple(value.name for value in model.graph.input if value.name not in constants)
     outputs = tuple(value.name for value in model.graph.output)
     model = _without_weights(model, constants)
     while True:
         types, known = _infer(model, path)
         if not _fold(model, types, known, constants):
-            opset = next(entry.version for entry in model.opset_import if entry.domain in DOMAIN)
+            opset = next((entry.version for entry in model.opset_import if entry.domain in DOMAIN), OLDEST_OPSET)
             return Graph(path, tuple(model.graph.node), inputs, outputs, known, types, constants, opset, notes)
 
 
@@ -101,12 +102,18 @@ def _without_weights(model: ModelProto, constants: Constants) -> ModelProto:
     """The same network with large constants as inputs: shape inference copies the whole model, and may not copy 2 GiB."""
     given = [value for value in model.graph.input if value.name not in constants]
     weights = [tensor for tensor in model.graph.initializer if not constants.is_small(tensor.name)]
-    small = [tensor for tensor in model.graph.initializer if constants.is_small(tensor.name)]
+    small = [_inline(tensor, constants) for tensor in model.graph.initializer if constants.is_small(tensor.name)]
     given += [helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in weights]
     graph = helper.make_graph(model.graph.node, model.graph.name, given, model.graph.output, small, value_info=model.graph.value_info)
     graph.sparse_initializer.extend(model.graph.sparse_initializer)
     # From version 4 on, initializers need not be inputs too.
     return helper.make_model(graph, opset_imports=model.opset_import, ir_version=max(model.ir_version, 4))
+
+
+def _inline(tensor: TensorProto, constants: Constants) -> TensorProto:
+    """With its data, which shape inference may need; it reads no files."""
+    is_outside = tensor.data_location == TensorProto.EXTERNAL
+    return numpy_helper.from_array(constants.value(tensor.name), tensor.name) if is_outside else tensor
 
 
 def _infer(model: ModelProto, path: Path) -> tuple[dict[str, int], dict[str, Shape]]:

@@ -32,13 +32,20 @@ def moves_data(graph: Graph, node: NodeProto) -> bool:
         longer = [axis for axis in _permutation(node, len(shape)) if graph.shapes.get(node.input[0], shape)[axis] != 1]
         return longer != sorted(longer)
     inputs = moved_inputs(node)
-    return len(inputs) > 1 or graph.shapes.get(inputs[0]) != shape or _may_reverse(graph, node)
+    return len(inputs) > 1 or graph.shapes.get(inputs[0]) != shape or _may_reverse(graph, node) or _may_shift(graph, node)
 
 
 def _may_reverse(graph: Graph, node: NodeProto) -> bool:
     """Whether a slice has steps that are negative, or not known."""
     steps = node.input[4] if node.op_type == "Slice" and len(node.input) > 4 else ""
-    return bool(steps) and (steps not in graph.constants or min(_constant(graph, steps)) < 0)
+    return bool(steps) and (steps not in graph.constants or any(step < 0 for step in _constant(graph, steps)))
+
+
+def _may_shift(graph: Graph, node: NodeProto) -> bool:
+    """Whether padding adds at one end what it cuts at the other, as far as is known."""
+    if node.op_type != "Pad":
+        return False
+    return (len(node.input) > 1 and node.input[1] not in graph.constants) or any(_numbers(graph, node, 1, "pads") or [])
 
 
 def _permutation(node: NodeProto, rank: int) -> list[int]:
@@ -56,7 +63,7 @@ def _pad(graph: Graph, node: NodeProto) -> Heavy:
     shape = graph.shape(x)
     if mode not in PAD_MODES:
         raise Unsupported(f"mode={mode}, only {', '.join(PAD_MODES)} can be tuned")
-    pads, axes = _numbers(graph, node, 1, "pads"), _axes(graph, node, 3, len(shape))
+    pads, axes = _numbers(graph, node, 1, "pads"), [axis % len(shape) for axis in _axes(graph, node, 3, len(shape))]
     if pads is None or len(pads) != 2 * len(axes):
         raise Unsupported("its pads are not two numbers for each dimension")
     if min(pads) < 0:
@@ -90,6 +97,7 @@ def _parts(graph: Graph, node: NodeProto) -> tuple[list[int], list[int], list[in
     parts = [slice(0, size, 1) for size in shape]
     for axis, *part in zip(axes, starts, stops, steps, strict=True):
         start, stop, step = slice(*part).indices(shape[axis % len(shape)])
+        start = max(start, 0)  # backwards from before the first element is from there in ONNX, and empty in Python
         parts[axis % len(shape)] = slice(start, stop if stop >= 0 else -shape[axis % len(shape)] - 1, step)
     return [part.start for part in parts], [part.stop for part in parts], [part.step for part in parts]
 

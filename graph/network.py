@@ -51,9 +51,6 @@ class Network:
         """Compute-heavy ones, whether they can be tuned or not."""
         return sum(task.count for task in self.tasks) + len(self.unsupported)
 
-    def uses(self, task: Task) -> tuple[Layer, ...]:
-        return tuple(layer for layer in self.layers if layer.key == task.key)
-
 
 def read_network(path: Path | str, shapes: Mapping[str, Shape]) -> Network:
     """The tasks of an ONNX file for inputs of these shapes; `UserError` if the file or a shape cannot be used, or nothing in it can be tuned."""

@@ -23,6 +23,7 @@ def load_model(path: Path) -> ModelProto:
         onnx.checker.check_model(str(path))
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
+        _spell_domain(model)
         _name_nodes(model.graph.node)
     except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a valid network: {first_line(error)}") from None
@@ -44,6 +45,10 @@ def first_line(error: Exception) -> str:
 
 def _parse(path: Path) -> ModelProto:
     try:
+        str(path).encode()  # as onnx does
+    except UnicodeEncodeError:
+        raise UserError(f"{path}: onnx reads only files whose path is UTF-8, and this one is not") from None
+    try:
         if path.is_dir():
             raise UserError(f"{path}: is a directory, not an ONNX file")
         if path.stat().st_size == 0:
@@ -53,6 +58,13 @@ def _parse(path: Path) -> ModelProto:
         raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
     except DecodeError:
         raise UserError(f"{path}: not an ONNX file, or cut off") from None
+
+
+def _spell_domain(model: ModelProto) -> None:
+    """ONNX's own operators under the name that onnx's reference evaluator knows them by."""
+    for entry in (*model.opset_import, *model.graph.node):
+        if entry.domain in DOMAIN:
+            entry.domain = DOMAIN[0]
 
 
 def _name_nodes(nodes: list[NodeProto]) -> None:

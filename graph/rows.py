@@ -16,10 +16,12 @@ ONE_AXIS = 13  # from this set of operators on softmax is over one axis, before 
 
 def _softmax(graph: Graph, node: NodeProto) -> Heavy:
     x, name = node.input[0], {"Softmax": "softmax", "LogSoftmax": "log_softmax"}[node.op_type]
-    shape = graph.shape(x)
+    shape, axis = graph.shape(x), attribute(node, "axis", -1 if graph.opset >= ONE_AXIS else 1)
+    if not -len(shape) <= axis < len(shape):
+        raise Unsupported(f"axis={axis} of a tensor of {len(shape)} dimensions")
+    axis %= len(shape)
     if graph.opset >= ONE_AXIS:
-        return _alone(f"{name}:shape={by_x(list(shape))},axis={attribute(node, 'axis', -1) % len(shape)}", x)
-    axis = attribute(node, "axis", 1) % len(shape)
+        return _alone(f"{name}:shape={by_x(list(shape))},axis={axis}", x)
     return _alone(f"{name}:shape={math.prod(shape[:axis])}x{math.prod(shape[axis:])},axis=1", x)
 
 
@@ -43,6 +45,8 @@ def _pool(graph: Graph, node: NodeProto) -> Heavy:
     x = node.input[0]
     n, c, size = _image(graph, x)
     kernel, (stride, dilation) = list(attribute(node, "kernel_shape", [])), steps(node, 2)
+    if len(kernel) != 2:
+        raise Unsupported(f"a window of {len(kernel)} dimensions over an image of 2")
     before, after = padding(node, size, kernel, stride, dilation)
     window = f"n={n},c={c},h={size[0]},w={size[1]},r={kernel[0]},s={kernel[1]},stride={by_x(stride)},pad={by_x(before + after)},layout={LAYOUT[2]}"
     ends = zip(size, kernel, stride, dilation, before, after, strict=True)
@@ -63,10 +67,10 @@ def _global_pool(graph: Graph, node: NodeProto) -> Heavy:
 
 
 def _image(graph: Graph, x: str) -> tuple[int, int, list[int]]:
-    n, c, *size = graph.shape(x)
-    if len(size) != 2:
-        raise Unsupported(f"pooling over {len(size)} dimensions, only over 2 can be tuned")
-    return n, c, size
+    shape = graph.shape(x)
+    if len(shape) != 4:
+        raise Unsupported(f"pooling of a tensor of {len(shape)} dimensions, only of 4 can be tuned")
+    return shape[0], shape[1], list(shape[2:])
 
 
 def _one_result(node: NodeProto) -> None:

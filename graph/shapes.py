@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from operator import index
 from pathlib import Path
 from typing import TypeAlias
 
@@ -39,6 +40,7 @@ def set_input_shapes(graph: GraphProto, shapes: Mapping[str, Shape], path: Path)
 
     A dimension that has a name is the same everywhere, so giving it for one input is enough.
     """
+    shapes = {name: _checked(name, shape) for name, shape in shapes.items()}
     initializers = {tensor.name for tensor in graph.initializer}
     inputs = {value.name: value for value in graph.input if value.name not in initializers and value.type.HasField("tensor_type")}
     declared = {name: _dimensions(value) for name, value in inputs.items()}
@@ -59,6 +61,25 @@ def set_input_shapes(graph: GraphProto, shapes: Mapping[str, Shape], path: Path)
         found = ", ".join(f"input {name!r} has dynamic dimensions {_shown(dimensions)}" for name, dimensions in missing.items())
         raise UserError(f"{path}: {found}; give {' '.join(_wanted(name, dimensions) for name, dimensions in missing.items())}")
     return tuple(notes)
+
+
+def forget_dynamic_sizes(graph: GraphProto) -> None:
+    """Takes the 0 or -1 that exporters write for a dynamic size from all that nodes compute: shape inference takes these for sizes."""
+    for value in (*graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
+            if dim.HasField("dim_value") and dim.dim_value <= 0:
+                dim.ClearField("dim_value")
+
+
+def _checked(name: str, shape: Sequence[int]) -> Shape:
+    """As whole numbers of Python."""
+    try:
+        sizes = tuple(index(size) for size in shape)
+    except TypeError:
+        raise UserError(f"shape of input {name!r}: {shape!r} holds what is no whole number") from None
+    if not all(1 <= size <= MAX_EXTENT for size in sizes):
+        raise UserError(f"shape of input {name!r}: {sizes} has a dimension that is not between 1 and {MAX_EXTENT}")
+    return sizes
 
 
 def _named_sizes(declared: Mapping[str, Dimensions], shapes: Mapping[str, Shape], path: Path) -> dict[str, int]:

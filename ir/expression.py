@@ -9,6 +9,7 @@ Notation: n rows (candidates), s symbols.
 from __future__ import annotations
 
 import itertools
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,13 +48,15 @@ Expr: TypeAlias = Union[int, Symbol, Op]
 
 _symbols: weakref.WeakValueDictionary[str, Symbol] = weakref.WeakValueDictionary()
 _operations: weakref.WeakValueDictionary[tuple[object, ...], Op] = weakref.WeakValueDictionary()
+_making = threading.Lock()  # what is looked up by identity must not be made twice, by two threads at once
 
 
 def symbol(name: str) -> Symbol:
     """The symbol of this name; the same object for the same name."""
     found = _symbols.get(name)
     if found is None:
-        found = _symbols[name] = Symbol(name)
+        with _making:
+            found = _symbols.setdefault(name, Symbol(name))
     return found
 
 
@@ -61,7 +64,8 @@ def _op(name: str, *args: Expr, table: tuple[int, ...] = ()) -> Op:
     key = (name, args, table)
     found = _operations.get(key)
     if found is None:
-        found = _operations[key] = Op(name, args, table)
+        with _making:
+            found = _operations.setdefault(key, Op(name, args, table))
     return found
 
 
@@ -230,10 +234,6 @@ def take(index: Expr, table: Sequence[int]) -> Expr:
     if isinstance(index, int):
         return table[index]
     return table[0] if len(set(table)) == 1 else _op("take", index, table=tuple(table))
-
-
-def product(args: Iterable[Expr]) -> Expr:
-    return mul(*args)
 
 
 _BUILD: dict[str, Callable[..., Expr]] = {

@@ -315,10 +315,6 @@ class Sketch:
         values: dict[Symbol, Expr] = {symbol: int(number) for symbol, number in zip(self.space.symbols, row, strict=True)}
         return tuple(_substitute(stage, values) for stage in self.stages)
 
-    def row_text(self, row: NDArray[np.int64]) -> str:
-        """`oh.register=8 k.register=32 …`."""
-        return " ".join(f"{symbol.name}={number}" for symbol, number in zip(self.space.symbols, row, strict=True))
-
 
 def turned_axis(read: Read, stage: Stage, vector: Axis) -> Axis | None:
     """The axis along which a stage without reduction loads vectors of an input whose elements lie apart along the vector axis, to turn rows and columns

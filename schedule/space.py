@@ -45,6 +45,11 @@ class Space:
     def symbols(self) -> tuple[Symbol, ...]:
         return tuple(column.symbol for column in self.columns)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the columns."""
+        return tuple(column.symbol.name for column in self.columns)
+
     @cached_property
     def _maxima(self) -> dict[int, Evaluator]:
         return {j: Evaluator([column.maximum], self.symbols) for j, column in enumerate(self.columns) if column.maximum is not None}

@@ -31,12 +31,14 @@ class Target:
         for name, value in data.items():
             if name in _TEXTS and not isinstance(value, str):
                 raise UserError(f"{name} of a target is {value!r}; expected a text")
-            if name not in _TEXTS and (type(value) is not int or value < 0):
-                raise UserError(f"{name} of a target is {value!r}; expected a whole number that is not negative")
+            least = _LEAST.get(name, 0)
+            if name not in _TEXTS and (type(value) is not int or value < least):
+                raise UserError(f"{name} of a target is {value!r}; expected a whole number of at least {least}")
         return Target(**data)  # type: ignore[arg-type]  # just checked
 
 
 _TEXTS = ("cpu", "features")
+_LEAST = {"lanes": 1, "vector_registers": 4, "threads": 1}  # with fewer registers no tile of a product fits
 
 # fp32 lanes and vector registers by LLVM feature name, best first.
 VECTOR_UNITS = (("avx512f", 16, 32), ("avx", 8, 16), ("sse2", 4, 16), ("neon", 4, 32))

@@ -15,6 +15,7 @@ import numpy as np
 TRUST_IN_HISTORY = 0.3  # weight of the slope seen so far against the hope for more; Ansor's alpha is 0.2
 WINDOW = 3  # batches over which the slope is taken, as in Ansor
 EXPLORE = 0.05  # share of batches that go to any open task
+HOPELESS_BATCHES = 4  # without a valid trial; from then on the task gets what others leave, for each of its trials may take as long as a timeout
 
 
 @dataclass
@@ -31,7 +32,7 @@ class TaskProgress:
         """Expected seconds saved in the network by one more trial."""
         now = self.best_seconds[-1]
         if not math.isfinite(now):
-            return math.inf
+            return math.inf if len(self.best_seconds) < HOPELESS_BATCHES else 0.0
         back = max(0, len(self.best_seconds) - 1 - WINDOW)
         trials = max(self.n_trials[-1] - self.n_trials[back], 1)
         earlier = self.best_seconds[back] if math.isfinite(self.best_seconds[back]) else now

@@ -188,7 +188,7 @@ class Campaign:
 
     def _turn_of(self, of: Task, found: Sequence[Record]) -> _Turn:
         known = sketches_of(of.program, self._target)
-        columns = {sketch.name: tuple(symbol.name for symbol in sketch.space.symbols) for sketch in known}
+        columns = {sketch.name: sketch.space.names for sketch in known}
         return _Turn(of, known, [record for record in found if columns.get(record.sketch) == record.columns])
 
     def _recorded(self, of: Task) -> list[Record]:
@@ -206,7 +206,7 @@ class Campaign:
     def _record(self, turn: _Turn, candidate: Candidate, measurement: Measurement, kind: str) -> Record:
         sketch = next(sketch for sketch in turn.sketches if sketch.name == candidate.sketch)
         return Record(
-            task=turn.of.key, sketch=candidate.sketch, columns=tuple(symbol.name for symbol in sketch.space.symbols), row=candidate.row,
+            task=turn.of.key, sketch=candidate.sketch, columns=sketch.space.names, row=candidate.row,
             seconds=measurement.seconds, failure=measurement.failure, message=measurement.message, machine=self._machine,
             threads=self._target.threads, seed=self._options.seed, versions=self._versions, round=turn.number,
             trial=turn.n_trials + 1,  # number 0 is the default schedule of a tuning

@@ -14,9 +14,9 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from data.record import Record, Round, best_of, machine_id
+from data.record import UNCHECKED, Record, Round, best_of, machine_id
 from data.store import Store
-from ir.errors import InternalError
+from ir.errors import InternalError, NoReference
 from ir.task import Task
 from schedule.algorithms import ALGORITHMS, algorithm_of
 from schedule.measurement import Candidate, Measurement
@@ -85,20 +85,14 @@ class TaskState:
     round: int = 0
     tuning_seconds: float = 0.0  # of all rounds that are done
     round_started: float | None = None  # by `time.monotonic`, while one is under way
-    kept: Candidate | None = None
+    best: Candidate | None = None  # what to use, as `best_of` has it: what was kept at the end, or a faster trial since; None where no trial was valid
     final: dict[Candidate, Measurement] = field(default_factory=dict)
+    is_judged: bool = False  # whether a final measurement came after all trials
+    given_up: str = ""  # why no more is tried, where something stands in the way
 
     @property
     def n_trials(self) -> int:
         return len(self.measured)
-
-    @property
-    def best(self) -> Candidate | None:
-        """What to use: what the final measurement kept, or the fastest trial, or None where no trial was valid."""
-        if self.kept is not None:
-            return self.kept
-        candidate = min(self.measured, key=self.measured.__getitem__, default=None)
-        return candidate if candidate is not None and math.isfinite(self.measured[candidate]) else None
 
     def seconds(self, candidate: Candidate | None) -> float | None:
         """Best seconds of a candidate, from the final measurement if it took part; None where there are none."""
@@ -124,6 +118,7 @@ class Progress:
     task_number: int
     n_tasks: int
     n_trials: int
+    n_resumed: int  # of these, from the records
     n_failed: int
     elapsed_seconds: float
     options: TuneOptions
@@ -137,7 +132,7 @@ class TuneResult:
 
 
 class Tuner:
-    """One tuning run. `machine` and `versions` go into the records as they are."""
+    """One tuning run. `machine` and `versions` go into the records as they are; with `UNCHECKED` among the versions, the runner checks no results."""
 
     def __init__(
         self,
@@ -215,7 +210,11 @@ class Tuner:
             self._keep(state, candidates[index], measurement)
             self._watch(self._snapshot(number))
 
-        measurements = self._runner(state.task, candidates, deadline=self._deadline, on_result=keep)
+        try:
+            measurements = self._runner(state.task, candidates, deadline=self._deadline, on_result=keep)
+        except NoReference as error:
+            state.given_up, progress.open, state.round_started = str(error), False, None
+            return
         done = candidates[: len(measurements)]
         throughputs = [throughput(state.task, m.best_seconds) for m in measurements]
         quality = self._learner.quality(state.task, state.sketches, done, throughputs)
@@ -250,8 +249,10 @@ class Tuner:
 
     def _keep(self, state: TaskState, candidate: Candidate, measurement: Measurement) -> None:
         """Take note of one trial, and write it down at once."""
-        trial = state.n_trials
-        state.measured[candidate] = measurement.best_seconds
+        trial, fastest = state.n_trials, state.best_seconds or math.inf
+        state.measured[candidate], state.is_judged = measurement.best_seconds, False
+        if measurement.best_seconds < fastest:
+            state.best = candidate
         if not measurement.ok:
             state.failures[measurement.failure] += 1
             state.messages.setdefault(measurement.failure, measurement.message)
@@ -262,18 +263,23 @@ class Tuner:
         """Measure the fastest few again, in turns with the default schedule, and keep the fastest of them."""
         ranked = sorted((c for c, seconds in state.measured.items() if math.isfinite(seconds)), key=state.measured.__getitem__)
         finalists = list(dict.fromkeys([*ranked[:FINALISTS], *([state.default] if state.default in ranked else [])]))
-        if not finalists or (state.n_trials == state.n_resumed and state.kept is not None):
+        if not finalists or state.is_judged or state.given_up:
             return
         started = time.monotonic()
-        state.final = self._compare(state, finalists)
+        try:
+            state.final = self._compare(state, finalists)
+        except NoReference as error:
+            state.given_up = str(error)
+            return
         good = [c for c in finalists if state.final[c].ok]
         if good:
-            state.kept = min(good, key=lambda c: state.final[c].best_seconds)
+            state.best = min(good, key=lambda c: state.final[c].best_seconds)
+        state.is_judged = True
         state.tuning_seconds += time.monotonic() - started
         if self._store is not None:
             records = [self._record(state, c, m, state.n_trials + i, kind="final") for i, (c, m) in enumerate(state.final.items())]
             # Where others are left out, the fastest of these need not be the one to use for whoever leaves out none.
-            self._store.append([replace(r, kept=r.ok and not state.has_others and Candidate(r.sketch, r.row) == state.kept) for r in records])
+            self._store.append([replace(r, kept=r.ok and not state.has_others and Candidate(r.sketch, r.row) == state.best) for r in records])
 
     def _compare(self, state: TaskState, finalists: Sequence[Candidate]) -> dict[Candidate, Measurement]:
         """The finalists measured in turns; again where all are far slower than their trials were, for then the machine was busy with something else."""
@@ -294,7 +300,7 @@ class Tuner:
         sketch = next(sketch for sketch in state.sketches if sketch.name == candidate.sketch)
         elapsed = state.tuning_seconds + (time.monotonic() - state.round_started if state.round_started is not None else 0.0)
         return Record(
-            task=state.task.key, sketch=candidate.sketch, columns=tuple(symbol.name for symbol in sketch.space.symbols), row=candidate.row,
+            task=state.task.key, sketch=candidate.sketch, columns=sketch.space.names, row=candidate.row,
             seconds=measurement.seconds, failure=measurement.failure, message=measurement.message, machine=self._machine,
             threads=self._target.threads, seed=self._options.seed, versions=self._versions, round=state.round, trial=trial,
             elapsed_seconds=elapsed, kind=kind,
@@ -305,7 +311,7 @@ class Tuner:
         if self._store is None:
             return
         for state in self.states:
-            columns = {sketch.name: tuple(symbol.name for symbol in sketch.space.symbols) for sketch in state.sketches}
+            columns = {sketch.name: sketch.space.names for sketch in state.sketches}
             records = self._store.records(state.task.key, machine_id(self._machine), self._target.threads)
             state.has_others = any(record.ok and algorithm_of(record.sketch) not in self._options.algorithms for record in records)
             known = [record for record in records if columns.get(record.sketch) == record.columns]
@@ -320,8 +326,10 @@ class Tuner:
             state.round = max((record.round + 1 for record in trials), default=0)
             state.tuning_seconds = max((record.elapsed_seconds for record in known), default=0.0)
             best = best_of(known)
-            if best is not None and best.kept:
-                state.kept = Candidate(best.sketch, best.row)
+            state.is_judged = best is not None and best.kept and (UNCHECKED not in best.versions or UNCHECKED in self._versions)
+            if state.has_others and (last := [record for record in _last_final(known, state.n_trials) if record.ok]):  # none of which was marked as kept
+                best, state.is_judged = min(last, key=lambda record: record.best_seconds), True
+            state.best = None if best is None else Candidate(best.sketch, best.row)
             for record in known:
                 if record.kind == "final" and record.ok:
                     state.final[Candidate(record.sketch, record.row)] = Measurement(record.seconds)
@@ -345,5 +353,13 @@ class Tuner:
 
     def _snapshot(self, number: int) -> Progress:
         n_trials = sum(state.n_trials for state in self.states)
+        n_resumed = sum(state.n_resumed for state in self.states)
         n_failed = sum(sum(state.failures.values()) for state in self.states)
-        return Progress(self.states[number], number, len(self.states), n_trials, n_failed, time.monotonic() - self._start, self._options)
+        return Progress(self.states[number], number, len(self.states), n_trials, n_resumed, n_failed, time.monotonic() - self._start, self._options)
+
+
+def _last_final(records: Sequence[Record], n_trials: int) -> Sequence[Record]:
+    """The final measurement after so many trials, if nothing came after it: its first record has the number that the next trial would have."""
+    starts = [at for at, record in enumerate(records) if record.kind == "final" and record.trial == n_trials]
+    last = records[starts[-1] :] if starts else []
+    return last if all(record.kind == "final" for record in last) else []

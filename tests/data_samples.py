@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from data.record import Record, Round
+from data.record import MAX_ROUND, Record, Round
 
 MACHINE = {"cpu": "skylake-avx512", "features": "+avx512f,+fma", "lanes": 16, "vector_registers": 32, "l1_bytes": 32768,
            "l2_bytes": 1 << 20, "l3_bytes": 1 << 25, "threads": 2, "cpu_model": "Example™ CPU"}  # fmt: skip
@@ -50,7 +50,8 @@ _texts = st.text(_printable, max_size=20)
 _names = st.text(_printable, min_size=1, max_size=20)
 _wholes = st.integers(-(2**63), 2**63 - 1)
 _counts = st.integers(0, 2**63 - 1)
-_times = st.floats(1e-300, 1e300)
+_times = st.floats(1e-12, 1e300)
+_rounds = st.integers(0, MAX_ROUND)
 _failures = st.sampled_from(["build", "crash", "timeout", "memory", "wrong", "illegal", "died"])
 _scores = st.none() | st.floats(0, 1)
 
@@ -68,7 +69,7 @@ def records(draw: st.DrawFn) -> Record:
     kept = kind == "final" and not failure and draw(st.booleans())
     return Record(
         draw(_names), draw(_names), tuple(columns), tuple(row), seconds, failure, draw(st.text()), machine, draw(st.integers(1, 512)), draw(_counts),
-        versions, draw(_counts), draw(_counts), draw(_times), draw(st.sampled_from(["warm", "cold"])), kind, kept,
+        versions, draw(_rounds), draw(_counts), draw(_times), draw(st.sampled_from(["warm", "cold"])), kind, kept,
     )  # fmt: skip
 
 
@@ -77,7 +78,7 @@ def rounds(draw: st.DrawFn) -> Round:
     """Any valid round."""
     n_measured = draw(_counts)
     return Round(
-        draw(_names), draw(st.dictionaries(_names, _texts | _wholes, max_size=4)), draw(st.integers(1, 512)), draw(_counts), draw(_counts), draw(_names),
+        draw(_names), draw(st.dictionaries(_names, _texts | _wholes, max_size=4)), draw(st.integers(1, 512)), draw(_counts), draw(_rounds), draw(_names),
         n_measured, draw(st.integers(0, n_measured)), draw(_scores), draw(_scores), draw(_counts), draw(_scores), draw(_scores),
         draw(_times), draw(_times), draw(_times), draw(_times), draw(_times),
     )  # fmt: skip

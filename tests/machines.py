@@ -11,12 +11,12 @@ from llvmlite import binding as llvm
 
 from codegen.build import HOST_TRIPLE, load_object
 from codegen.kernel import aligned_empty
-from codegen.machine import detect_target, enabled_features
+from codegen.machine import detect_machine, enabled_features
 from codegen.openmp import register_openmp
 from schedule.target import Target
 
 SMALL_CACHE = 1 << 10  # bytes of the last one, so that most results are worth storing past it
-HOST = replace(detect_target(), l3_bytes=SMALL_CACHE)
+HOST = replace(detect_machine().target, l3_bytes=SMALL_CACHE)
 MOST_THREADS = 3
 
 

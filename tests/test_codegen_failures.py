@@ -18,7 +18,7 @@ import pytest
 from codegen_actors import Act
 from codegen_bad_kernels import KERNELS, SMALLEST
 
-from codegen.machine import allowed_cpus, detect_target
+from codegen.machine import allowed_cpus, detect_machine
 from codegen.pool import Pool
 from codegen.process import TAIL_BYTES, Child, Tail, WorkerOptions, WorkerProcess
 from codegen.protocol import Answer
@@ -28,7 +28,7 @@ from ir.task import task
 from schedule.measurement import Candidate, Measurement
 from schedule.rules import sketches
 
-TARGET = detect_target(1)
+TARGET = detect_machine(1).target
 OPTIONS = WorkerOptions(memory_bytes=1 << 30, cpus=tuple(allowed_cpus()), jobs=codegen_actors.__name__)
 PATIENCE = 30.0  # seconds; only a test that fails waits so long
 

@@ -7,7 +7,7 @@ import pytest
 
 from codegen import handover
 from codegen.handover import LONGEST_WAIT_SECONDS, NEAR, PAUSE_SECONDS, Patience, emit_regions, region_timer
-from codegen.machine import detect_target
+from codegen.machine import detect_machine
 from codegen.openmp import register_openmp
 
 NEAR_SECONDS, FAR_SECONDS = 1e-6, 3e-6
@@ -73,14 +73,14 @@ def test_a_nearer_state_than_any_before_is_the_new_measure(clock: Clock) -> None
 
 @pytest.mark.skipif(register_openmp() is None, reason="no OpenMP library is found here")
 def test_a_region_takes_some_time() -> None:
-    target = detect_target(2) if detect_target().threads > 1 else detect_target(1)
+    target = detect_machine(2).target if detect_machine().target.threads > 1 else detect_machine(1).target
     timer = region_timer(target)
     assert 1e-9 < timer() < 1
 
 
 def test_one_thread_waits_for_nobody() -> None:
-    patience = handover.patience(detect_target(1))
-    assert patience is handover.patience(detect_target(1))
+    patience = handover.patience(detect_machine(1).target)
+    assert patience is handover.patience(detect_machine(1).target)
     assert patience.wait(1.0) < 0.5
 
 

@@ -13,8 +13,10 @@ from operator_samples import extremes, movement_texts, operator_texts, random_in
 
 from codegen.check import Guards, Reference, check_output
 from codegen.kernel import Array, Code, Kernel, aligned_copy, aligned_empty, build, find_sketch
+from codegen.lower import lower
 from ir.errors import IllegalCandidate, UserError
 from ir.interpreter import interpret
+from ir.nest import nest_text
 from ir.operators import OPERATORS
 from ir.program import ELEMENT_BYTES, Program
 from ir.rounding import tolerance
@@ -274,6 +276,7 @@ KEY = "matmul:m=6,n=20,k=9,b=constant,epilogue=bias+add"
         (lambda g: [*g[:3]], TypeError, f"{KEY} takes 4 arrays (a, b, bias, residual), got 3"),
         (lambda g: [*g, g[0]], TypeError, f"{KEY} takes 4 arrays (a, b, bias, residual), got 5"),
         (lambda g: [g[0].tolist(), *g[1:]], TypeError, f"{KEY}: a must be a numpy array, got list"),
+        (lambda g: [np.ma.masked_less(g[0], 0), *g[1:]], TypeError, f"{KEY}: a must be a numpy array, got MaskedArray"),
         (lambda g: [g[0].astype(np.float64), *g[1:]], TypeError, f"{KEY}: a must be float32, got float64"),
         (lambda g: [g[0].astype(">f4"), *g[1:]], TypeError, f"{KEY}: a must be float32, got >f4"),
         (lambda g: [g[0].T, *g[1:]], ValueError, f"{KEY}: a must have shape (6, 9), got (9, 6)"),
@@ -337,6 +340,18 @@ def test_a_sketch_is_found_by_its_name() -> None:
         assert find_sketch(problem, sketch.name, HOST).space.symbols == sketch.space.symbols
     with pytest.raises(IllegalCandidate, match=r"^no sketch 'tile_q' for matmul:m=40,n=40,k=40,b=constant,epilogue=none \(known: tile_n"):
         find_sketch(problem, "tile_q", HOST)
+
+
+def test_a_row_is_judged_by_what_it_stands_for() -> None:
+    """A value above its column's maximum means the maximum: the limits are asked of that, as when candidates are drawn."""
+    sketch = sketches(task("matmul:m=40,n=40,k=40").program, HOST)[0]
+    high = np.array([max(column.choices) for column in sketch.space.columns], dtype=np.int64)
+    canonical = sketch.space.canonical(high[None, :])
+    if sketch.space.valid(canonical)[0]:
+        assert nest_text(lower(sketch, high, HOST).kernel) == nest_text(lower(sketch, canonical[0], HOST).kernel)
+    else:
+        with pytest.raises(IllegalCandidate, match="breaks a limit"):
+            lower(sketch, high, HOST)
 
 
 def test_threads_need_openmp(monkeypatch: pytest.MonkeyPatch) -> None:

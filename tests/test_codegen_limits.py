@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from codegen import limits
 from codegen.build import assembly, compile_object, load_object
 from codegen.limits import Probes, Walk, aligned, doctor, dram_bytes, emit_kernels, measure_limits, rate, whole_steps
-from codegen.machine import detect_machine, detect_target
+from codegen.machine import detect_machine
 from codegen.openmp import register_openmp
 from ir.errors import UserError
 
-TARGET = detect_target(1)
+TARGET = detect_machine(1).target
 TEAMS = (1, 2, 3) if register_openmp() else (1,)
 
 
@@ -121,9 +121,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("threads", range(1, min(3, detect_target().threads) + 1))
+@pytest.mark.parametrize("threads", range(1, min(3, detect_machine().target.threads) + 1))
 def test_limits_are_complete_and_consistent(threads: int) -> None:
-    found = measure_limits(detect_target(threads), seconds=0.05)
+    found = measure_limits(detect_machine(threads).target, seconds=0.05)
     machine = detect_machine()
     teams = sorted({1, found.threads})
     levels = [f"L{cache.level}" for cache in machine.caches]
@@ -145,7 +145,7 @@ def test_limits_are_complete_and_consistent(threads: int) -> None:
 @pytest.mark.usefixtures("quick")
 def test_without_openmp_one_thread_is_measured_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "register_openmp", lambda: None)
-    found = measure_limits(detect_target(), seconds=0.01)
+    found = measure_limits(detect_machine().target, seconds=0.01)
     assert found.threads == 1
     assert {bandwidth.threads for bandwidth in found.bandwidths} == {1}
 

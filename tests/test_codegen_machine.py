@@ -17,7 +17,6 @@ from codegen.machine import (
     cpu_model,
     cpu_quota,
     detect_machine,
-    detect_target,
     host_cpu,
     memory_bytes,
     memory_limit_bytes,
@@ -127,6 +126,9 @@ def test_a_group_outside_of_what_is_mounted(tmp_path: Path) -> None:
     assert cpu_quota(version_2(tmp_path, "/../other", {"cpu.max": "250000 100000", "../other/cpu.max": "100000 100000"})) == 2.5
 
 
+NAMELESS_MOUNT = "99 22 0:44 / /mnt/odd rw - tmpfs  rw"  # what it is mounted from is empty
+
+
 @pytest.mark.parametrize("mounted", ["/", "/docker/4711"])
 @pytest.mark.parametrize(("quota", "expected"), [("-1", None), ("350000", 3.5)])
 def test_quota_of_version_1(tmp_path: Path, mounted: str, quota: str, expected: float | None) -> None:
@@ -135,7 +137,7 @@ def test_quota_of_version_1(tmp_path: Path, mounted: str, quota: str, expected: 
         tmp_path,
         {
             "proc/self/cgroup": "5:cpu,cpuacct:/docker/4711\n4:memory:/docker/4711\n1:name=systemd:/\n0::/",
-            "proc/self/mountinfo": "\n".join((OTHER_MOUNT, V1_CPU_MOUNT.format(mounted=mounted))),
+            "proc/self/mountinfo": "\n".join((OTHER_MOUNT, NAMELESS_MOUNT, V1_CPU_MOUNT.format(mounted=mounted))),
             f"{folder}/cpu.cfs_quota_us": quota,
             f"{folder}/cpu.cfs_period_us": "100000",
         },
@@ -188,7 +190,7 @@ def test_the_smallest_cache_of_the_allowed_cpus(tmp_path: Path) -> None:
 def test_a_machine_without_a_third_level(tmp_path: Path) -> None:
     root = tree(tmp_path, cache_files(0, (1, "Data", "128K", "0"), (2, "Unified", "12288K", "0-3")) | {"proc/self/status": "Cpus_allowed_list: 0"})
     assert read_caches({0}, root) == (Cache(1, 128 << 10, 1), Cache(2, 12 << 20, 4))
-    assert detect_target(root=root).l3_bytes == 12 << 20
+    assert detect_machine(root=root).target.l3_bytes == 12 << 20
 
 
 def test_unknown_caches_are_assumed_and_said_so(tmp_path: Path) -> None:
@@ -215,10 +217,10 @@ def test_unusable_thread_counts_are_refused(asked: int) -> None:
 
 def test_threads_are_all_usable_ones_by_default(tmp_path: Path) -> None:
     root = tree(version_2(tmp_path, "/job", {"job/cpu.max": "250000 100000"}), {"proc/self/status": "Cpus_allowed_list:\t0-7"})
-    assert detect_target(root=root).threads == 3
-    assert detect_target(2, root=root).threads == 2
+    assert detect_machine(root=root).target.threads == 3
+    assert detect_machine(2, root=root).target.threads == 2
     with pytest.raises(UserError, match=r"4 threads asked for, but 1 to 3 are usable"):
-        detect_target(4, root=root)
+        detect_machine(4, root=root)
 
 
 def test_the_model_s_name(tmp_path: Path) -> None:
@@ -232,19 +234,19 @@ def test_this_machine_is_plain_json() -> None:
     assert json.loads(json.dumps(data)) == data
     assert data["usable_threads"] == found.target.threads <= found.cpus_allowed <= found.cpus_present
     assert Target.from_json(found.target.to_json()) == found.target
-    assert found.target == detect_target()
+    assert found.target == detect_machine().target
     assert found.cpu_model
     assert found.llvm.count(".") == 2
 
 
 def test_wide_vectors_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.llvm, "get_host_cpu_features", lambda: {"avx512f": True, "sse2": True, "sgx": False})
-    found = detect_target()
+    found = detect_machine().target
     assert "-prefer-256-bit" in found.features.split(",")
     assert {"+avx512f", "+sse2", "-sgx"} <= set(found.features.split(","))
     assert (found.lanes, found.vector_registers) == (16, 32)
     monkeypatch.setattr(machine.llvm, "get_host_cpu_features", lambda: {"avx": True, "avx512f": False})
-    found = detect_target()
+    found = detect_machine().target
     assert "prefer-256-bit" not in found.features
     assert (found.lanes, found.vector_registers) == (8, 16)
 
@@ -254,7 +256,7 @@ def test_arm_has_neon_whether_listed_or_not(monkeypatch: pytest.MonkeyPatch, tri
     monkeypatch.setattr(machine.llvm, "get_process_triple", lambda: triple)
     monkeypatch.setattr(machine.llvm, "get_host_cpu_features", dict)
     assert host_cpu()[1] == {"neon": True}
-    assert detect_target().vector_registers == 32
+    assert detect_machine().target.vector_registers == 32
 
 
 def test_macos_is_asked_by_sysctl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -271,11 +273,17 @@ def test_macos_is_asked_by_sysctl(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert cpu_model(tmp_path) == "Apple M9"
 
 
+@pytest.mark.parametrize(("name", "value"), [("lanes", 0), ("vector_registers", 1), ("threads", 0), ("l1_bytes", -1), ("l2_bytes", 0.5)])
+def test_a_target_that_no_code_can_be_made_for(name: str, value: object) -> None:
+    with pytest.raises(UserError, match=rf"^{name} of a target is {value}; expected a whole number of at least \d$"):
+        Target.from_json(detect_machine().target.to_json() | {name: value})
+
+
 def test_code_runs_where_all_its_features_are() -> None:
     check_cpu(target(), target())
     check_cpu(target("haswell", "+avx2,+sse2"), target("znver5", "+avx2,+avx512f,+sse2"))
     check_cpu(target("skylake", "+avx2,+sse2,-avx512f"), target("haswell", "+avx2,+sse2,-sgx"))
-    check_cpu(detect_target(), detect_target())
+    check_cpu(detect_machine().target, detect_machine().target)
 
 
 def test_code_for_features_that_are_missing_is_refused() -> None:

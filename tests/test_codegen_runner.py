@@ -11,7 +11,7 @@ import pytest
 
 from codegen.jobs import Measure
 from codegen.kernel import Code
-from codegen.machine import detect_target
+from codegen.machine import detect_machine
 from codegen.openmp import register_openmp
 from codegen.process import environment
 from codegen.runner import BUILDS_AHEAD, LiveRunner, default_memory_bytes
@@ -23,7 +23,7 @@ from schedule.rules import sketches
 from schedule.target import Target
 from search.tuner import Runner
 
-TARGET = detect_target(None if register_openmp() else 1)
+TARGET = detect_machine(None if register_openmp() else 1).target
 QUICK = Timing(repeat_seconds=1e-5, min_repeats=2, max_repeats=4, total_seconds=1e-4)
 PROBLEM = task("matmul:m=3,n=20,k=9,epilogue=bias+relu")
 OTHER = task("conv2d:c=2,h=3,w=4,k=4,r=2,s=2,pad=1")

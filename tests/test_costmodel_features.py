@@ -77,7 +77,8 @@ class Candidate:
         self.task, self.sketch, self.row, self.target = task, sketch, row, target
 
     def __repr__(self) -> str:
-        return f"{self.task.key} {self.sketch.name} {self.sketch.row_text(self.row)} {self.target.lanes} lanes {self.target.threads} threads"
+        row = " ".join(f"{name}={number}" for name, number in zip(self.sketch.space.names, self.row, strict=True))
+        return f"{self.task.key} {self.sketch.name} {row} {self.target.lanes} lanes {self.target.threads} threads"
 
     @property
     def stages(self) -> tuple[TiledStage, ...]:

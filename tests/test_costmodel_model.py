@@ -48,7 +48,6 @@ def test_learns_to_order_and_beats_random(learned, objective):
     assert model.top_5 > 0.95
     assert 0.45 < random.pairwise_accuracy < 0.55
     assert model.recall_at_k > random.recall_at_k + 0.3
-    assert model.spearman > random.spearman + 0.5
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -300,7 +299,7 @@ def test_a_failed_save_leaves_the_old_file(learned, saved, monkeypatch):
 def test_a_save_that_cannot_be(learned, tmp_path):
     with pytest.raises(UserError, match="it cannot be written: No such file or directory"):
         learned["squared"].save(tmp_path / "none" / "model.ubj", 3, NAMES, "")
-    with pytest.raises(UserError, match="it cannot be written: Is a directory"):
+    with pytest.raises(UserError, match="it cannot be written: something that is no file has its name"):
         learned["squared"].save(tmp_path, 3, NAMES, "")
     with pytest.raises(ValueError, match="fitted to 8 features, not to 7"):
         learned["squared"].save(tmp_path / "model.ubj", 3, NAMES[:-1], "")

@@ -118,6 +118,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
         '{"sources": {"t": {}}, "limits": {}}', '{"sources": {}, "limits": {"2": {}}}', '{"sources": {}, "limits": {"x": {}}}', "[" * 100_000,
         json.dumps({"sources": {}, "limits": {"2": LIMITS | {"fma_gflops_all": {"best": float("nan")}}}}),
         json.dumps({"sources": {}, "limits": {"2": LIMITS | {"bandwidths": [{"level": "L1"}]}}}),
+        '{"sources": {"t": {"n": 1e999}}, "limits": {}}', json.dumps({"sources": {}, "limits": {"2": LIMITS | {"threads": 10**400}}}),
     ],
 )  # fmt: skip
 def test_a_damaged_companion(tmp_path, content):

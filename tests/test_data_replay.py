@@ -21,7 +21,7 @@ PROBLEM = task(TASK)
 
 def recorded(sketch: Sketch, n: int, seed: int) -> list[Record]:
     """Random trials of random rows of a sketch."""
-    columns = tuple(symbol.name for symbol in sketch.space.symbols)
+    columns = sketch.space.names
     X = sketch.space.sample(n, np.random.default_rng(seed))
     return [record(trial=i, sketch=sketch.name, columns=columns, row=tuple(row), seconds=(1e-6 * (i + 1),)) for i, row in enumerate(X)]
 

@@ -377,6 +377,7 @@ def test_overwritten_in_the_middle(path: Path) -> None:
         ("seconds", "'[-1.0]'", "seconds holds what is -1.0"),
         ("machine", "'none'", "machine is None, not JSON"),
         ('"row"', "'[1'", "row 2 of its trials is corrupted: row is '[1', not JSON"),
+        ('"row"', f"'{'[' * 100_000}'", ", not JSON"),
     ],
 )
 def test_values_that_no_record_has(path: Path, column: str, value: str, words: str) -> None:

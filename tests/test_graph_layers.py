@@ -252,6 +252,30 @@ def test_softmax_was_over_all_that_follows(path: Path) -> None:
     assert only(find_tasks(read_graph(path, {}))).key == "softmax:shape=2x12,axis=1"
 
 
+def test_an_axis_that_softmax_never_had(path: Path) -> None:
+    save(path, [node("Softmax", ["x"], ["y"])], {"x": (5,)}, {"y": 1}, {}, opset=9)
+    with pytest.raises(ValueError, match="1 × Softmax: axis=1 of a tensor of 1 dimensions"):
+        find_tasks(read_graph(path, {}))
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"auto_pad": "", "pads": [1, 1, 1, 1]}, ",stride=2,pad=1,"),
+        ({"auto_pad": "SAME", "pads": [1, 1, 1, 1]}, "1 × Conv: auto_pad=SAME, which is none of NOTSET, VALID, SAME_UPPER, SAME_LOWER"),
+        ({"auto_pad": "SAME_UPPER", "pads": [2, 2, 2, 2]}, r"1 × Conv: its result has shape \(1, 4, 5, 5\) in the network, which conv2d:.* does not give"),
+    ],
+)
+def test_padding_in_ways_that_onnx_does_not_define(path: Path, options: dict[str, Any], found: str) -> None:
+    made = node("Conv", ["x", "w"], ["y"], strides=[2, 2], **options)
+    save(path, [made], {"x": (1, 4, 8, 8)}, {"y": 4}, {"w": normal(0)(4, 4, 3, 3)})
+    if found.startswith("1 ×"):
+        with pytest.raises(ValueError, match=found):
+            find_tasks(read_graph(path, {}))
+    else:
+        assert found in only(find_tasks(read_graph(path, {}))).key
+
+
 @pytest.mark.parametrize(
     ("made", "x", "reason"),
     [
@@ -261,7 +285,8 @@ def test_softmax_was_over_all_that_follows(path: Path) -> None:
             "ceil_mode=1 adds windows that reach beyond the padding",
         ),
         (node("MaxPool", ["x"], ["y", "i"], kernel_shape=[2, 2]), (1, 3, 7, 7), "its further results are not supported"),
-        (node("MaxPool", ["x"], ["y"], kernel_shape=[2]), (1, 3, 7), "pooling over 1 dimensions, only over 2 can be tuned"),
+        (node("MaxPool", ["x"], ["y"], kernel_shape=[2]), (1, 3, 7), "pooling of a tensor of 3 dimensions, only of 4 can be tuned"),
+        (node("GlobalMaxPool", ["x"], ["y"]), (3,), "pooling of a tensor of 1 dimensions, only of 4 can be tuned"),
         (node("LayerNormalization", ["x", "x"], ["y"], axis=0), (3, 7), "'x' is not constant"),
         (node("LayerNormalization", ["x", "one"], ["y"]), (3, 7), "'one' of shape (1,) is not of the shape (7,) of what is normalized"),
     ],
@@ -414,7 +439,7 @@ def test_equal_layers_are_one_task(path: Path) -> None:
     save(path, nodes, {"x": (1, 4, 5, 5)}, {"z": 4}, weights())
     graph, network = check(path, {"x": normal(1)(1, 4, 5, 5)})
     assert [(task.count, task.name, task.key.rpartition("=")[2]) for task in network.tasks] == [(2, "c1", "bias"), (1, "c3", "bias+relu")]
-    assert [layer.nodes for layer in network.uses(network.tasks[0])] == [("c1",), ("c2",)]
+    assert [layer.nodes for layer in network.layers if layer.key == network.tasks[0].key] == [("c1",), ("c2",)]
     assert network.other_operators == Counter()
     assert graph.inputs == ("x",)
 

@@ -57,11 +57,24 @@ def moved(tmp_path: Path, nodes: list[Any], rank: int, constants: dict[str, Any]
             node("Slice", ["x", "starts", "ends", "axes", "steps"], ["y"]),
             {"starts": whole(1, -1), "ends": whole(2**62, -(2**62)), "axes": whole(2, -1), "steps": whole(2, -1)},
         ),
+        (
+            "pad:shape=2x3x4x5,before=0x0x1x2,after=0x0x0x3,mode=constant,value=0",
+            node("Pad", ["x", "pads", "", "axes"], ["y"]),
+            {"pads": whole(1, 2, 0, 3), "axes": whole(-2, 3)},
+        ),
         ("concat:shapes=2x3x4x5.2x1x4x5.2x3x4x5,axis=1", node("Concat", ["x", "c", "x"], ["y"], axis=-3), {"c": np.ones((2, 1, 4, 5), np.float32)}),
     ],
 )
 def test_a_moving_node_is_a_task(tmp_path: Path, text: str, made: Any, constants: dict[str, Any]) -> None:
-    assert [task.key for task in moved(tmp_path, [made], 4, constants).tasks] == [text]
+    assert [task.key for task in moved(tmp_path, [made], 4, constants, opset=18).tasks] == [text]
+
+
+def test_a_slice_backwards_from_before_the_first_element(tmp_path: Path) -> None:
+    """Begins there, by ONNX's specification and its shape inference; its reference evaluator has nothing left, as Python has."""
+    made = node("Slice", ["x", "starts", "ends", "axes", "steps"], ["y"])
+    constants = {"starts": whole(-100), "ends": whole(-200), "axes": whole(1), "steps": whole(-1)}
+    path = save(tmp_path / "net.onnx", [made], {"x": (4, 5)}, {"y": 2}, constants)
+    assert [task.key for task in read_network(path, {}).tasks] == ["slice:shape=4x5,starts=0x0,stops=4x-6,steps=1x-1"]
 
 
 def test_older_sets_of_operators_have_attributes(tmp_path: Path) -> None:
@@ -77,7 +90,8 @@ def test_what_moves_nothing_is_no_task(tmp_path: Path) -> None:
         node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
         node("Pad", ["t", "pads"], ["p"]),
         node("Slice", ["p", "start", "stop"], ["s"]),
-        node("Concat", ["s"], ["a"], axis=0),
+        node("Slice", ["s", "none", "none", "none", "none"], ["e"]),
+        node("Concat", ["e"], ["a"], axis=0),
         node("Transpose", ["w"], ["v"]),
         node("MatMul", ["a", "v"], ["y"]),
         node("NonZero", ["x"], ["places"]),
@@ -85,7 +99,7 @@ def test_what_moves_nothing_is_no_task(tmp_path: Path) -> None:
         node("Slice", ["size", "one", "two"], ["n"]),
         node("Concat", ["n", "one"], ["wanted"], axis=0),
     ]
-    constants = {"pads": whole(*[0] * 6), "start": whole(0), "stop": whole(9), "w": MATRIX, "one": whole(1), "two": whole(2)}
+    constants = {"pads": whole(*[0] * 6), "start": whole(0), "stop": whole(9), "none": whole(), "w": MATRIX, "one": whole(1), "two": whole(2)}
     path = save(tmp_path / "net.onnx", nodes, {"x": (1, 3, 4)}, {"y": 3, "wanted": 1}, constants, types={"wanted": TensorProto.INT64})
     network = read_network(path, {})
     assert [task.key for task in network.tasks] == ["matmul:m=3,n=4,k=4,b=constant,epilogue=none"]
@@ -97,6 +111,7 @@ def test_what_moves_nothing_is_no_task(tmp_path: Path) -> None:
     [
         (node("Transpose", ["h"], ["y"], name="bad"), "'h' is float16, only float (fp32) can be tuned"),
         (node("Pad", ["x", "pads"], ["y"], name="bad"), "pads=1x0x0x-1 cut the tensor"),
+        (node("Pad", ["x", "shift"], ["y"], name="bad"), "pads=0x1x0x-1 cut the tensor"),
         (node("Pad", ["x", "given"], ["y"], name="bad"), "'given' is not constant"),
         (node("Slice", ["x", "some", "some"], ["y"], name="bad"), "'some' is not constant"),
     ],
@@ -105,7 +120,7 @@ def test_what_is_not_supported_is_named(tmp_path: Path, made: Any, reason: str) 
     nodes = [made, node("MatMul", ["x", "w"], ["z"])]
     inputs, types = {"x": (4, 4), "h": (4, 4), "given": (4,), "some": (1,)}, {"h": TensorProto.FLOAT16, "given": TensorProto.INT64, "some": TensorProto.INT64}
     types |= {"y": TensorProto.FLOAT16} if made.op_type == "Transpose" else {}
-    path = save(tmp_path / "net.onnx", nodes, inputs, {"y": 2, "z": 2}, {"w": MATRIX, "pads": whole(1, 0, 0, -1)}, types=types)
+    path = save(tmp_path / "net.onnx", nodes, inputs, {"y": 2, "z": 2}, {"w": MATRIX, "pads": whole(1, 0, 0, -1), "shift": whole(0, 1, 0, -1)}, types=types)
     assert [(refusal.node, refusal.reason) for refusal in read_network(path, {}).unsupported] == [("bad", reason)]
 
 

@@ -1,4 +1,6 @@
+import os
 import re
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -94,8 +96,47 @@ def test_operator_sets_that_are_too_old_or_too_new(tmp_path: Path, opset: int) -
 def test_external_data(tmp_path: Path) -> None:
     path = small(tmp_path / "net.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
     assert read_network(path, {}).tasks[0].key == "matmul:m=2,n=3,k=4,b=constant,epilogue=relu"
+    whole = (tmp_path / "weights.bin").read_bytes()
+    (tmp_path / "weights.bin").write_bytes(whole[:5])
+    assert re.search(r"the data of tensor '\w+' cannot be read", refusal(path))
     (tmp_path / "weights.bin").unlink()
     assert "weights.bin" in refusal(path)
+
+
+def test_shapes_that_are_kept_in_other_files(tmp_path: Path) -> None:
+    nodes = [node("Reshape", ["x", "wanted"], ["flat"]), node("MatMul", ["flat", "w"], ["y"])]
+    constants = {"wanted": np.array([2, -1], np.int64), "w": np.ones((6, 5), np.float32)}
+    path = save(
+        tmp_path / "net.onnx", nodes, {"x": (2, 3, 2)}, {"y": 2}, constants, save_as_external_data=True, location="weights.bin", size_threshold=0
+    )  # fmt: skip
+    assert [task.key for task in read_network(path, {}).tasks] == ["matmul:m=2,n=5,k=6,b=constant,epilogue=none"]
+
+
+def test_a_path_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.onnx")
+    shutil.copy(small(tmp_path / "net.onnx"), path)
+    assert "onnx reads only files whose path is UTF-8" in refusal(path)
+
+
+def test_both_names_of_the_set_of_operators(tmp_path: Path) -> None:
+    """With the longer one in the file, small constants that nodes compute are still computed."""
+    nodes = [node("Neg", ["v"], ["w"]), node("Conv", ["x", "w"], ["y"])]
+    path = save(tmp_path / "net.onnx", nodes, {"x": (1, 2, 4, 4)}, {"y": 4}, {"v": np.ones((3, 2, 1, 1), np.float32)})
+    model = onnx.load(path)
+    model.opset_import[0].domain = "ai.onnx"
+    onnx.save(model, path)
+    (task,) = read_network(path, {}).tasks
+    assert task.key.startswith("conv2d:n=1,c=2,h=4,w=4,k=3,r=1,s=1,")
+
+
+def test_a_network_without_operators_of_onnx(tmp_path: Path) -> None:
+    path = save(tmp_path / "net.onnx", [node("Binarizer", ["x"], ["y"], domain="ai.onnx.ml")], {"x": (2, 4)}, {"y": 2}, {})
+    model = onnx.load(path)
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    onnx.save(model, path)
+    with pytest.raises(UserError, match=r"net\.onnx: "):
+        read_network(path, {})
 
 
 def test_nodes_get_different_names(tmp_path: Path) -> None:

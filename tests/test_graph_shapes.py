@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from graph_models import save
 from onnx import helper
@@ -57,6 +59,24 @@ def test_a_dynamic_batch_alone_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [0, -1])
 def test_sizes_that_are_not_positive_are_dynamic(tmp_path: Path, size: int) -> None:
     assert shapes_of(product(tmp_path, (size, 3, 4), (4, 5)), {})[1] == ("input 'a': dynamic batch dimension ? taken as 1",)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_sizes_of_results_that_are_not_positive_are_not_taken_for_sizes(tmp_path: Path, size: int) -> None:
+    path = product(tmp_path, ("N", 3, 4), (4, 5))
+    model = onnx.load(path)
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = size
+    onnx.save(model, path)
+    assert shapes_of(path, {"a": (7, 3, 4)})[0]["c"] == (7, 3, 5)
+
+
+def test_shapes_from_python_are_checked(tmp_path: Path) -> None:
+    path = product(tmp_path, ("N", 3, 4), (4, 5))
+    assert shapes_of(path, {"a": tuple(np.array([7, 3, 4]))})[0]["c"] == (7, 3, 5)
+    with pytest.raises(UserError, match=r"shape of input 'a': \(7, 0, 4\) has a dimension that is not between 1 and"):
+        shapes_of(path, {"a": (7, 0, 4)})
+    with pytest.raises(UserError, match=r"shape of input 'a': \(7, 1.5, 4\) holds what is no whole number"):
+        shapes_of(path, {"a": (7, 1.5, 4)})  # type: ignore[dict-item]
 
 
 def test_a_named_dimension_is_the_same_everywhere(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def test_permutations_that_move_the_same_axes_alike_have_one_number() -> None:
 
 def test_orders_of_single_loops_and_levels_of_single_blocks_are_not_told_apart() -> None:
     (sketch,) = sketches(parse_operator("matmul:m=96,n=96,k=96,b=variable")[1], target())
-    symbols = [symbol.name for symbol in sketch.space.symbols]
+    symbols = list(sketch.space.names)
 
     def canonical(**wishes: int) -> dict[str, int]:
         row = [{**sketch.default, **{name.replace("_", "."): size for name, size in wishes.items()}}[name] for name in symbols]

@@ -6,7 +6,7 @@ from operator_samples import operator_texts, random_inputs, target, window_texts
 
 from codegen.kernel import Kernel, build
 from codegen.lower import lower
-from codegen.machine import detect_target
+from codegen.machine import detect_machine
 from ir.interpreter import interpret
 from ir.nest import nest_text
 from ir.operators import parse_operator
@@ -123,7 +123,7 @@ def test_no_sketch_where_there_is_little_to_gain() -> None:
 @pytest.mark.parametrize("m", sorted(TAPS))
 def test_the_error_against_fp64(m: int) -> None:
     """As the docstring of `schedule.winograd` states it."""
-    host = detect_target()
+    host = detect_machine().target
     texts = [
         f"conv2d:{sizes},r=3,s=3" for sizes in ("c=16,h=30,w=30,k=16", "c=64,h=14,w=14,k=64,pad=1", "c=256,h=10,w=11,k=32,pad=1", "c=512,h=7,w=7,k=64,pad=1")
     ]

@@ -9,7 +9,9 @@ from search_samples import TARGET, TASK, FakeRunner, known_sketches
 from costmodel.features import FeatureExtractor
 from costmodel.model import CostModel, RandomModel
 from costmodel.roofline import RooflineModel
+from data.record import UNCHECKED
 from data.store import Store
+from ir.errors import NoReference
 from ir.task import task
 from schedule.algorithms import algorithm_of, allowed_algorithms
 from schedule.measurement import Measurement
@@ -25,11 +27,13 @@ def evolution(sketches, scorer, rng):
     return EvolutionarySearch(sketches, scorer, rng, EvolutionOptions(population=128, generations=2))
 
 
-def tune(tasks=(TASK,), runner=None, store=None, search=RandomSearch, model=None, watch=lambda progress: None, **options):
+def tune(tasks=(TASK,), runner=None, store=None, search=RandomSearch, model=None, watch=lambda progress: None, versions=None, **options):
     runner = runner or FakeRunner()
     learner = Learner(model or RandomModel(0), TARGET)
     options = TuneOptions(**{"max_trials": 40, "batch": 16, **options})
-    tuner = Tuner(tasks, TARGET, runner, learner, search, store, options, machine={"cpu_model": "none"}, versions={"tilewright": "0"}, watch=watch)
+    tuner = Tuner(
+        tasks, TARGET, runner, learner, search, store, options, machine={"cpu_model": "none"}, versions={"tilewright": "0"} | (versions or {}), watch=watch
+    )
     return tuner.run(), runner
 
 
@@ -96,6 +100,67 @@ def test_algorithms_that_are_left_out(tmp_path):
         (direct,) = store.best(algorithms=("direct",)).values()
         assert algorithm_of(direct.sketch) == "direct"
         assert min(store.best().values(), key=lambda record: record.best_seconds).best_seconds <= direct.best_seconds
+
+
+def test_final_measurements_without_some_algorithms_are_not_made_again(tmp_path):
+    windows, left_out = task("conv2d:c=32,h=12,w=12,k=32,r=3,s=3,pad=1"), {"algorithms": allowed_algorithms(no_winograd=True)}
+    with Store(tmp_path / "r.db") as store:
+        tune((windows,), store=store, max_trials=30)
+        first, _ = tune((windows,), store=store, max_trials=30, **left_out)
+        n_records = len(store.records())
+        again, runner = tune((windows,), store=store, max_trials=30, **left_out)
+        assert (runner.asked, len(store.records())) == ([], n_records)
+        assert again.tasks[0].best == first.tasks[0].best
+        more, _ = tune((windows,), store=store, max_trials=31, **left_out)
+        assert more.tasks[0].n_trials == 31
+        assert len(store.records()) > n_records + 1  # what is new is judged again
+
+
+def test_a_faster_trial_than_what_was_kept_is_the_best_at_once(tmp_path):
+    """Also where the run ends before it is measured again: what `best_of` says of the records is what the run says."""
+    seen = []
+    with Store(tmp_path / "r.db") as store:
+        before, _ = tune(store=store, max_trials=16)
+        result, _ = tune(store=store, max_trials=400, runner=FakeRunner(interrupt_after=300), watch=lambda progress: seen.append(progress.state.best_seconds))
+        assert result.interrupted
+        (recorded,) = store.best().values()
+        (state,) = result.tasks
+        assert (state.best.sketch, state.best.row) == (recorded.sketch, recorded.row)
+        assert seen[-1] == state.best_seconds < before.tasks[0].best_seconds
+
+
+def test_a_winner_that_nobody_checked_is_measured_and_checked_again(tmp_path):
+    """The runner that checks finds the fastest trial of the run that did not to be wrong."""
+    with Store(tmp_path / "r.db") as store:
+        unchecked, _ = tune(store=store, versions={UNCHECKED: "yes"})
+        wrong = unchecked.tasks[0].best
+        again, runner = tune(store=store, versions={UNCHECKED: "yes"})
+        assert (runner.asked, again.tasks[0].best) == ([], wrong)
+        n_records = len(store.records())
+        checked, _ = tune(store=store, runner=FakeRunner(lambda candidate: "wrong" if candidate == wrong else ""))
+        assert len(store.records()) > n_records
+        assert checked.tasks[0].best not in (None, wrong)
+        (best,) = store.best().values()
+        assert (best.sketch, best.row) == (checked.tasks[0].best.sketch, checked.tasks[0].best.row)
+
+
+class NoReferenceFor(FakeRunner):
+    """Of one task nobody can tell the right result."""
+
+    def __call__(self, task, candidates, **options):
+        if task.key == OTHER.key:
+            raise NoReference(f"the right result of {task.key} cannot be computed")
+        return super().__call__(task, candidates, **options)
+
+
+def test_a_task_whose_right_result_is_not_known_is_given_up_alone(tmp_path):
+    with Store(tmp_path / "r.db") as store:
+        result, runner = tune((OTHER, TASK), NoReferenceFor(), store)
+        given_up, tuned = result.tasks
+        assert (given_up.n_trials, given_up.best) == (0, None)
+        assert given_up.given_up == f"the right result of {OTHER.key} cannot be computed"
+        assert tuned.n_trials == len(runner.asked) == 40
+        assert {record.task for record in store.records() if record.kept} == {TASK.key}
 
 
 def test_resuming_learns_from_the_records(tmp_path):

@@ -9,7 +9,7 @@ from codegen.check import WrongAnswer, random_inputs
 from codegen.machine import allowed_cpus, detect_machine
 from data.record import Record
 from data.store import Store
-from ir.errors import InternalError, UserError
+from ir.errors import UserError
 from ir.task import task
 from schedule.measurement import Candidate
 from schedule.rules import sketches
@@ -44,7 +44,7 @@ def record(columns=None, seed=0):
     machine = detect_machine()
     sketch = sketches(TASK.program, machine.target)[0]
     row = sketch.space.sample(1, np.random.default_rng(seed))[0]
-    names = columns or tuple(symbol.name for symbol in sketch.space.symbols)
+    names = columns or sketch.space.names
     return Record(
         TASK.key, sketch.name, names, tuple(row.tolist()), (1e-6,), "", "", api.machine_record(machine), machine.target.threads, 0, {"tilewright": "0"},
         0, 0, 1.5, kind="final", kept=True,
@@ -137,7 +137,7 @@ def test_errors_of_the_worker_reach_the_user():
     job = {"parent": os.getpid(), "cpus": sorted(allowed_cpus()), "target": {"cpu": "?"}, "options": options}
     with pytest.raises(UserError, match=r"^a target has the fields"):
         list(answers(job))
-    with pytest.raises(InternalError, match=r"^benchmarking failed: the worker ended by itself with status 1: KeyError: 'parent'$"):
+    with pytest.raises(UserError, match=r"^the process that benchmarks died: the worker ended by itself with status 1: KeyError: 'parent'$"):
         list(answers({name: value for name, value in job.items() if name != "parent"}))
 
 

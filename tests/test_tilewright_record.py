@@ -5,20 +5,22 @@ import shlex
 import signal
 import time
 
+import data_samples
 import psutil
 import pytest
 from test_tilewright_cli import assert_one_line_error, children, start, tilewright, wait_for_records
 from training_samples import MACHINE, directory
 
 from data import exchange
-from data.measurements import About, read_measured
+from data.measurements import About, Measured, read_measured
 from data.record import machine_id
 from data.store import Store
 from graph.suite import target_suite
 from ir.errors import UserError
 from ir.task import task
 from search.campaign import CampaignOptions
-from tilewright.record import _united, print_recorded, record
+from tilewright.data_card import card_text
+from tilewright.record import _alone_in, _united, print_recorded, record
 
 MATMUL, SOFTMAX = "matmul:m=48,n=48,k=48", "softmax:shape=32x64,axis=1"
 OTHER = MACHINE | {"cpu_model": "Another CPU"}
@@ -164,6 +166,20 @@ def test_tasks_that_were_given_up_are_named(tmp_path, monkeypatch, capsys):
     recorded = record(target_suite(TASKS, {}), directory(tmp_path / "m", {MATMUL: {"a": 1}}), CampaignOptions(12))
     print_recorded(recorded)
     assert "given up: the right result of t cannot be computed" in capsys.readouterr().out
+
+
+def test_two_campaigns_in_one_directory_are_refused(tmp_path):
+    with _alone_in(tmp_path):
+        assert_one_line_error(tilewright("record", TASKS[0], "--out", tmp_path), str(tmp_path), "another tilewright record is at work in it")
+    assert not list(tmp_path.iterdir())
+    with _alone_in(tmp_path):
+        pass
+
+
+def test_a_card_of_records_whose_caches_are_texts(tmp_path):
+    """As whoever exported them may have written."""
+    odd = data_samples.record(machine={"cpu_model": "none", "l1_bytes": "32 KiB", "l2_bytes": 1 << 20})
+    assert "L2 1024 KiB" in card_text(Measured((odd,), {}, False), {})
 
 
 def test_nothing_is_made_where_what_is_to_be_merged_cannot_be_read(tmp_path):

@@ -142,7 +142,7 @@ def test_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"r\.db: it is a file; expected a directory"):
         write_report(path, path)
     (tmp_path / "out" / "report.html").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"report\.html: it cannot be written: Is a directory"):
+    with pytest.raises(UserError, match=r"report\.html: it cannot be written: something that is no file has its name"):
         write_report(path, tmp_path / "out")
 
 

@@ -82,7 +82,7 @@ def test_a_candidate_counts_once_under_all_names_of_its_program(tmp_path):
     assert {record.sketch for record in one} != {record.sketch for record in same}
     names = dict(zip(dict.fromkeys(s.name for s in sketches(task(B).program, TARGET)), sketches(task(SAME_AS_B).program, TARGET), strict=True))
     renamed = [
-        replace(each, task=task(SAME_AS_B).key, sketch=names[each.sketch].name, columns=tuple(symbol.name for symbol in names[each.sketch].space.symbols),
+        replace(each, task=task(SAME_AS_B).key, sketch=names[each.sketch].name, columns=names[each.sketch].space.names,
                 seconds=(2 * each.best_seconds,))
         for each in one
     ]  # fmt: skip

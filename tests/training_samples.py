@@ -38,7 +38,7 @@ def records(text: str, n: int = 40, repeats: int = 4, **changes: object) -> list
     for i, candidate in enumerate(draw(tuple(known.values()), n, 0, of.key)):
         sketch = known[candidate.sketch]
         seconds = float(seconds_of(sketch, np.array([candidate.row]))[0])
-        columns = tuple(symbol.name for symbol in sketch.space.symbols)
+        columns = sketch.space.names
         fields = {"machine": MACHINE, "kind": "sample" if i % 2 else "trial", "seed": 0} | changes
         found.append(Record(of.key, candidate.sketch, columns, candidate.row, (seconds,), "", "", threads=2, versions=VERSIONS, round=0, trial=i,
                             elapsed_seconds=float(i), **fields))  # fmt: skip

@@ -7,7 +7,7 @@ import math
 import platform
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +20,15 @@ from codegen.runner import LiveRunner
 from costmodel.features import FEATURE_VERSION
 from costmodel.model import RandomModel
 from costmodel.trained import shipped_model, trained_model
-from data.record import Record, machine_id
+from data.record import UNCHECKED, Record, best_of, machine_id
 from data.store import Store
 from graph.targets import resolve_target
-from ir.errors import UserError
+from ir.errors import IllegalCandidate, UserError
 from ir.task import Task
 from ir.task import task as _task
-from schedule.algorithms import ALGORITHMS, allowed_algorithms
+from schedule.algorithms import ALGORITHMS, algorithm_of, allowed_algorithms
 from schedule.measurement import Candidate
+from schedule.rules import sketches
 from schedule.target import Target
 from search.annealing import AnnealingSearch
 from search.evolution import EvolutionarySearch
@@ -146,6 +147,7 @@ class Result:
             "flops": state.task.flops,
             "trials": state.n_trials,
             "failed": dict(state.failures),
+            "given_up": state.given_up,
             "default_seconds": state.default_seconds,
             "best_seconds": state.best_seconds,
             "best_gflops": 1e-9 * state.task.flops / state.best_seconds if state.best_seconds else None,
@@ -177,8 +179,8 @@ def tune(
 ) -> Result:
     """Search for the fastest schedule of each task.
 
-    `what` is a task, several, or a target as in `tasks`. With `records`, a file, every trial is kept there, and trials already there
-    count and are not repeated. Without any budget each task gets `DEFAULT_TRIALS_PER_TASK` trials. `search` is one of `SEARCHES`;
+    `what` is a task, several (one that comes twice is tuned once), or a target as in `tasks`. With `records`, a file, every trial is kept there, and trials
+    already there count and are not repeated. Without any budget each task gets `DEFAULT_TRIALS_PER_TASK` trials. `search` is one of `SEARCHES`;
     `cost_model` is what ranks candidates: "shipped" (if None), the model that comes with Tilewright, or the file of another one that `tilewright train` wrote,
     each put right by what is measured; "scratch", one that learns from nothing; or "random". The searches "genetic" and "random" ask none, and take none.
     `check`: compare every candidate's output with the reference. `no_winograd` leaves out schedules by Winograd's algorithm, which round otherwise;
@@ -211,7 +213,7 @@ def tune(
         runner = stack.enter_context(LiveRunner(machine.target, timeout_seconds=timeout_seconds, check=check, seed=seed))
         tuner = Tuner(
             chosen, machine.target, runner, learner, SEARCHES[search], store, options,
-            machine=machine_record(machine), versions=versions(), watch=watch,
+            machine=machine_record(machine), versions=versions() | ({} if check else {UNCHECKED: "yes"}), watch=watch,
         )  # fmt: skip
         found = tuner.run()
     return Result(found.tasks, machine, limits, found.elapsed_seconds, found.interrupted)
@@ -220,10 +222,13 @@ def tune(
 def _chosen(what: Task | str | Path | Iterable[Task]) -> tuple[Task, ...]:
     if isinstance(what, Task):
         return (what,)
-    chosen = tasks(what) if isinstance(what, str | Path) else tuple(what)
+    chosen: dict[str, Task] = {}
+    for each in tasks(what) if isinstance(what, str | Path) else what:
+        same = chosen.get(each.key)
+        chosen[each.key] = each if same is None else replace(same, count=same.count + each.count)
     if not chosen:
         raise UserError("there is no task to tune")
-    return chosen
+    return tuple(chosen.values())
 
 
 def one_thread_without_openmp(threads: int | None) -> int | None:
@@ -283,25 +288,32 @@ def compile(
         best = recorded_best(store, wanted, machine, allowed_algorithms(no_winograd=no_winograd, deterministic=deterministic))
         if best is None:
             others = sorted({(setting.task == wanted.key, setting.threads) for setting in store.best(wanted.key)})
-            hint = f"; there are records for another machine or thread count ({', '.join(str(t) for _, t in others)})" if others else ""
+            hint = f"; there are records of another machine, version or thread count ({', '.join(str(t) for _, t in others)})" if others else ""
             raise UserError(f"{records} has no valid trial of {wanted.key} for this machine with {machine.target.threads} threads{hint}")
     return _kernel(wanted, Candidate(best.sketch, best.row), machine)
 
 
 def recorded_best(store: Store, task: Task, machine: Machine, algorithms: Collection[str] = ALGORITHMS) -> Record | None:
-    """The record to use for the task on this machine with its thread count."""
-    found = store.best(task.key, machine_id(machine_record(machine)), machine.target.threads, algorithms)
-    return next(iter(found.values()), None)
+    """The record to use for the task on this machine with its thread count, among those whose columns are those of today's sketches."""
+    names = {sketch.name: sketch.space.names for sketch in sketches(task.program, machine.target) if algorithm_of(sketch.name) in algorithms}
+    found = store.records(task.key, machine_id(machine_record(machine)), machine.target.threads)
+    return best_of(record for record in found if names.get(record.sketch) == record.columns)
 
 
 def _kernel(task: Task, candidate: Candidate, machine: Machine) -> Kernel:
+    """`UserError` for a candidate of another version that is none any more."""
     check_cpu(machine.target, detect_machine().target)
-    sketch = find_sketch(task, candidate.sketch, machine.target)
     register_openmp()
-    return Kernel(build(task, sketch, np.array(candidate.row, dtype=np.int64), machine.target))
+    try:
+        sketch = find_sketch(task, candidate.sketch, machine.target)
+        return Kernel(build(task, sketch, np.array(candidate.row, dtype=np.int64), machine.target))
+    except IllegalCandidate as error:
+        raise UserError(f"the schedule of {task.key} was recorded by another version and means nothing now: {error}") from None
 
 
 def _reasons(state: TaskState) -> str:
+    if state.given_up:
+        return f": {state.given_up}"
     listed = ", ".join(f"{n} {failure}" for failure, n in state.failures.most_common())
     example = next(iter(state.messages.values()), "")
     return f": {listed}; {example}" if listed else ""

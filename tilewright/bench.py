@@ -19,11 +19,10 @@ from typing import Any
 from codegen.machine import Machine, allowed_cpus, detect_machine
 from codegen.process import ONE_THREAD, SPIN, Tail, death, environment
 from data.store import Store
-from ir.errors import InternalError, UserError
+from ir.errors import UserError
 from ir.task import Task
 from schedule.algorithms import ALGORITHMS
 from schedule.measurement import Candidate
-from schedule.rules import sketches
 from tilewright.api import one_thread_without_openmp, recorded_best
 from tilewright.bench_worker import AGAIN, PEAK
 from tilewright.peers import PEERS, choose_peers
@@ -205,12 +204,7 @@ def recorded_schedules(records: str | Path, tasks: Sequence[Task], machine: Mach
     """The schedule to use for each task, None where there is no record that fits this machine, these algorithms and today's sketches."""
     with Store(records, create=False) as store:
         best = [recorded_best(store, task, machine, algorithms) for task in tasks]
-    schedules: list[Candidate | None] = []
-    for task, record in zip(tasks, best, strict=True):
-        columns = {sketch.name: tuple(symbol.name for symbol in sketch.space.symbols) for sketch in sketches(task.program, machine.target)}
-        fits = record is not None and columns.get(record.sketch) == record.columns
-        schedules.append(Candidate(record.sketch, record.row) if record is not None and fits else None)
-    return schedules
+    return [None if record is None else Candidate(record.sketch, record.row) for record in best]
 
 
 def memory_bandwidth(limits: Mapping[str, Any], n_bytes: int) -> tuple[str, float]:
@@ -225,7 +219,7 @@ def memory_bandwidth(limits: Mapping[str, Any], n_bytes: int) -> tuple[str, floa
 
 
 def answers(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The answers of a bench process to this job, as they come; the process ends with the iterator. `UserError` if it says so, `InternalError` if it dies."""
+    """The answers of a bench process to this job, as they come; the process ends with the iterator. `UserError` if it says so, or dies."""
     command = [sys.executable, "-P", "-m", "tilewright.bench_worker"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=bench_environment(os.environ), stdin=pipe, stdout=pipe, stderr=pipe) as process:
@@ -243,7 +237,7 @@ def answers(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                     raise UserError(answer["error"])
                 yield answer
             if process.wait() != 0:
-                raise InternalError(f"benchmarking failed: {death(process.returncode, tail.text()).message}")
+                raise UserError(f"the process that benchmarks died: {death(process.returncode, tail.text()).message}")
         finally:
             process.kill()
             tail.text()  # which waits until nobody writes there any more

@@ -115,7 +115,7 @@ def _machines(records: Sequence[Record], limits: Mapping[str, Mapping[str, Any]]
     for (machine, threads), mine in sorted(seen.items()):
         record = mine[-1]
         about = record.machine
-        caches = ", ".join(f"{name.upper()} {int(about[f'{name}_bytes']) >> 10} KiB" for name in ("l1", "l2", "l3") if f"{name}_bytes" in about)
+        caches = ", ".join(f"{name.upper()} {size >> 10} KiB" for name in ("l1", "l2", "l3") if isinstance(size := about.get(f"{name}_bytes"), int))
         cpu = f"{about.get('cpu_model', 'unknown CPU')} ({about.get('cpu', '?')}), {about.get('lanes', '?')} fp32 lanes"
         yield f"- `{machine}`: {cpu}, {caches}; {threads} threads."
         yield f"  Versions: {', '.join(f'{name} {version}' for name, version in sorted(record.versions.items()))}."

@@ -171,9 +171,13 @@ def done_fraction(progress: tuner.Progress) -> float:
 
 
 def seconds_left(progress: tuner.Progress) -> float | None:
-    """From the speed so far; None before anything can be said."""
-    done = done_fraction(progress)
-    return progress.elapsed_seconds * (1.0 - done) / done if done > 0 else None
+    """Until the budget is used up, by the speed of this run so far; None before anything can be said."""
+    options, n_new = progress.options, progress.n_trials - progress.n_resumed
+    per_task = options.max_trials_per_task
+    wanted = [n for n in (options.max_trials, per_task and per_task * progress.n_tasks) if n and n_new]
+    left = [progress.elapsed_seconds * (n - progress.n_trials) / n_new for n in wanted]
+    left += [options.max_seconds - progress.elapsed_seconds] if options.max_seconds else []
+    return max(min(left), 0.0) if left else None
 
 
 def clock(seconds: float) -> str:
@@ -210,8 +214,10 @@ def print_result(result: Result, network: Network) -> bool:
     out.print(f"tuned {tuned}/{n_layers} layers in {clock(result.elapsed_seconds)}{', interrupted' if result.interrupted else ''}")
     for state in result.states:
         if state.best is None:
-            reason = next(iter(state.messages.values()), "no trial was made before the budget ran out")
+            reason = state.given_up or next(iter(state.messages.values()), "no trial was made before the budget ran out")
             out.print(Text(f"not tuned: {state.task.key}: {reason}"))
+        elif state.given_up:
+            out.print(Text(f"given up: {state.task.key}: {state.given_up}"))
     chosen = {state.task.key for state in result.states}
     for task in network.tasks:
         if task.key not in chosen:

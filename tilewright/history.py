@@ -225,7 +225,8 @@ def task_history(records: Sequence[Record], rounds: Iterable[Round], number: int
     """The history of one setting from its records (at least one) and rounds, oldest first; `number` is for the task if some trial is valid."""
     key, best = records[0].task, best_of(records)
     try:
-        of, label = task(key), short_name(key)
+        known = task(key)
+        of, label = known, short_name(known.key)
     except UserError:  # recorded by a version that knows more operators than this one: its times can be shown all the same
         of, label = None, key
     if len(label) > MAX_LABEL:

@@ -18,6 +18,7 @@ from ir.errors import IllegalCandidate, UserError
 from ir.nest import nest_text
 from ir.task import Task, task
 from schedule.algorithms import ALGORITHMS
+from schedule.target import Target
 from tilewright.api import machine_record, quiet_limits
 
 
@@ -30,7 +31,7 @@ class Best:
     n_trials: int
     n_failed: int
     default_seconds: float | None
-    peak_gflops: float | None  # of this machine with the record's threads, where the record is of this machine
+    peak_gflops: float | None  # of this machine with the record's threads, where the record is of this machine, and it has as many to use now
     here: bool
 
     @property
@@ -42,7 +43,7 @@ def best_schedules(path: Path, threads: int | None, algorithms: Collection[str] 
     """One by these algorithms for each recorded setting (only those with this many threads, if given), in the order in which their tasks were recorded."""
     with Store(path, create=False) as store:
         bests = store.best(threads=threads, algorithms=algorithms)
-        counts = {count.setting: count for count in store.tasks()}
+        counts = {count.setting: (count.n_trials, count.n_failed) for count in store.tasks()}
         records = store.records(threads=threads)
     if not bests:
         raise UserError(f"{path} has no valid trial{'' if threads is None else f' with {threads} threads'}; {len(records)} records in all")
@@ -50,12 +51,12 @@ def best_schedules(path: Path, threads: int | None, algorithms: Collection[str] 
     found = []
     for setting, record in bests.items():
         here = setting.machine == machine_id(machine_record(detect_machine()))
-        if here and setting.threads not in peaks:
+        if here and setting.threads not in peaks and setting.threads <= detect_machine().target.threads:
             peaks[setting.threads] = quiet_limits(detect_machine(setting.threads).target).fma_gflops_all.best
         default = default_of([other for other in records if other.setting == setting])
         found.append(
             Best(
-                task(record.task), record, counts[setting].n_trials, counts[setting].n_failed,
+                task(record.task), record, *counts.get(setting, (0, 0)),  # where a schedule that was kept came without its trials
                 default.best_seconds if default is not None else None, peaks.get(setting.threads) if here else None, here,
             )
         )  # fmt: skip
@@ -108,8 +109,13 @@ def code_text(which: str, path: Path, form: str, threads: int | None, algorithms
     """The loop nest, optimized LLVM IR, or assembly of a recorded task's best schedule. `which`: operator text, or number in `best_schedules`."""
     record = _find(which, path, threads, algorithms)
     of, target = task(record.task), record.target
+    theirs = _known_features(target)
+    if form != "nest" and theirs and theirs.isdisjoint(_known_features(detect_machine().target)):
+        raise UserError(f"{path}: {record.task} was recorded on a CPU of another kind ({target.cpu}), whose code is not made here; its loop nest can be shown")
     try:
         sketch = find_sketch(of, record.sketch, target)
+        if sketch.space.names != record.columns:
+            raise IllegalCandidate(f"sketch {sketch.name} has columns {', '.join(sketch.space.names)}, the record {', '.join(record.columns)}")
         lowered = lower(sketch, np.array(record.row, dtype=np.int64), target)
     except IllegalCandidate as error:
         raise UserError(f"{path}: the schedule of {record.task} was recorded by another version and means nothing now: {error}") from None
@@ -118,6 +124,11 @@ def code_text(which: str, path: Path, form: str, threads: int | None, algorithms
     if form == "llvm":
         return str(optimize(llvm_text(lowered, target), target_machine(target)))
     return assembly(llvm_text(lowered, target), target)
+
+
+def _known_features(target: Target) -> set[str]:
+    """What its CPU has or lacks, in LLVM's words; these differ from one kind of CPU to another."""
+    return {feature.lstrip("+-") for feature in target.features.split(",") if feature}
 
 
 def _find(which: str, path: Path, threads: int | None, algorithms: Collection[str]) -> Record:

@@ -6,11 +6,14 @@ README.md, are made of it, each in one step, and are enough to go on from. Other
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +61,7 @@ def record(
     """
     others = read_measured(merge).records  # all is read now, so that what is damaged is found before anything is made or measured
     make_directory(directory)
-    with Store(directory / STORE) as store:
+    with _alone_in(directory), Store(directory / STORE) as store:
         places = [directory, *merge]
         store.append([*read_measured([directory]).records, *others])
         abouts = _united_abouts(places)
@@ -96,6 +99,21 @@ def _measure(
     if not quiet:
         print(f"{runner.waited_seconds:.1f} s went to waiting until threads were near each other", file=sys.stderr)
     return interrupted, campaign.given_up
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Two campaigns in one directory would measure the same candidates, and disturb each other: `UserError` for the second."""
+    with ExitStack() as stack:
+        try:
+            descriptor = os.open(directory, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{directory}: another tilewright record is at work in it; let it end first") from None
+        except OSError as error:
+            raise UserError(f"{directory}: it cannot be used by one campaign alone: {error.strerror}") from None
+        yield
 
 
 def _united_abouts(places: Sequence[Path]) -> dict[str, About]:

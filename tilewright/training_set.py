@@ -194,7 +194,7 @@ def _known(records: Sequence[Record], every: Sequence[Sketch], left_out: Counter
         by_name[record.sketch].append(at)
     for number, sketch in enumerate(every):
         mine = by_name.pop(sketch.name, [])
-        columns = tuple(symbol.name for symbol in sketch.space.symbols)
+        columns = sketch.space.names
         same = [at for at in mine if records[at].columns == columns]
         rows = _rows([records[at] for at in same], len(columns))
         inside = [at for at, there in zip(same, sketch.space.contains(rows), strict=True) if there]

@@ -1,0 +1,23 @@
+"""What progress lines say."""
+
+import pytest
+
+from search.tuner import Progress, TuneOptions
+from tilewright.display import seconds_left
+
+
+@pytest.mark.parametrize(
+    ("n_trials", "n_resumed", "options", "left"),
+    [
+        (50, 0, TuneOptions(max_trials=200), 30.0),  # 5 a second
+        (150, 100, TuneOptions(max_trials=200), 10.0),  # what was there before took none of this run's time
+        (150, 100, TuneOptions(max_trials_per_task=80), 2.0),  # two tasks
+        (150, 100, TuneOptions(max_trials=200, max_seconds=12.0), 2.0),  # what ends first
+        (100, 100, TuneOptions(max_trials=200), None),
+        (100, 100, TuneOptions(max_trials=200, max_seconds=15.0), 5.0),
+        (210, 100, TuneOptions(max_trials=200), 0.0),
+    ],
+)
+def test_time_left_is_told_by_the_speed_of_this_run(n_trials, n_resumed, options, left):
+    progress = Progress(None, 0, 2, n_trials, n_resumed, 0, 10.0, options)  # type: ignore[arg-type]  # of the task nothing is asked
+    assert seconds_left(progress) == left

@@ -1,0 +1,67 @@
+"""Reading records that other versions, other machines and other people wrote: which schedule is used, and what is said of the rest."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from codegen.machine import detect_machine
+from data.record import Record
+from data.store import Store
+from ir.errors import UserError
+from ir.task import task
+from schedule.rules import sketches
+from tilewright import api
+from tilewright.inspect import best_schedules, code_text
+
+TASK = task("matmul:m=24,n=40,k=32")
+
+
+def record(**changes):
+    """A kept record of a random row of `TASK` on this machine."""
+    machine = detect_machine()
+    sketch = sketches(TASK.program, machine.target)[0]
+    row = sketch.space.sample(1, np.random.default_rng(0))[0]
+    mine = Record(
+        TASK.key, sketch.name, sketch.space.names, tuple(row.tolist()), (1e-6,), "", "", api.machine_record(machine), machine.target.threads, 0,
+        {"tilewright": "0"}, 0, 0, 1.5, kind="final", kept=True,
+    )  # fmt: skip
+    return replace(mine, **changes)
+
+
+def test_what_another_version_recorded_is_passed_over(tmp_path):
+    """Of the same sketch with other columns a row means another schedule, however fast that was."""
+    machine, path = detect_machine(), tmp_path / "records.db"
+    mine = record()
+    stale = record(columns=tuple(f"old_{name}" for name in mine.columns), seconds=(1e-9,))
+    with Store(path) as store:
+        store.append([mine, stale, replace(stale, sketch="no_such", seconds=(1e-8,))])
+        assert api.recorded_best(store, TASK, machine) == mine
+    assert api.compile(TASK, records=path).task == TASK
+    with Store(tmp_path / "stale.db") as store:
+        store.append([stale])
+    with pytest.raises(UserError, match="has no valid trial of matmul"):
+        api.compile(TASK, records=tmp_path / "stale.db")
+    with pytest.raises(UserError, match=r"was recorded by another version and means nothing now: sketch \w+ has columns"):
+        code_text("0", tmp_path / "stale.db", "nest", None)
+
+
+def test_a_task_that_comes_twice_is_one():
+    once, again = api._chosen([replace(TASK, count=2), task("matmul:m=8,n=8,k=8"), replace(TASK, count=3)])
+    assert (once.key, once.count, again.count) == (TASK.key, 5, 1)
+
+
+def test_records_of_more_threads_than_there_are_now_are_listed(tmp_path):
+    many = detect_machine().target.threads + 1
+    with Store(tmp_path / "records.db") as store:
+        store.append([record(threads=many)])
+    (best,) = best_schedules(tmp_path / "records.db", None)
+    assert (best.here, best.peak_gflops, best.n_trials) == (True, None, 0)
+
+
+def test_code_for_a_cpu_of_another_kind_is_not_made(tmp_path):
+    with Store(tmp_path / "records.db") as store:
+        store.append([record(machine=record().machine | {"cpu": "strange", "features": "+glow,-hum"})])
+    with pytest.raises(UserError, match=r"was recorded on a CPU of another kind \(strange\), whose code is not made here; its loop nest can be shown"):
+        code_text("0", tmp_path / "records.db", "asm", None)
+    assert "kernel" in code_text("0", tmp_path / "records.db", "nest", None)
