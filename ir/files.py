@@ -27,12 +27,11 @@ def make_directory(path: Path, mode: int = 0o777) -> None:
 
 def check_place(path: Path) -> None:
     """`UserError` where `write_file` would find no place for the file. To be asked before what takes long."""
-    place = _behind_links(path)
     wrong = {
-        "its directory does not exist": not os.path.exists(place.parent),
-        "what should be its directory is a file": not os.path.isdir(place.parent),
-        _NO_FILE: os.path.exists(place) and not os.path.isfile(place),
-        "nothing can be written to its directory": not os.access(place.parent, os.W_OK),
+        "its directory does not exist": not os.path.exists(path.parent),
+        "what should be its directory is a file": not os.path.isdir(path.parent),
+        _NO_FILE: _is_taken(path),
+        "nothing can be written to its directory": not os.access(path.parent, os.W_OK),
     }
     for reason, is_so in wrong.items():
         if is_so:
@@ -50,21 +49,21 @@ def write_file(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when the block ends well, and leaves no trace when it does not. A link stays: it is the file behind it that is
-    replaced. `OSError` as it comes, also for a device such as /dev/stdout."""
-    place = _behind_links(path)
-    if os.path.exists(place) and not os.path.isfile(place):
+    """A file that takes the place of `path` when the block ends well, and leaves no trace when it does not. `OSError` as it comes, and where no file has
+    that name, but a directory, a device, or a link."""
+    if _is_taken(path):
         raise FileExistsError(errno.EEXIST, _NO_FILE)
-    part = place.with_name(f".{place.name}.{os.getpid()}.{threading.get_ident()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         with part.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        part.replace(place)
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _behind_links(path: Path) -> Path:
-    return Path(os.path.realpath(path))
+def _is_taken(path: Path) -> bool:
+    """A link too: what is behind one such as /dev/stdout is open elsewhere, and whoever writes there would not see that it was replaced."""
+    return os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path))
