@@ -73,14 +73,14 @@ class Code:
 
 def find_sketch(of: Task, name: str, target: Target) -> Sketch:
     """The sketch of this name; `IllegalCandidate` if the task has none."""
-    known = _known_sketches(of.key, target)
+    known = known_sketches(of.key, target)
     if name not in known:
         raise IllegalCandidate(f"no sketch {name!r} for {of.key} (known: {', '.join(known)})")
     return known[name]
 
 
 @lru_cache(16)
-def _known_sketches(key: str, target: Target) -> Mapping[str, Sketch]:
+def known_sketches(key: str, target: Target) -> Mapping[str, Sketch]:
     """By name. Kept, because making them takes as long as lowering a candidate."""
     return {sketch.name: sketch for sketch in sketches(task(key).program, target)}
 

@@ -3,7 +3,7 @@
     python -m experiments.objectives [--data data/measured] [--output DIRECTORY] [--plot-only]
 
 Fits every ranker to the same candidates, with several seeds. Writes results.csv (a row a fit), machine.json and objectives.png, which is made from the CSV
-alone. LightGBM takes part where it is installed (`pip install 'tilewright[experiments]'`). Takes about five minutes for 60,000 candidates on two fast cores.
+alone. LightGBM takes part where it is installed (`pip install 'tilewright[experiments]'`). Takes about nine minutes for 71,000 candidates on two fast cores.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ Array: TypeAlias = NDArray[Any]
 SMALL = 4096  # elements; constants up to here (shapes, bounds, axes) are computed at once, larger ones (weights) when asked for
 
 # What the reference evaluator raises where it cannot compute something.
-_REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+_REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError, onnx.checker.ValidationError)
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout")
 
 
@@ -77,7 +77,7 @@ class Constants:
         try:
             with np.errstate(all="ignore"):
                 results = ReferenceEvaluator(model).run(list(outputs), feeds)
-        except (*_REFUSALS, onnx.checker.ValidationError) as error:
+        except _REFUSALS as error:
             raise Unsupported(f"constant {outputs[0]!r} cannot be computed by {nodes[-1].op_type}: {error}") from error
         return {name: np.asarray(result) for name, result in zip(outputs, results, strict=True)}
 

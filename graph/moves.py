@@ -63,7 +63,7 @@ def _pad(graph: Graph, node: NodeProto) -> Heavy:
     shape = graph.shape(x)
     if mode not in PAD_MODES:
         raise Unsupported(f"mode={mode}, only {', '.join(PAD_MODES)} can be tuned")
-    pads, axes = _numbers(graph, node, 1, "pads"), [axis % len(shape) for axis in _axes(graph, node, 3, len(shape))]
+    pads, axes = _numbers(graph, node, 1, "pads"), _axes(graph, node, 3, len(shape), len(shape))
     if pads is None or len(pads) != 2 * len(axes):
         raise Unsupported("its pads are not two numbers for each dimension")
     if min(pads) < 0:
@@ -92,13 +92,13 @@ def _parts(graph: Graph, node: NodeProto) -> tuple[list[int], list[int], list[in
     starts, stops = _numbers(graph, node, 1, "starts"), _numbers(graph, node, 2, "ends")
     if starts is None or stops is None:
         raise Unsupported("its starts and ends are missing")
-    axes = _axes(graph, node, 3, len(starts))
+    axes = _axes(graph, node, 3, len(starts), len(shape))
     steps = _numbers(graph, node, 4, "steps") or [1] * len(axes)
     parts = [slice(0, size, 1) for size in shape]
     for axis, *part in zip(axes, starts, stops, steps, strict=True):
-        start, stop, step = slice(*part).indices(shape[axis % len(shape)])
+        start, stop, step = slice(*part).indices(shape[axis])
         start = max(start, 0)  # backwards from before the first element is from there in ONNX, and empty in Python
-        parts[axis % len(shape)] = slice(start, stop if stop >= 0 else -shape[axis % len(shape)] - 1, step)
+        parts[axis] = slice(start, stop if stop >= 0 else -shape[axis] - 1, step)
     return [part.start for part in parts], [part.stop for part in parts], [part.step for part in parts]
 
 
@@ -108,10 +108,10 @@ def _concat(graph: Graph, node: NodeProto) -> Heavy:
     return Heavy(text, {f"x{number}": name for number, name in enumerate(node.input)}, None, None)
 
 
-def _axes(graph: Graph, node: NodeProto, place: int, n: int) -> list[int]:
-    """Given as an input or an attribute, or the first n."""
+def _axes(graph: Graph, node: NodeProto, place: int, n: int, rank: int) -> list[int]:
+    """Given as an input or an attribute, negative ones counted from the end of `rank` dimensions, or the first n."""
     found = _numbers(graph, node, place, "axes")
-    return list(range(n)) if found is None else found
+    return list(range(n)) if found is None else [axis % rank for axis in found]
 
 
 def _numbers(graph: Graph, node: NodeProto, place: int, name: str) -> list[int] | None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from machines import HOST, MOST_THREADS, Machine
 from numpy.typing import NDArray
 from operator_samples import extremes, movement_texts, operator_texts, random_inputs
+from search_samples import TARGET
 
 from codegen.check import Guards, Reference, check_output
 from codegen.kernel import Array, Code, Kernel, aligned_copy, aligned_empty, build, find_sketch
@@ -343,15 +344,16 @@ def test_a_sketch_is_found_by_its_name() -> None:
 
 
 def test_a_row_is_judged_by_what_it_stands_for() -> None:
-    """A value above its column's maximum means the maximum: the limits are asked of that, as when candidates are drawn."""
-    sketch = sketches(task("matmul:m=40,n=40,k=40").program, HOST)[0]
-    high = np.array([max(column.choices) for column in sketch.space.columns], dtype=np.int64)
-    canonical = sketch.space.canonical(high[None, :])
-    if sketch.space.valid(canonical)[0]:
-        assert nest_text(lower(sketch, high, HOST).kernel) == nest_text(lower(sketch, canonical[0], HOST).kernel)
-    else:
-        with pytest.raises(IllegalCandidate, match="breaks a limit"):
-            lower(sketch, high, HOST)
+    """A value above its column's maximum means the maximum: the limits are asked of that, as when candidates are drawn, not of the row as it is written."""
+    target = replace(TARGET, lanes=16, vector_registers=32)
+    space = (sketch := sketches(task("matmul:m=40,n=40,k=40").program, target)[0]).space
+    rng = np.random.default_rng(0)
+    rows = np.stack([rng.choice(column.choices, 4000) for column in space.columns], axis=1)
+    written, meant = space.valid(rows), space.valid(space.canonical(rows))
+    fine, broken = rows[meant & ~written][0], rows[written & ~meant][0]
+    assert nest_text(lower(sketch, fine, target).kernel) == nest_text(lower(sketch, space.canonical(fine[None, :])[0], target).kernel)
+    with pytest.raises(IllegalCandidate, match="breaks a limit"):
+        lower(sketch, broken, target)
 
 
 def test_threads_need_openmp(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Comparing: the rows that series make, the process that does it, and what it says when something is wrong."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,16 +40,16 @@ def series(contender, *minima):
     return Series(contender, f"of {contender}", minima, tuple(2 * each for each in minima))
 
 
-def record(columns=None, seed=0):
+def record(**changes):
     """A kept record of a random row of `TASK` on this machine."""
     machine = detect_machine()
     sketch = sketches(TASK.program, machine.target)[0]
-    row = sketch.space.sample(1, np.random.default_rng(seed))[0]
-    names = columns or sketch.space.names
-    return Record(
-        TASK.key, sketch.name, names, tuple(row.tolist()), (1e-6,), "", "", api.machine_record(machine), machine.target.threads, 0, {"tilewright": "0"},
-        0, 0, 1.5, kind="final", kept=True,
+    row = sketch.space.sample(1, np.random.default_rng(0))[0]
+    mine = Record(
+        TASK.key, sketch.name, sketch.space.names, tuple(row.tolist()), (1e-6,), "", "", api.machine_record(machine), machine.target.threads, 0,
+        {"tilewright": "0"}, 0, 0, 1.5, kind="final", kept=True,
     )  # fmt: skip
+    return replace(mine, **changes)
 
 
 def test_rows_tell_speed_fractions_and_ratios():

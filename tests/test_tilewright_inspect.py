@@ -2,31 +2,17 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
+from test_tilewright_bench import record
 
 from codegen.machine import detect_machine
-from data.record import Record
 from data.store import Store
 from ir.errors import UserError
 from ir.task import task
-from schedule.rules import sketches
 from tilewright import api
 from tilewright.inspect import best_schedules, code_text
 
-TASK = task("matmul:m=24,n=40,k=32")
-
-
-def record(**changes):
-    """A kept record of a random row of `TASK` on this machine."""
-    machine = detect_machine()
-    sketch = sketches(TASK.program, machine.target)[0]
-    row = sketch.space.sample(1, np.random.default_rng(0))[0]
-    mine = Record(
-        TASK.key, sketch.name, sketch.space.names, tuple(row.tolist()), (1e-6,), "", "", api.machine_record(machine), machine.target.threads, 0,
-        {"tilewright": "0"}, 0, 0, 1.5, kind="final", kept=True,
-    )  # fmt: skip
-    return replace(mine, **changes)
+TASK = task("matmul:m=24,n=40,k=32")  # as in the records
 
 
 def test_what_another_version_recorded_is_passed_over(tmp_path):

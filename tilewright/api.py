@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from codegen.kernel import Kernel, build, find_sketch
+from codegen.kernel import Kernel, build, find_sketch, known_sketches
 from codegen.limits import Limits, measure_limits
 from codegen.machine import Machine, check_cpu, detect_machine
 from codegen.openmp import register_openmp
@@ -28,7 +28,6 @@ from ir.task import Task
 from ir.task import task as _task
 from schedule.algorithms import ALGORITHMS, algorithm_of, allowed_algorithms
 from schedule.measurement import Candidate
-from schedule.rules import sketches
 from schedule.target import Target
 from search.annealing import AnnealingSearch
 from search.evolution import EvolutionarySearch
@@ -295,7 +294,7 @@ def compile(
 
 def recorded_best(store: Store, task: Task, machine: Machine, algorithms: Collection[str] = ALGORITHMS) -> Record | None:
     """The record to use for the task on this machine with its thread count, among those whose columns are those of today's sketches."""
-    names = {sketch.name: sketch.space.names for sketch in sketches(task.program, machine.target) if algorithm_of(sketch.name) in algorithms}
+    names = {name: sketch.space.names for name, sketch in known_sketches(task.key, machine.target).items() if algorithm_of(name) in algorithms}
     found = store.records(task.key, machine_id(machine_record(machine)), machine.target.threads)
     return best_of(record for record in found if names.get(record.sketch) == record.columns)
 

@@ -47,11 +47,12 @@ def best_schedules(path: Path, threads: int | None, algorithms: Collection[str] 
         records = store.records(threads=threads)
     if not bests:
         raise UserError(f"{path} has no valid trial{'' if threads is None else f' with {threads} threads'}; {len(records)} records in all")
+    machine = detect_machine()
     peaks: dict[int, float] = {}
     found = []
     for setting, record in bests.items():
-        here = setting.machine == machine_id(machine_record(detect_machine()))
-        if here and setting.threads not in peaks and setting.threads <= detect_machine().target.threads:
+        here = setting.machine == machine_id(machine_record(machine))
+        if here and setting.threads not in peaks and setting.threads <= machine.target.threads:
             peaks[setting.threads] = quiet_limits(detect_machine(setting.threads).target).fma_gflops_all.best
         default = default_of([other for other in records if other.setting == setting])
         found.append(
