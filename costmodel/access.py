@@ -1,4 +1,4 @@
-"""What an access touches in memory when its axes run over a box: distinct elements, cache lines, vector loads, strides.
+"""What an access touches in memory when its axes run over a box: distinct elements, cache lines, runs, vector loads, strides.
 
 The access of a variable operand reads the tensor itself or a packed copy, in one of two layouts, as the schedule chose; both readings are
 worked out and the symbols of that choice select one.
@@ -7,11 +7,11 @@ worked out and the symbols of that choice select one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ir.expression import Expr, add, ceil_div, equal, less, maximum, minimum, mul, sub, where
+from ir.expression import Expr, add, both, ceil_div, equal, less, maximum, minimum, mul, sub, where
 from ir.program import Affine, Axis, Read
 from schedule.sketch import PACK_LEVELS, Dimension, Operand, TiledStage, turned_axis
 
@@ -86,6 +86,19 @@ def lines(rows: Sequence[Row], line_elements: int) -> Expr:
     return result
 
 
+def runs(rows: Sequence[Row]) -> Expr:
+    """Pieces without gaps that a box is made of. `rows` as in `lines`."""
+    result: Expr = 1
+    reach: Expr = 1
+    for row in rows:
+        if row.reach == 1:
+            continue
+        together = both(equal(result, 1), less(row.stride, add(reach, 1)))
+        result = where(together, result, mul(row.count, result))
+        reach = add(mul(sub(row.reach, 1), row.stride), reach)
+    return result
+
+
 @dataclass(frozen=True)
 class PackedRow:
     """Neighbouring dimensions of a packed operand: `size` indices, `stride` elements apart."""
@@ -121,17 +134,24 @@ class Access:
 
     def lines(self, box: Box) -> Expr:
         """Distinct cache lines, as if all were inside the tensor. The box is one register tile or more."""
+        return self._of_rows("lines", box, lambda rows: lines(rows, self.line_elements))
+
+    def runs(self, box: Box) -> Expr:
+        """Pieces without gaps; otherwise as `lines`."""
+        return self._of_rows("runs", box, runs)
+
+    def _of_rows(self, name: str, box: Box, quantity: Callable[[Sequence[Row]], Expr]) -> Expr:
+        """A quantity, of that name, of the rows that the box touches."""
         box = self._moving(box)
-        known = self._known_lines
-        key = tuple(box.items())
-        if key not in known:
-            packed = [self._packed_lines(rows, self._in_copy(box)) for rows in self._packed_layouts]
-            known[key] = self._where_packed(self._tensor_lines(self._in_memory(box)), packed)
-        return known[key]
+        key = (name, tuple(box.items()))
+        if key not in self._known:
+            packed = [quantity(self._packed_memory_rows(rows, self._in_copy(box))) for rows in self._packed_layouts]
+            self._known[key] = self._where_packed(quantity(self._memory_rows(self._in_memory(box))), packed)
+        return self._known[key]
 
     @cached_property
-    def _known_lines(self) -> dict[tuple[tuple[Axis, Expr], ...], Expr]:
-        """By what is in `_moving`: most loops leave most accesses where they are, so the boxes of many places are the same."""
+    def _known(self) -> dict[tuple[str, tuple[tuple[Axis, Expr], ...]], Expr]:
+        """By name and what is in `_moving`: most loops leave most accesses where they are, so the boxes of many places are the same."""
         return {}
 
     def _moving(self, box: Box) -> Box:
@@ -236,7 +256,7 @@ class Access:
     def _elements(self, box: Box) -> Expr:
         return mul(*(distinct(_terms(index, box)) for index in self.read.indices))
 
-    def _tensor_lines(self, box: Box) -> Expr:
+    def _memory_rows(self, box: Box) -> list[Row]:
         rows: list[Row] = []
         for index, stride in zip(reversed(self.read.indices), reversed(self._strides), strict=True):
             terms = _terms(index, box)
@@ -244,10 +264,10 @@ class Access:
                 rows.extend(Row(term.extent, term.extent, mul(stride, abs(term.factor))) for term in terms)
             else:
                 rows.append(Row(distinct(terms), span(terms), stride))
-        return lines(rows, self.line_elements)
+        return rows
 
-    def _packed_lines(self, rows: Sequence[PackedRow], box: Box) -> Expr:
-        return lines([Row(*self._touched(row, box), row.stride) for row in rows], self.line_elements)
+    def _packed_memory_rows(self, rows: Sequence[PackedRow], box: Box) -> list[Row]:
+        return [Row(*self._touched(row, box), row.stride) for row in rows]
 
     def _touched(self, row: PackedRow, box: Box) -> tuple[Expr, Expr]:
         """(indices touched, from the first to the last of them) along a row."""

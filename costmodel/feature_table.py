@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-FEATURE_VERSION = 6
+FEATURE_VERSION = 7
 
 SCALES = ("plain", "log", "ratio", "log ratio")
 
@@ -81,7 +81,8 @@ _REGISTER_TILE = _in(
     _plain("vectors", "vectors", "accumulators of a full register tile"),
     _plain("rows", "elements", "extent of the register tile along all axes but the vector axis together"),
     _plain("vector_count", "vectors", "extent of the register tile along the vector axis"),
-    _plain("live_registers", "registers", "vector registers that a step needs: accumulators, the vectors of one operand, a broadcast"),
+    _plain("shared", "vectors", "vectors, broadcasts included, that registers hold from one copy of the step to a later one"),
+    _plain("live_registers", "registers", "vector registers that a step needs: accumulators, the vectors of one operand, a broadcast, and what is shared"),
     _ratio("register_use", "live_registers", "registers", "registers needed against registers there are"),
     _plain("loads", "instructions", "loads, broadcasts and vectors, in a step of a full register tile"),
     _ratio("loads_per_update", "loads", "vectors", "loads a vector update in a step of a full register tile"),
@@ -94,6 +95,7 @@ _REGISTER_TILE = _in(
     _ratio("cut_tiles", "cut_tiles", "tiles", "share of the register tiles that are remainders"),
     _ratio("cut_updates", "cut_updates", "output_vectors", "share of the vector updates that remainder tiles execute"),
     _plain("variants", "count", "sizes of the register tile that occur"),
+    _ratio("edge", "edge_points", "outputs", "share of the output in register tiles that ask of each element of a padded input whether it is there"),
     _plain("unroll", "copies", "steps in the body of the innermost loop"),
     _log("body_updates", "updates", "vector updates in the body of the innermost loop"),
     _log("code_updates", "updates", "vector updates in the text of the stage: copies, remainder loops and variants"),
@@ -107,7 +109,7 @@ _PARALLEL = _in(
     _plain("busy_threads", "threads", "threads that get a chunk"),
     _log_ratio("chunks_per_thread", "count", "chunks", "threads", "chunks a thread on average"),
     _ratio("imbalance", "chunk_slots", "chunks", "time of the busiest thread against an even distribution, if all chunks are alike"),
-    _ratio("imbalance_cut", "busiest_points", "points", "time of the busiest thread against an even distribution, if it has full chunks only"),
+    _ratio("imbalance_cut", "busiest_points", "looped_points", "time of the busiest thread against an even distribution, as chunks are cut short"),
     _log("chunk_points", "points", "points of the iteration space in a full chunk"),
 )
 
@@ -154,6 +156,7 @@ _PLACE_TEXT = {
     "step": "one step of a register tile",
 }
 _FOOTPRINTS = ("whole", "chunk", "block", "slice", "tile", "step")
+_RUNS = ("chunk", "block", "tile")
 
 
 def _access(role: str, what: str) -> tuple[Feature, ...]:
@@ -172,12 +175,13 @@ def _access(role: str, what: str) -> tuple[Feature, ...]:
         _log_ratio(f"{role}.reuse_distance_steps", "steps", "inner.executions", f"{role}.reuse_executions", f"steps in one iteration of {reuse}"),
         _log_ratio(f"{role}.bytes_per_reuse", "bytes", f"{role}.loaded_bytes", f"{role}.reuse_trips", f"bytes of {what} loaded for each reuse"),
     )
+    scattered = [_log(f"{role}.{place}.runs", "runs", f"pieces without gaps of {what} touched by {_PLACE_TEXT[place]}") for place in _RUNS]
     walked = (
         _log(f"{role}.loaded_bytes", "bytes", f"bytes of {what} loaded into registers, all times counted"),
         _log(f"{role}.vector_stride", "elements", f"distance in {what} between neighbours along the vector axis"),
         _plain(f"{role}.row_conflicts", "rows", f"rows of {what} that a register tile walks on one set of the first-level cache, if not packed"),
     )
-    return (*_in("access", *touched), *_in("reuse", *reused), *_in("access", *walked))
+    return (*_in("access", *touched, *scattered), *_in("reuse", *reused), *_in("access", *walked))
 
 
 def _operand(role: str, what: str) -> tuple[Feature, ...]:
@@ -203,6 +207,7 @@ _ACCESSES = (
     *_access("output", "the output"),
     *_in(
         "access",
+        _log("shared_lines", "lines", "cache lines of the output that two threads write, where their shares meet"),
         _log("output.store_instructions", "instructions", "vectors of accumulators stored, one for every slice"),
         _log("output.load_instructions", "instructions", "vectors of accumulators loaded again for a further slice"),
         _plain("output.streamed", "0 or 1", "whether the output is stored past the caches"),
@@ -260,8 +265,8 @@ _STAGE_BY_NAME = {feature.name: feature for feature in _STAGE}
 
 # The second stage is small: these say what it costs.
 _FINAL = (
-    "flops", "vector_updates", "vectors", "loads_per_update", "unroll", "code_updates", "chunks", "busy_threads", "imbalance", "parallel.trips",
-    "block.trips", "inner.trips", "a.whole.bytes", "a.reduce_stride", "a.tile.lines", "output.whole.bytes", "output.streamed", "l1.bytes",
+    "flops", "vector_updates", "vectors", "loads_per_update", "unroll", "code_updates", "chunks", "busy_threads", "imbalance_cut", "parallel.trips",
+    "block.trips", "inner.trips", "a.whole.bytes", "a.reduce_stride", "a.tile.lines", "output.whole.bytes", "output.streamed", "shared_lines", "l1.bytes",
     "l2.bytes", "l3.bytes", "half_cycles.longest", "half_cycles.sum",
 )  # fmt: skip
 
@@ -309,6 +314,7 @@ _TIMES = {
     "pack": "packing",
     "epilogue": "the epilogue",
     "starting": "starting threads",
+    "sharing": "waiting for cache lines that another thread writes",
 }
 
 _PROGRAM = (

@@ -105,13 +105,13 @@ def _program(
 ) -> Quantities:
     """Memory, text and time of all stages together; times are those of the busiest thread."""
     all_packs = [pack for of_stage in packs for pack in of_stage.values()]
-    private = add(*(stage.on_busiest_thread(pack["private_half_cycles"]) for stage, of in zip(stages, packs, strict=True) for pack in of.values()))
+    private = add(*(stage.shares.of_busiest(pack["private_half_cycles"]) for stage, of in zip(stages, packs, strict=True) for pack in of.values()))
     shared = add(*(ceil_div(pack["shared_half_cycles"], target.threads) for pack in all_packs))
-    epilogue = stages[0].on_busiest_thread(slots["epilogue"]["half_cycles"]) if "epilogue" in slots else 0
+    epilogue = stages[0].shares.of_busiest(slots["epilogue"]["half_cycles"]) if "epilogue" in slots else 0
     starting = _starting(sketch, target, stages, all_packs)
     others = add(private, shared, epilogue, starting)
     parts = {
-        part: add(*(stage.on_busiest_thread(of[f"half_cycles.{part}"]) for stage, of in zip(stages, of_each, strict=True)))
+        part: add(*(stage.shares.of_busiest(of[f"half_cycles.{part}"]) for stage, of in zip(stages, of_each, strict=True)))
         for part in ("updates", "loops", "l1", "l2")
     }
     between = add(*(mul(access.tensor.element_bytes, *tiled.memory_shape(access)) for tiled, access in handed_on(sketch.stages)))
@@ -128,6 +128,7 @@ def _program(
         "half_cycles.starting": starting,
         **{f"half_cycles.{part}": half_cycles for part, half_cycles in parts.items()},
         "half_cycles.l3": add(*(of["half_cycles.l3"] for of in of_each)),
+        "half_cycles.sharing": add(*(of["half_cycles.sharing"] for of in of_each)),
         "half_cycles.longest": add(others, *(stage["half_cycles.longest"] for stage in of_each)),
         "half_cycles.sum": add(others, *(stage["half_cycles.sum"] for stage in of_each)),
         "half_cycles.ideal": -(-sketch.work // (2 * target.lanes * target.threads)),

@@ -80,7 +80,7 @@ def loop_structure(tiled: TiledStage) -> LoopStructure:
         for number in range(len(axes)):
             entered = {axis: _is_entered(tiled, band, axis, number) for axis in axes}
             now, now_counts = ({**old, **{axis: where(entered[axis], new[axis], old[axis]) for axis in axes}} for old, new in steps)
-            loops.append(Loop(band, number, _trips(tiled, band, number, extents, inner)))
+            loops.append(Loop(band, number, of_loop(tiled, band, number, {axis: ceil_div(extents[axis], inner[axis]) for axis in axes})))
             places.append(_place(tiled, now, now_counts, entered if band == "inner" else {}))
         extents.update(inner)
         counts.update(inner_counts)
@@ -116,9 +116,10 @@ def confined(tiled: TiledStage, quantity: Expr, entered: Mapping[Axis, Expr] | N
     return quantity
 
 
-def _trips(tiled: TiledStage, band: str, number: int, outer: Mapping[Axis, Expr], inner: Mapping[Axis, Expr]) -> Expr:
+def of_loop(tiled: TiledStage, band: str, number: int, by_axis: Mapping[Axis, Expr]) -> Expr:
+    """What `by_axis` gives for the axis that has loop number `number` of the band."""
     axes = tiled.axes(band)
-    trips = ceil_div(outer[axes[-1]], inner[axes[-1]])
+    result = by_axis[axes[-1]]
     for axis in axes[:-1]:
-        trips = where(is_at(tiled, band, axis, number), ceil_div(outer[axis], inner[axis]), trips)
-    return trips
+        result = where(is_at(tiled, band, axis, number), by_axis[axis], result)
+    return result

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from costmodel.access import Access
-from costmodel.arithmetic import update_half_cycles
+from costmodel.arithmetic import is_fused_product, update_half_cycles
 from costmodel.loops import is_at
 from ir.expression import Expr, add, ceil_div, floor_div, less, maximum, minimum, mod, mul, where
 from ir.program import Axis
 from schedule.sketch import TiledStage
 
 # In half cycles of a core that starts two vector operations and two loads a cycle.
-UPDATE_LATENCY = 8  # from one update of an accumulator to the next
+FMA_LATENCY, OTHER_LATENCY = 8, 5  # from one update of an accumulator to the next: of a multiply-add, and of an addition, a minimum or a maximum
+IN_FLIGHT = 320  # instructions that a core looks ahead, a round number for the CPUs of these years: short register tiles hide each other's latency
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class RegisterTile:
         """Sum over all tiles of a quantity that is given for each variant."""
         return add(*(mul(variant.count, quantity) for variant, quantity in zip(self.variants, quantities, strict=True)))
 
-    # -- one step: one point of the reduction
+    # -- one step, a point of the reduction, and the body of the innermost loop
 
     def loads(self, role: str, sizes: Mapping[Axis, Expr], steps: Expr = 1) -> Expr:
         """Load instructions of an operand in `steps` steps along the innermost reduce axis."""
@@ -80,17 +81,28 @@ class RegisterTile:
             return self.vectors(sizes)
         return mul(sum(stage.n_operations.values()), self.vectors({**sizes, **dict.fromkeys(stage.written_out, 1)}))
 
-    def _step_half_cycles(self, sizes: Mapping[Axis, Expr]) -> Expr:
-        """As long as its updates, its loads, or the latency of one accumulator; across a reduce axis copies of the step have their own."""
-        loads = add(*(self.loads(role, sizes) for role in self.operands))
-        latency = ceil_div(UPDATE_LATENCY, self.copies) if self.tiled.is_across else UPDATE_LATENCY
+    def _body_half_cycles(self, sizes: Mapping[Axis, Expr]) -> Expr:
+        """As long as its updates, its loads, or the latency of one accumulator; across a reduce axis copies of the step have their own. What a core looks ahead
+        beyond the register tile takes its part of the latency."""
+        loads = add(*(self.loads(role, sizes, self.copies) for role in self.operands))
+        of_one = FMA_LATENCY if is_fused_product(self.tiled.stage) else OTHER_LATENCY
+        latency = of_one if self.tiled.is_across else mul(of_one, self.copies)
         operations = 1 if self.tiled.stage.tables else update_half_cycles(self.tiled.stage)
-        return maximum(maximum(mul(self.updates(sizes), operations), loads), latency)
+        updates = mul(self.updates(sizes), operations, self.copies)
+        instructions = maximum(0, mul(add(updates, loads), ceil_div(self._steps_of_slice, self.copies)))  # (of sizes that do not occur, anything)
+        seen = ceil_div(mul(latency, instructions), add(instructions, IN_FLIGHT))
+        return maximum(maximum(updates, loads), seen)
+
+    @cached_property
+    def _steps_of_slice(self) -> Expr:
+        """Steps from when accumulators are cleared or loaded until they are stored."""
+        tilings = self.tiled.tilings
+        return mul(*(ceil_div(minimum(tilings[axis].sizes[0], axis.extent), self.tiled.step(axis)) for axis in self.tiled.axes("inner")))
 
     @property
     def half_cycles(self) -> Expr:
-        """Of one step of every tile of the stage, as if everything were in the first-level cache."""
-        return self.total([self._step_half_cycles(variant.sizes) for variant in self.variants])
+        """Of one body of the innermost loop, `copies` steps, in every tile of the stage, as if everything were in the first-level cache."""
+        return self.total([self._body_half_cycles(variant.sizes) for variant in self.variants])
 
     # -- the innermost loop
 

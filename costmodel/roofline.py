@@ -1,7 +1,8 @@
 """A ranker that has learned nothing and is right more often than not: the machine's own limits.
 
-Its score is the share of the peak that a candidate reaches if computing and moving data overlap, as the feature `program.peak_longest` estimates it
-(after Williams, Waterman and Patterson, Roofline, CACM 52, 2009). It chooses what is measured before there is anything to learn from, and has a say afterwards.
+Its score is the share of the peak that a candidate reaches if nearly all of computing and moving data overlap, as the features `program.peak_longest` and
+`program.peak_sum` estimate it (after Williams, Waterman and Patterson, Roofline, CACM 52, 2009). It chooses what is measured before there is anything to learn
+from, and has a say afterwards.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from numpy.typing import ArrayLike
 from costmodel.features import FeatureExtractor
 from costmodel.model import Scores
 
-_PEAK_SHARE = FeatureExtractor.names.index("program.peak_longest")
+_LONGEST, _SUM = (FeatureExtractor.names.index(f"program.peak_{name}") for name in ("longest", "sum"))
+EXPOSED = 0.1  # of the time that would be hidden if everything overlapped; it tells candidates apart that are bound by the same part
 
 
 class RooflineModel:
@@ -23,4 +25,6 @@ class RooflineModel:
 
     def predict(self, X: ArrayLike) -> Scores:
         """(n,) scores of features as `FeatureExtractor` makes them, higher is better."""
-        return np.asarray(X, dtype=np.float32)[:, _PEAK_SHARE]
+        features = np.asarray(X, dtype=np.float32)
+        longest, everything = features[:, _LONGEST], features[:, _SUM]
+        return np.asarray(longest * everything / np.maximum((1 - EXPOSED) * everything + EXPOSED * longest, np.finfo(np.float32).tiny))

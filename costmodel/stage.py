@@ -14,8 +14,11 @@ from functools import cached_property
 from costmodel.access import Access
 from costmodel.arithmetic import FUNCTION_KINDS, KINDS, count_functions, is_fused_product
 from costmodel.cache import Footprints, Traffic
+from costmodel.edges import interior_points
 from costmodel.loops import Loop, LoopStructure, Place, confined, is_at, loop_structure
 from costmodel.register_tile import RegisterTile
+from costmodel.sharing import shared_vectors
+from costmodel.threads import ThreadShares
 from ir.expression import Expr, add, both, ceil_div, less, maximum, minimum, mod, mul, sub, where
 from ir.program import REDUCTIONS, Axis
 from schedule.sketch import BANDS, Operand, TiledStage
@@ -39,13 +42,19 @@ PLACES = {
     "step": ("inner", None),
 }
 FOOTPRINT_PLACES = ("whole", "chunk", "block", "slice", "tile", "step")
+RUN_PLACES = ("chunk", "block", "tile")
 
 # Half cycles of what stands around the updates: the counting, comparing and jumping of a loop for each of its iterations, and to find the addresses of a
 # register tile, clear it, and begin its loops.
-LOOP_HALF_CYCLES, TILE_HALF_CYCLES = 4, 16
+LOOP_HALF_CYCLES, TILE_HALF_CYCLES = 4, 8
+
+STORE_HALF_CYCLES = 3
+SHARED_LINE_HALF_CYCLES = 60  # until a cache line that another thread has written is here
+EDGE_HALF_CYCLES = 2  # to find out whether there is an element, for the vectors of a row together
+HELD_STEPS = 1024
 
 # Bytes that arrive in half a cycle, from the second level of cache on: a round number for the CPUs of these years. The last is shared.
-BYTES_PER_HALF_CYCLE = {"l1": 16, "l2": 8, "l3": 4}
+BYTES_PER_HALF_CYCLE = {"l1": 24, "l2": 8, "l3": 4}
 
 
 def operands_by_role(tiled: TiledStage) -> dict[str, Operand]:
@@ -106,13 +115,8 @@ class StageQuantities:
         return self._place("chunk").executions
 
     @cached_property
-    def chunk_turns(self) -> Expr:
-        """Chunks that the busiest thread executes."""
-        return ceil_div(self.chunks, minimum(self.chunks, self.target.threads))
-
-    def on_busiest_thread(self, quantity: Expr) -> Expr:
-        """The share of a quantity, spread evenly over the chunks, that the busiest thread has."""
-        return ceil_div(mul(quantity, self.chunk_turns), self.chunks)
+    def shares(self) -> ThreadShares:
+        return ThreadShares(self.tiled, self.chunks, self.target.threads)
 
     def _visited(self, quantity: Expr) -> Expr:
         """What of a quantity, spread evenly over all points, falls on those that the loops visit."""
@@ -166,8 +170,9 @@ class StageQuantities:
         step_vectors = tile.vectors(tile.full)
         vectors = mul(step_vectors, tile.copies) if self.tiled.is_across else step_vectors
         vector_count = tile.copies if self.tiled.is_across else ceil_div(tile.full[vector], self.target.lanes)
-        # A step holds the accumulators, the vectors of the operand that has the vector axis, and one broadcast.
-        live = add(vectors, vector_count, 1)
+        # A step holds the accumulators, the vectors of the operand that has the vector axis, one broadcast, and what a later copy reads again.
+        shared = 0 if self.tiled.is_across else shared_vectors(self.tiled, tile.copies)
+        live = add(vectors, vector_count, 1, shared)
         full = tile.variants[0]
         loads = add(*(tile.loads(role, tile.full) for role in self.operands))
         loads_unrolled = add(*(tile.loads(role, tile.full, tile.copies) for role in self.operands))
@@ -176,6 +181,7 @@ class StageQuantities:
             "vectors": vectors,
             "rows": mul(*(tile.full[axis] for axis in self.stage.spatial if axis != vector)),
             "vector_count": vector_count,
+            "shared": shared,
             "live_registers": live,
             "registers": self.target.vector_registers,
             "loads": loads,
@@ -186,6 +192,8 @@ class StageQuantities:
             "output_vectors": self.output_vectors,
             "output.streamed": self.tiled.streams,
             "variants": tile.n_variants,
+            "edge_points": self.edge_points,
+            "outputs": self.n_outputs,
             "unroll": tile.copies,
             "body_updates": mul(step_vectors, tile.copies),
             "code_updates": tile.code_updates,
@@ -200,15 +208,16 @@ class StageQuantities:
 
     def parallel(self) -> dict[str, Expr]:
         """Chunks and their distribution over the threads."""
-        threads = self.target.threads
-        chunk_points = mul(*(extent for extent in self._place("chunk").extents.values()))
+        shares, threads = self.shares, self.target.threads
         return {
             "chunks": self.chunks,
             "threads": threads,
-            "busy_threads": minimum(self.chunks, threads),
-            "chunk_slots": mul(self.chunk_turns, threads),
-            "chunk_points": chunk_points,
-            "busiest_points": mul(chunk_points, self.chunk_turns, threads),
+            "busy_threads": shares.busy,
+            "chunk_slots": mul(shares.turns, threads),
+            "chunk_points": mul(*(extent for extent in self._place("chunk").extents.values())),
+            "busiest_points": mul(shares.busiest_points, threads),
+            "looped_points": shares.points,
+            "shared_lines": shares.shared_lines,
         }
 
     def loops(self) -> dict[str, Expr]:
@@ -242,6 +251,8 @@ class StageQuantities:
             place = self._place(name)
             result[f"{name}.bytes"] = mul(access.elements(place.extents), access.element_bytes)
             result[f"{name}.lines"] = access.lines(place.extents)
+        for name in RUN_PLACES:
+            result[f"{name}.runs"] = access.runs(self._place(name).extents)
         result |= self._reuse(role) | self._loads(role)
         vector_stride = access.stride(self.tiled.vector)
         tile = {axis: extent for axis, extent in self.tile.full.items() if axis != self.tiled.vector}
@@ -324,21 +335,61 @@ class StageQuantities:
 
     def cost(self) -> dict[str, Expr]:
         """Half cycles that each part would take on its own: all threads together, then the longest and the sum on the busiest thread."""
-        accumulators = mul(self.output_vectors, sub(mul(self.n_slices, 3), 1))  # two a store, one a load of those that come again
+        accumulators = mul(self.output_vectors, sub(mul(self.n_slices, STORE_HALF_CYCLES + 1), 1), self._scattered)  # a store, a load of those that come again
         if self.tiled.is_across:  # combined by halves, each a shuffle and an operation
             accumulators = mul(self.n_outputs, add(self.tile.copies, 2 * self.target.lanes.bit_length()))
-        kept = 2 * self.output_vectors * self.n_steps if self.tiled.keeps else 0  # two a store
-        parts = {"updates": add(self._visited(mul(self.tile.half_cycles, self.n_steps)), accumulators, kept)}
+        kept = STORE_HALF_CYCLES * self.output_vectors * self.n_steps if self.tiled.keeps else 0
+        parts = {"updates": add(self._visited(ceil_div(mul(self.tile.half_cycles, self.n_steps), self.tile.copies)), accumulators, kept, self._asking)}
         parts["loops"] = self._looping()
         for cache, rate in BYTES_PER_HALF_CYCLE.items():
-            parts[cache] = ceil_div(self._traffic[cache].total, rate)
-        resident = less(self.footprints.working_set[0], self.target.l3_bytes + 1)
-        parts["l3"] = where(resident, 0, parts["l3"])
-        busiest = [parts["l3"], *(self.on_busiest_thread(parts[name]) for name in ("updates", "loops", "l1", "l2"))]
+            parts[cache] = ceil_div(mul(self._traffic[cache].total, self._missing(cache)), rate * HELD_STEPS)
+        busiest = [parts["l3"], *(self.shares.of_busiest(parts[name]) for name in ("updates", "loops", "l1", "l2"))]
         longest: Expr = 0
         for part in busiest:
             longest = maximum(longest, part)
-        return {**{f"half_cycles.{name}": part for name, part in parts.items()}, "half_cycles.longest": longest, "half_cycles.sum": add(*busiest)}
+        sharing = mul(SHARED_LINE_HALF_CYCLES, self.shares.shared_lines)
+        return {
+            **{f"half_cycles.{name}": part for name, part in parts.items()},
+            "half_cycles.sharing": sharing,
+            "half_cycles.longest": add(longest, sharing),
+            "half_cycles.sum": add(*busiest, sharing),
+        }
+
+    def _missing(self, cache: str) -> Expr:
+        """How many of `HELD_STEPS` parts of what is loaded are no more in the cache from the run before: none up to three quarters of its size, all from one
+        and a half on."""
+        size = getattr(self.target, f"{cache}_bytes")
+        touched = self.footprints.working_set[self._number("whole")] if cache == "l3" else self._touched_by_thread
+        return minimum(maximum(0, ceil_div(mul(sub(mul(touched, 4), 3 * size), HELD_STEPS), 3 * size)), HELD_STEPS)
+
+    @cached_property
+    def _touched_by_thread(self) -> Expr:
+        """Bytes, in whole lines."""
+        whole, chunk = (self._number(place) for place in ("whole", "chunk"))
+        return add(*(minimum(sizes[whole], mul(sizes[chunk], self.shares.turns)) for sizes in self.footprints.by_access.values()))
+
+    @property
+    def _scattered(self) -> Expr:
+        """Stores of a vector of the output: its lanes one by one where neighbours lie apart."""
+        if self.tiled.is_across:
+            return 1
+        return where(less(1, self.accesses["output"].stride(self.tiled.vector)), self.target.lanes, 1)
+
+    @cached_property
+    def edge_points(self) -> Expr:
+        """Positions in register tiles that read in place beyond the edge of an input."""
+        return sub(math.prod(axis.extent for axis in self.stage.spatial), interior_points(self.tiled))
+
+    @property
+    def _asking(self) -> Expr:
+        """Half cycles of asking whether there is an element, at the edges of padded inputs."""
+        padded = [role for role, operand in self.operands.items() if operand.read.padded]
+        if not padded or self.edge_points == 0:
+            return 0
+        in_row = 1 if self.tiled.is_across else ceil_div(self.tile.full[self.tiled.vector], self.target.lanes)
+        rows = ceil_div(add(*(self.tile.loads(role, self.tile.full, self.tile.copies) for role in padded)), in_row)
+        bodies = self._visited(ceil_div(mul(self._tiles, self.n_steps), self.tile.copies))
+        return ceil_div(mul(EDGE_HALF_CYCLES, rows, bodies, self.edge_points), self.n_outputs)
 
     def _looping(self) -> Expr:
         """Half cycles around the updates; of the innermost loop an iteration has as many steps as there are copies."""

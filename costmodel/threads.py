@@ -1,0 +1,111 @@
+"""How the threads share the chunks of a stage: each takes as many neighbouring ones, in the order of the parallel loop, as any other, or one more.
+
+Chunks at the end of an axis may be cut short, so as many chunks need not be as much work.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from costmodel.access import LINE_BYTES
+from costmodel.loops import of_loop
+from ir.expression import Expr, add, both, ceil_div, floor_div, less, maximum, minimum, mod, mul, sub, where
+from ir.program import Axis
+from schedule.sketch import TiledStage
+
+
+@dataclass(frozen=True)
+class ThreadShares:
+    """Of a stage with so many chunks for so many threads."""
+
+    tiled: TiledStage
+    chunks: Expr
+    threads: int
+
+    @cached_property
+    def busy(self) -> Expr:
+        """Threads that get a chunk."""
+        return minimum(self.chunks, self.threads)
+
+    @cached_property
+    def turns(self) -> Expr:
+        """Chunks that the thread with the most of them executes."""
+        return ceil_div(self.chunks, self.busy)
+
+    @cached_property
+    def points(self) -> int:
+        """Positions of the axes that have chunks."""
+        return math.prod(axis.extent for axis in self.tiled.axes("parallel"))
+
+    @cached_property
+    def busiest_points(self) -> Expr:
+        """Those of them that the busiest thread visits: of two threads exactly, of more the most that the first, the middle or the last one does."""
+        shares = []
+        for thread in sorted({0, self.threads // 2, self.threads - 1}):
+            number = minimum(thread, sub(self.busy, 1))
+            first, end = (floor_div(mul(turn, self.chunks), self.busy) for turn in (number, add(number, 1)))
+            shares.append(sub(self._points_before(end), self._points_before(first)))
+        result = shares[0]
+        for share in shares[1:]:
+            result = maximum(result, share)
+        return result
+
+    def of_busiest(self, quantity: Expr) -> Expr:
+        """The share of a quantity, spread evenly over the points, that the busiest thread has."""
+        return ceil_div(mul(quantity, self.busiest_points), self.points)
+
+    @cached_property
+    def shared_lines(self) -> Expr:
+        """Cache lines of the output that two threads write, each of which waits again and again until the other one has written: those on the border between
+        their shares, if that is not one of lines everywhere. Of all borders the one in the middle, and of each piece that a thread has there one end."""
+        write = self.tiled.write
+        if self.threads == 1 or write.tensor.name in self.tiled.between:
+            return 0
+        line = LINE_BYTES // write.tensor.element_bytes
+        strides = {axis: abs(write.stride(axis)) for axis in self.tiled.axes("parallel") if axis.extent > 1}
+        offset = sum(index.constant * stride for index, stride in zip(write.indices, write.tensor.strides, strict=True))
+        border = floor_div(mul(self.chunks, self.threads // 2), self.busy)  # chunks before it
+        found: list[Expr] = []
+        for axis, stride in strides.items():
+            apart = {other: step for other, step in strides.items() if step > stride}  # at each of their positions there is a border of its own
+            tiling = self.tiled.tilings[axis]
+            is_ragged = 1 if offset % line or any(step % line for step in apart.values()) else less(0, mod(mul(tiling.sizes[2], stride), line))
+            others = [other for other in self.tiled.axes("parallel") if other != axis]
+            inside = {other: less(self.tiled.position("parallel", axis), self.tiled.position("parallel", other)) for other in others}
+            chunks_inside = mul(*(where(inside[other], self.tiled.tilings[other].count(2), 1) for other in others))
+            is_cut = both(less(1, tiling.count(2)), less(0, mod(border, mul(tiling.count(2), chunks_inside))))
+            places = mul(*(where(inside[other], other.extent, minimum(self.tiled.tilings[other].sizes[2], other.extent)) for other in apart))
+            found.append(mul(is_cut, is_ragged, places))
+        return where(less(1, self.busy), add(0, *found), 0)
+
+    def _points_before(self, chunks: Expr) -> Expr:
+        """Positions in the first so many chunks."""
+        points: Expr = 0
+        width: Expr = 1  # of the axes outside, what the chunk that comes next covers
+        for number, (size, _, extent) in enumerate(self._loops):
+            chunks_inside, points_inside = self._inside(number)
+            at = floor_div(chunks, chunks_inside)
+            before, after = (minimum(mul(turn, size), extent) for turn in (at, add(at, 1)))
+            points = add(points, mul(width, before, points_inside))
+            width = mul(width, sub(after, before))
+            chunks = sub(chunks, mul(at, chunks_inside))
+        return points
+
+    def _inside(self, number: int) -> tuple[Expr, Expr]:
+        """(chunks, positions) of the loops inside of one."""
+        inside = self._loops[number + 1 :]
+        return mul(*(count for _, count, _ in inside)), mul(*(extent for _, _, extent in inside))
+
+    @cached_property
+    def _loops(self) -> list[tuple[Expr, Expr, Expr]]:
+        """Of each loop over chunks, the outermost first: (size of a chunk, chunks, extent) of its axis."""
+        tilings = {axis: self.tiled.tilings[axis] for axis in self.tiled.axes("parallel")}
+        by_axis: tuple[dict[Axis, Expr], ...] = (
+            {axis: minimum(tiling.sizes[2], axis.extent) for axis, tiling in tilings.items()},
+            {axis: tiling.count(2) for axis, tiling in tilings.items()},
+            {axis: axis.extent for axis in tilings},
+        )
+        found = [[of_loop(self.tiled, "parallel", number, values) for values in by_axis] for number in range(len(tilings))]
+        return [(size, count, extent) for size, count, extent in found]
