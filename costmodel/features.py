@@ -17,6 +17,7 @@ from costmodel.arithmetic import epilogue_quantities
 from costmodel.feature_table import FEATURE_VERSION, FEATURES
 from costmodel.packing import Packing, packed_elements
 from costmodel.stage import ROLES, StageQuantities
+from costmodel.times import StageTimes
 from ir.errors import InternalError
 from ir.expression import Evaluator, Expr, add, ceil_div, less, mul
 from schedule.sketch import Sketch, handed_on
@@ -73,7 +74,7 @@ def _slots(sketch: Sketch, target: Target) -> dict[str, Quantities]:
     """Quantities of the sketch by slot."""
     main = max(sketch.stages, key=lambda tiled: (tiled.stage.flops, tiled.stage.n_points))
     stages = [StageQuantities(tiled, target) for tiled in (main, *(tiled for tiled in sketch.stages if tiled is not main))]
-    all_of_each = [stage.all() for stage in stages]
+    all_of_each = [stage.all() | StageTimes(stage).quantities() for stage in stages]
     packs = [_packs(stage) for stage in stages]
     slots = {"compute": all_of_each[0], **{f"pack_{role}": packs[0][role] for role in ROLES if role in packs[0]}}
     if len(stages) > 1:

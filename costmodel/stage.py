@@ -1,4 +1,4 @@
-"""All quantities of one tiled stage, by name, as expressions: what `costmodel.feature_table` lists for its compute and final slots.
+"""All quantities of one tiled stage but its time, by name, as expressions: what `costmodel.feature_table` lists for its compute and final slots.
 
 Operands are "a" and "b" in the order in which the body reads them; of more than two, these are the largest. An operand that a stage does not have
 counts nothing.
@@ -14,12 +14,12 @@ from functools import cached_property
 from costmodel.access import Access
 from costmodel.arithmetic import FUNCTION_KINDS, KINDS, count_functions, is_fused_product
 from costmodel.cache import Footprints, Traffic
+from costmodel.copies import shared_vectors
 from costmodel.edges import interior_points
 from costmodel.loops import Loop, LoopStructure, Place, confined, is_at, loop_structure
 from costmodel.register_tile import RegisterTile
-from costmodel.sharing import shared_vectors
 from costmodel.threads import ThreadShares
-from ir.expression import Expr, add, both, ceil_div, less, maximum, minimum, mod, mul, sub, where
+from ir.expression import Expr, add, both, ceil_div, less, minimum, mod, mul, sub, where
 from ir.program import REDUCTIONS, Axis
 from schedule.sketch import BANDS, Operand, TiledStage
 from schedule.target import Target
@@ -44,18 +44,6 @@ PLACES = {
 FOOTPRINT_PLACES = ("whole", "chunk", "block", "slice", "tile", "step")
 RUN_PLACES = ("chunk", "block", "tile")
 
-# Half cycles of what stands around the updates: the counting, comparing and jumping of a loop for each of its iterations, and to find the addresses of a
-# register tile, clear it, and begin its loops.
-LOOP_HALF_CYCLES, TILE_HALF_CYCLES = 4, 8
-
-STORE_HALF_CYCLES = 3
-SHARED_LINE_HALF_CYCLES = 60  # until a cache line that another thread has written is here
-EDGE_HALF_CYCLES = 2  # to find out whether there is an element, for the vectors of a row together
-HELD_STEPS = 1024
-
-# Bytes that arrive in half a cycle, from the second level of cache on: a round number for the CPUs of these years. The last is shared.
-BYTES_PER_HALF_CYCLE = {"l1": 24, "l2": 8, "l3": 4}
-
 
 def operands_by_role(tiled: TiledStage) -> dict[str, Operand]:
     """See the head of this file."""
@@ -78,9 +66,9 @@ class StageQuantities:
         self.footprints = Footprints(self.structure, self.accesses)
 
     def all(self) -> dict[str, Expr]:
-        """Every quantity but those of packing and of the epilogue."""
+        """Every quantity but those of packing, of the epilogue, and of time."""
         accesses = {f"{role}.{name}": quantity for role in ACCESSES for name, quantity in self.access(role).items()}
-        return self.arithmetic() | self.register_tile() | self.parallel() | self.loops() | accesses | self.caches() | self.cost() | self.places()
+        return self.arithmetic() | self.register_tile() | self.parallel() | self.loops() | accesses | self.caches() | self.places()
 
     # -- sizes that several parts use
 
@@ -112,13 +100,13 @@ class StageQuantities:
 
     @cached_property
     def chunks(self) -> Expr:
-        return self._place("chunk").executions
+        return self.place("chunk").executions
 
     @cached_property
     def shares(self) -> ThreadShares:
         return ThreadShares(self.tiled, self.chunks, self.target.threads)
 
-    def _visited(self, quantity: Expr) -> Expr:
+    def visited(self, quantity: Expr) -> Expr:
         """What of a quantity, spread evenly over all points, falls on those that the loops visit."""
         return confined(self.tiled, quantity)
 
@@ -126,7 +114,7 @@ class StageQuantities:
         band, entered = PLACES[place]
         return self.structure.inside(band) if entered is None else self.structure.index(band, entered)
 
-    def _place(self, place: str) -> Place:
+    def place(self, place: str) -> Place:
         return self.structure.places[self._number(place)]
 
     # -- the parts
@@ -135,19 +123,19 @@ class StageQuantities:
         """Scalar operations by kind, and the vector updates that execute them."""
         if self.stage.tables:
             return self._transform_arithmetic()
-        points = self._visited(self.n_outputs * self.reduce_length)
+        points = self.visited(self.n_outputs * self.reduce_length)
         fused = is_fused_product(self.stage)
         counts = count_functions(self.stage.body)
         if fused:
             counts["multiply"] -= 1
         elif self.stage.reduction is not None:
             counts[FUNCTION_KINDS[REDUCTIONS[self.stage.reduction][0]]] += 1
-        vector_updates = self._visited(self.output_vectors * self.n_steps)
+        vector_updates = self.visited(self.output_vectors * self.n_steps)
         return {
             "points": points,
             "fma": mul(points, int(fused)),
             **{kind: mul(points, count) for kind, count in counts.items()},
-            "flops": self._visited(self.stage.flops),
+            "flops": self.visited(self.stage.flops),
             "vector_updates": vector_updates,
             "lane_updates": mul(vector_updates, self.target.lanes),
         }
@@ -176,7 +164,7 @@ class StageQuantities:
         full = tile.variants[0]
         loads = add(*(tile.loads(role, tile.full) for role in self.operands))
         loads_unrolled = add(*(tile.loads(role, tile.full, tile.copies) for role in self.operands))
-        tiles = self._tiles
+        tiles = self.tiles
         return {
             "vectors": vectors,
             "rows": mul(*(tile.full[axis] for axis in self.stage.spatial if axis != vector)),
@@ -202,7 +190,7 @@ class StageQuantities:
         }
 
     @cached_property
-    def _tiles(self) -> Expr:
+    def tiles(self) -> Expr:
         """Register tiles of one slice of the reduction."""
         return mul(*(self.tiled.tilings[axis].count(0) for axis in self.stage.spatial))
 
@@ -214,7 +202,7 @@ class StageQuantities:
             "threads": threads,
             "busy_threads": shares.busy,
             "chunk_slots": mul(shares.turns, threads),
-            "chunk_points": mul(*(extent for extent in self._place("chunk").extents.values())),
+            "chunk_points": mul(*(extent for extent in self.place("chunk").extents.values())),
             "busiest_points": mul(shares.busiest_points, threads),
             "looped_points": shares.points,
             "shared_lines": shares.shared_lines,
@@ -248,18 +236,18 @@ class StageQuantities:
         access = self.accesses[role]
         result: dict[str, Expr] = {"packed": sub(1, access.in_place)}
         for name in FOOTPRINT_PLACES:
-            place = self._place(name)
+            place = self.place(name)
             result[f"{name}.bytes"] = mul(access.elements(place.extents), access.element_bytes)
             result[f"{name}.lines"] = access.lines(place.extents)
         for name in RUN_PLACES:
-            result[f"{name}.runs"] = access.runs(self._place(name).extents)
+            result[f"{name}.runs"] = access.runs(self.place(name).extents)
         result |= self._reuse(role) | self._loads(role)
         vector_stride = access.stride(self.tiled.vector)
         tile = {axis: extent for axis, extent in self.tile.full.items() if axis != self.tiled.vector}
         result["vector_stride"] = vector_stride
         result["row_conflicts"] = access.set_conflicts(tile)
         result["reduce_stride"] = self._innermost_reduce_stride(access)
-        result["slice_conflicts"] = access.set_conflicts({axis: self._place("tile").extents[axis] for axis in self.stage.reduce})
+        result["slice_conflicts"] = access.set_conflicts({axis: self.place("tile").extents[axis] for axis in self.stage.reduce})
         return result
 
     def _innermost_reduce_stride(self, access: Access) -> Expr:
@@ -275,7 +263,7 @@ class StageQuantities:
             stores = mul(self.n_slices, self.output_vectors)
             return {"loads": 0, "load_instructions": again, "loaded_bytes": mul(again, self._vector_bytes(role)), "store_instructions": stores}
         loads = [self.tile.loads(role, variant.sizes) for variant in self.tile.variants]
-        total = self._visited(mul(self.tile.total(loads), self._loading_steps(role)))
+        total = self.visited(mul(self.tile.total(loads), self._loading_steps(role)))
         read = self.operands[role].read
         width = self._vector_bytes(role) if self.tiled.vector in read.axes else read.tensor.element_bytes
         return {"loads": loads[0], "load_instructions": total, "loaded_bytes": mul(total, width), "store_instructions": 0}
@@ -310,10 +298,10 @@ class StageQuantities:
             distance = where(reused, self.footprints.working_set[number], distance)
         return {"reuse_trips": trips, "reuse_executions": executions, "reuse_distance_bytes": distance}
 
-    # -- caches and time
+    # -- caches
 
     @cached_property
-    def _traffic(self) -> dict[str, Traffic]:
+    def traffic(self) -> dict[str, Traffic]:
         """By cache. The last one is shared: outside of the parallel loop one working set has it, inside each thread has a share."""
         target, inside = self.target, len(self.structure.places) - 1
         capacities = {
@@ -323,81 +311,30 @@ class StageQuantities:
         }
         return {cache: self.footprints.traffic(capacity) for cache, capacity in capacities.items()}
 
+    def touched(self, place: str) -> Expr:
+        """Bytes in whole cache lines that one execution of all inside of a place touches."""
+        return self.footprints.working_set[self._number(place)]
+
+    @cached_property
+    def touched_by_thread(self) -> Expr:
+        """Bytes in whole cache lines."""
+        whole, chunk = (self._number(place) for place in ("whole", "chunk"))
+        return add(*(minimum(sizes[whole], mul(sizes[chunk], self.shares.turns)) for sizes in self.footprints.by_access.values()))
+
     def caches(self) -> dict[str, Expr]:
         """Bytes that come into each cache by access and in all, and the working set that it holds at a time."""
         result: dict[str, Expr] = {}
-        for cache, traffic in self._traffic.items():
+        for cache, traffic in self.traffic.items():
             result |= {f"{cache}.{role}_bytes": traffic.by_access.get(role, 0) for role in ACCESSES}
             result[f"{cache}.bytes"] = traffic.total
             result[f"{cache}.working_set"] = traffic.working_set_bytes
             result[f"{cache}.executions"] = traffic.executions
         return result | {"l1.capacity": self.target.l1_bytes, "l2.capacity": self.target.l2_bytes, "l3.capacity": self.target.l3_bytes}
 
-    def cost(self) -> dict[str, Expr]:
-        """Half cycles that each part would take on its own: all threads together, then the longest and the sum on the busiest thread."""
-        accumulators = mul(self.output_vectors, sub(mul(self.n_slices, STORE_HALF_CYCLES + 1), 1), self._scattered)  # a store, a load of those that come again
-        if self.tiled.is_across:  # combined by halves, each a shuffle and an operation
-            accumulators = mul(self.n_outputs, add(self.tile.copies, 2 * self.target.lanes.bit_length()))
-        kept = STORE_HALF_CYCLES * self.output_vectors * self.n_steps if self.tiled.keeps else 0
-        parts = {"updates": add(self._visited(ceil_div(mul(self.tile.half_cycles, self.n_steps), self.tile.copies)), accumulators, kept, self._asking)}
-        parts["loops"] = self._looping()
-        for cache, rate in BYTES_PER_HALF_CYCLE.items():
-            parts[cache] = ceil_div(mul(self._traffic[cache].total, self._missing(cache)), rate * HELD_STEPS)
-        busiest = [parts["l3"], *(self.shares.of_busiest(parts[name]) for name in ("updates", "loops", "l1", "l2"))]
-        longest: Expr = 0
-        for part in busiest:
-            longest = maximum(longest, part)
-        sharing = mul(SHARED_LINE_HALF_CYCLES, self.shares.shared_lines)
-        return {
-            **{f"half_cycles.{name}": part for name, part in parts.items()},
-            "half_cycles.sharing": sharing,
-            "half_cycles.longest": add(longest, sharing),
-            "half_cycles.sum": add(*busiest, sharing),
-        }
-
-    def _missing(self, cache: str) -> Expr:
-        """How many of `HELD_STEPS` parts of what is loaded are no more in the cache from the run before: none up to three quarters of its size, all from one
-        and a half on."""
-        size = getattr(self.target, f"{cache}_bytes")
-        touched = self.footprints.working_set[self._number("whole")] if cache == "l3" else self._touched_by_thread
-        return minimum(maximum(0, ceil_div(mul(sub(mul(touched, 4), 3 * size), HELD_STEPS), 3 * size)), HELD_STEPS)
-
-    @cached_property
-    def _touched_by_thread(self) -> Expr:
-        """Bytes, in whole lines."""
-        whole, chunk = (self._number(place) for place in ("whole", "chunk"))
-        return add(*(minimum(sizes[whole], mul(sizes[chunk], self.shares.turns)) for sizes in self.footprints.by_access.values()))
-
-    @property
-    def _scattered(self) -> Expr:
-        """Stores of a vector of the output: its lanes one by one where neighbours lie apart."""
-        if self.tiled.is_across:
-            return 1
-        return where(less(1, self.accesses["output"].stride(self.tiled.vector)), self.target.lanes, 1)
-
     @cached_property
     def edge_points(self) -> Expr:
         """Positions in register tiles that read in place beyond the edge of an input."""
         return sub(math.prod(axis.extent for axis in self.stage.spatial), interior_points(self.tiled))
-
-    @property
-    def _asking(self) -> Expr:
-        """Half cycles of asking whether there is an element, at the edges of padded inputs."""
-        padded = [role for role, operand in self.operands.items() if operand.read.padded]
-        if not padded or self.edge_points == 0:
-            return 0
-        in_row = 1 if self.tiled.is_across else ceil_div(self.tile.full[self.tiled.vector], self.target.lanes)
-        rows = ceil_div(add(*(self.tile.loads(role, self.tile.full, self.tile.copies) for role in padded)), in_row)
-        bodies = self._visited(ceil_div(mul(self._tiles, self.n_steps), self.tile.copies))
-        return ceil_div(mul(EDGE_HALF_CYCLES, rows, bodies, self.edge_points), self.n_outputs)
-
-    def _looping(self) -> Expr:
-        """Half cycles around the updates; of the innermost loop an iteration has as many steps as there are copies."""
-        inner = self.structure.of("inner")
-        iterations = [place.executions for place in self.structure.places[1:]]
-        if inner:
-            iterations[-1] = ceil_div(iterations[-1], self.tile.copies)
-        return add(mul(LOOP_HALF_CYCLES, add(0, *iterations)), mul(TILE_HALF_CYCLES, self._place("tile").executions))
 
     def places(self) -> dict[str, Expr]:
         """Operations and working set of one execution of all that is inside of each of `PLACES`."""
@@ -405,8 +342,8 @@ class StageQuantities:
         per_point = self.stage.flops // math.prod(axis.extent for axis in looped)
         result: dict[str, Expr] = {}
         for name in PLACES:
-            result[f"{name}.flops"] = mul(*(extent for axis, extent in self._place(name).extents.items() if axis in looped), per_point)
-            result[f"{name}.working_set"] = self.footprints.working_set[self._number(name)]
+            result[f"{name}.flops"] = mul(*(extent for axis, extent in self.place(name).extents.items() if axis in looped), per_point)
+            result[f"{name}.working_set"] = self.touched(name)
         return result
 
 

@@ -1,13 +1,14 @@
-"""Values that copies of the innermost loop's body share: where windows overlap, one copy reads again what another has read.
+"""What copies of the innermost loop's body share: where windows overlap, one copy reads again what another has read.
 
-LLVM keeps such a value in a register from its first use to its last. Where these and the accumulators do not fit together it spills accumulators, a store and
-a load for each of their updates: a convolution of 3×3 with stride 2 took 447 µs instead of 185.
+LLVM keeps such a value in a register from its first use to its last. Where these and the accumulators do not fit together it spills accumulators, with a store
+and a load for each of their updates: a convolution of 3×3 with stride 2 took 447 µs instead of 185 (AVX2).
 """
 
 from __future__ import annotations
 
 import math
 
+from costmodel.loops import is_at
 from ir.expression import Expr, add, ceil_div, less, maximum, minimum, mul, sub, where
 from ir.program import Affine, Axis
 from schedule.sketch import Operand, TiledStage
@@ -16,11 +17,9 @@ from schedule.sketch import Operand, TiledStage
 def shared_vectors(tiled: TiledStage, copies: Expr) -> Expr:
     """Vectors, broadcasts included, that registers hold from one of `copies` copies of a step to a later one."""
     result: Expr = 0
-    axes = tiled.axes("inner")
-    for innermost in axes:
+    for innermost in tiled.axes("inner"):
         shared = add(0, *(_shared(tiled, operand, index, innermost, copies) for operand in tiled.operands for index in operand.read.indices))
-        is_innermost = tiled.by_order("inner", lambda order, axis=innermost: order[-1] == axis)  # type: ignore[misc]
-        result = where(is_innermost, shared, result)
+        result = where(is_at(tiled, "inner", innermost, -1), shared, result)
     return result
 
 
