@@ -87,7 +87,8 @@ def lines(rows: Sequence[Row], line_elements: int) -> Expr:
 
 
 def runs(rows: Sequence[Row]) -> Expr:
-    """Pieces without gaps that a box is made of. `rows` as in `lines`."""
+    """Pieces without gaps that a box is made of; those that windows leave which are dilated, or moved by more than one, do not count as gaps. `rows` as in
+    `lines`."""
     result: Expr = 1
     reach: Expr = 1
     for row in rows:

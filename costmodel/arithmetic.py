@@ -14,6 +14,7 @@ FUNCTION_KINDS = {
     **dict.fromkeys(("div", "pow", "sqrt", "exp", "log", "tanh", "erf", "sigmoid"), "special"),
 }  # fmt: skip
 SPECIAL_HALF_CYCLES = 16
+STORE_HALF_CYCLES = 3
 KINDS = ("add", "multiply", "compare", "special")
 
 
@@ -56,5 +57,5 @@ def epilogue_quantities(tiled: TiledStage, epilogue: Stage, output_vectors: int)
         **{kind: n_outputs * count for kind, count in count_functions(epilogue.body).items()},
         "read_bytes": sum(read.tensor.element_bytes * math.prod(axis.extent for axis in read.axes) for read in others),
         "output_bytes_again": where(at_block, 2 * n_outputs * tiled.stage.output.element_bytes, 0),
-        "half_cycles": mul(output_vectors, add(mul(at_block, 3), instructions)),  # two for a store and one for a load if the output comes again
+        "half_cycles": mul(output_vectors, add(mul(at_block, STORE_HALF_CYCLES + 1), instructions)),  # a store and a load if the output comes again
     }

@@ -15,7 +15,8 @@ from schedule.sketch import Operand, TiledStage
 
 
 def shared_vectors(tiled: TiledStage, copies: Expr) -> Expr:
-    """Vectors, broadcasts included, that registers hold from one of `copies` copies of a step to a later one."""
+    """Vectors, broadcasts included, that registers hold from one of `copies` copies of a step to a later one, of operands that move along the innermost axis;
+    others stay where they are for the whole loop."""
     result: Expr = 0
     for innermost in tiled.axes("inner"):
         shared = add(0, *(_shared(tiled, operand, index, innermost, copies) for operand in tiled.operands for index in operand.read.indices))

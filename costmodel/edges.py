@@ -8,17 +8,18 @@ from schedule.sketch import Operand, TiledStage
 
 
 def interior_points(tiled: TiledStage) -> Expr:
-    """Positions of the output in register tiles that read nothing beyond an edge. Where several axes move along the same dimension of an input, none is
-    counted to be at its edge."""
+    """Positions of the output in register tiles that read nothing beyond an edge. Where several spatial axes move along the same dimension of an input, as in
+    transposed convolutions by phases, none is counted to be at its edge."""
     along: dict[Axis, Expr] = {axis: axis.extent for axis in tiled.stage.spatial}
+    some: Expr = 1  # 0 where an element may be missing whatever the position
     for operand in (operand for operand in tiled.operands if tiled.is_guarded(operand) != 0):
         for index, size, leaves in zip(operand.read.indices, operand.read.tensor.shape, operand.read.leaves, strict=True):
             axes = [axis for axis in index.axes if axis in along]
             if leaves and not axes:
-                return where(tiled.is_guarded(operand), 0, mul(*along.values()))
+                some = where(tiled.is_guarded(operand), 0, some)
             if leaves and len(axes) == 1 and index.factor(axes[0]) > 0:
                 along[axes[0]] = minimum(along[axes[0]], _along(tiled, operand, index, size, axes[0]))
-    return mul(*along.values())
+    return mul(some, *along.values())
 
 
 def _along(tiled: TiledStage, operand: Operand, index: Affine, size: int, axis: Axis) -> Expr:
@@ -28,8 +29,9 @@ def _along(tiled: TiledStage, operand: Operand, index: Affine, size: int, axis: 
     low, high = (index.constant + sum(end[i] for end in ends) for i in (0, 1))
     # Tile i reads from factor·i·tile + low to factor·((i + 1)·tile - 1) + high.
     first = ceil_div(max(0, -low), mul(factor, tile))
-    end = floor_div(max(0, size - 1 - high + factor), mul(factor, tile))
-    inside = minimum(mul(maximum(0, sub(end, first)), tile), axis.extent)
+    leaves_at_end = factor * (axis.extent - 1) + high >= size
+    end = mul(floor_div(max(0, size - 1 - high + factor), mul(factor, tile)), tile) if leaves_at_end else axis.extent
+    inside = maximum(0, sub(minimum(end, axis.extent), mul(first, tile)))
     asks = tiled.is_guarded(operand)
     for window in tiled.windows:
         if window.reduce in index.axes:

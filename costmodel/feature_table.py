@@ -81,7 +81,7 @@ _REGISTER_TILE = _in(
     _plain("vectors", "vectors", "accumulators of a full register tile"),
     _plain("rows", "elements", "extent of the register tile along all axes but the vector axis together"),
     _plain("vector_count", "vectors", "extent of the register tile along the vector axis"),
-    _plain("shared", "vectors", "vectors, broadcasts included, that registers hold from one copy of the step to a later one"),
+    _plain("shared_vectors", "vectors", "vectors, broadcasts included, that registers hold from one copy of the step to a later one"),
     _plain("live_registers", "registers", "vector registers that a step needs: accumulators, the vectors of one operand, a broadcast, and what is shared"),
     _ratio("register_use", "live_registers", "registers", "registers needed against registers there are"),
     _plain("loads", "instructions", "loads, broadcasts and vectors, in a step of a full register tile"),
@@ -207,7 +207,7 @@ _ACCESSES = (
     *_access("output", "the output"),
     *_in(
         "access",
-        _log("shared_lines", "lines", "cache lines of the output that two threads write, where their shares meet"),
+        _log("shared_lines", "lines", "cache lines of the output that two threads write, at the border in the middle"),
         _log("output.store_instructions", "instructions", "vectors of accumulators stored, one for every slice"),
         _log("output.load_instructions", "instructions", "vectors of accumulators loaded again for a further slice"),
         _plain("output.streamed", "0 or 1", "whether the output is stored past the caches"),
@@ -241,13 +241,13 @@ _CACHES = _in(
 
 _COST = _in(
     "cost",
-    _log("half_cycles.updates", "half cycles", "estimated time of the updates and accumulators if all data were in the first-level cache"),
-    _log("half_cycles.l1", "half cycles", "estimated time to fill the first-level cache from the second"),
-    _log("half_cycles.l2", "half cycles", "estimated time to fill the second-level cache from the last"),
-    _log("half_cycles.l3", "half cycles", "estimated time to fill the last-level cache from memory; 0 if everything stays in it"),
+    _log("half_cycles.updates", "half cycles", "estimated time of updates, accumulators and asking at edges, with all data in the first-level cache"),
+    _log("half_cycles.l1", "half cycles", "estimated time to fill the first-level cache with what is not there from the run before"),
+    _log("half_cycles.l2", "half cycles", "estimated time to fill the second-level cache with what is not there from the run before"),
+    _log("half_cycles.l3", "half cycles", "estimated time to fill the last-level cache with what is not there from the run before"),
     _log("half_cycles.loops", "half cycles", "estimated time of counting loops and beginning register tiles"),
-    _log("half_cycles.longest", "half cycles", "estimated time of the busiest thread if updates and moving data overlap"),
-    _log("half_cycles.sum", "half cycles", "estimated time of the busiest thread if nothing overlaps"),
+    _log("half_cycles.longest", "half cycles", "estimated time of the busiest thread if updates and moving data overlap, and of waiting for shared lines"),
+    _log("half_cycles.sum", "half cycles", "estimated time of the busiest thread if nothing overlaps, and of waiting for shared lines"),
     _ratio("update_efficiency", "vector_updates", "half_cycles.updates", "vector updates against the time they are estimated to take"),
 )
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from costmodel.arithmetic import value_half_cycles
+from costmodel.arithmetic import STORE_HALF_CYCLES, value_half_cycles
 from ir.expression import Expr, add, ceil_div, equal, floor_div, less, maximum, mul, where
 from ir.program import Axis, n_applies
 from schedule.sketch import PACK_LEVELS, Dimension, Operand, TiledStage
 
-COPY_HALF_CYCLES = 2  # a load and a store, of a vector or of one element; one more for each round of shuffles that turns blocks of vectors over
-BYTES_PER_HALF_CYCLE = 8  # that arrive from the last-level cache, where a source mostly is
+SOURCE_BYTES_PER_HALF_CYCLE = 8  # that arrive from the last-level cache, where a source mostly is
 
 
 def packed_elements(tiled: TiledStage, operand: Operand) -> Expr:
@@ -33,8 +32,9 @@ class Packing:
         private = less(PACK_LEVELS.index("root"), self.operand.level)
         buffer_bytes = mul(element_bytes, self._buffer_elements)
         made = 0 if self.operand.prologue is None else value_half_cycles(self.operand.prologue.body)
-        copy_half_cycles = add(COPY_HALF_CYCLES, mul(self._of_innermost(self._is_turned), self.lanes.bit_length() - 1), made)
-        half_cycles = maximum(mul(instructions, copy_half_cycles), ceil_div(mul(stores, element_bytes), BYTES_PER_HALF_CYCLE))
+        # A store, of a vector or of one element, and a load beside it; one more for each round of shuffles that turns blocks of vectors over.
+        copy_half_cycles = add(STORE_HALF_CYCLES, mul(self._of_innermost(self._is_turned), self.lanes.bit_length() - 1), made)
+        half_cycles = maximum(mul(instructions, copy_half_cycles), ceil_div(mul(stores, element_bytes), SOURCE_BYTES_PER_HALF_CYCLE))
         return {
             "level": self.operand.level,
             "layout": where(self._is("none"), 0, self.operand.layout),

@@ -15,7 +15,7 @@ from ir.program import Axis
 from schedule.sketch import TiledStage
 
 # In half cycles of a core that starts two vector operations and two loads a cycle.
-FMA_LATENCY, OTHER_LATENCY = 8, 5  # from one update of an accumulator to the next: of a multiply-add, and of an addition, a minimum or a maximum
+FMA_LATENCY, OTHER_LATENCY = 8, 5  # from one update of an accumulator to the next: of a multiply-add, and of any other
 IN_FLIGHT = 320  # instructions that a core looks ahead, a round number for the CPUs of these years: short register tiles hide each other's latency
 
 
@@ -82,10 +82,10 @@ class RegisterTile:
         return mul(sum(stage.n_operations.values()), self.vectors({**sizes, **dict.fromkeys(stage.written_out, 1)}))
 
     def _body_half_cycles(self, sizes: Mapping[Axis, Expr]) -> Expr:
-        """As long as its updates, its loads, or the latency of one accumulator; across a reduce axis copies of the step have their own. What a core looks ahead
-        beyond the register tile takes its part of the latency."""
+        """As long as its updates, its loads, or the latency of one accumulator; across a reduce axis copies of the step have their own. Of that latency a core
+        sees the part n / (n + `IN_FLIGHT`), n being about how many instructions a register tile takes for a slice: it works on the next ones meanwhile."""
         loads = add(*(self.loads(role, sizes, self.copies) for role in self.operands))
-        of_one = FMA_LATENCY if is_fused_product(self.tiled.stage) else OTHER_LATENCY
+        of_one = FMA_LATENCY if is_fused_product(self.tiled.stage) else OTHER_LATENCY if self.tiled.stage.reduction else 0
         latency = of_one if self.tiled.is_across else mul(of_one, self.copies)
         operations = 1 if self.tiled.stage.tables else update_half_cycles(self.tiled.stage)
         updates = mul(self.updates(sizes), operations, self.copies)

@@ -26,5 +26,6 @@ class RooflineModel:
     def predict(self, X: ArrayLike) -> Scores:
         """(n,) scores of features as `FeatureExtractor` makes them, higher is better."""
         features = np.asarray(X, dtype=np.float32)
-        longest, everything = features[:, _LONGEST], features[:, _SUM]
-        return np.asarray(longest * everything / np.maximum((1 - EXPOSED) * everything + EXPOSED * longest, np.finfo(np.float32).tiny))
+        overlapping, one_by_one = features[:, _LONGEST], features[:, _SUM]  # shares of the peak
+        both = np.maximum((1 - EXPOSED) * one_by_one + EXPOSED * overlapping, np.finfo(np.float32).tiny)
+        return np.asarray(overlapping * one_by_one / both)

@@ -169,7 +169,7 @@ class StageQuantities:
             "vectors": vectors,
             "rows": mul(*(tile.full[axis] for axis in self.stage.spatial if axis != vector)),
             "vector_count": vector_count,
-            "shared": shared,
+            "shared_vectors": shared,
             "live_registers": live,
             "registers": self.target.vector_registers,
             "loads": loads,
@@ -317,7 +317,7 @@ class StageQuantities:
 
     @cached_property
     def touched_by_thread(self) -> Expr:
-        """Bytes in whole cache lines."""
+        """The most bytes, in whole cache lines, that the thread with the most chunks touches."""
         whole, chunk = (self._number(place) for place in ("whole", "chunk"))
         return add(*(minimum(sizes[whole], mul(sizes[chunk], self.shares.turns)) for sizes in self.footprints.by_access.values()))
 
@@ -333,8 +333,8 @@ class StageQuantities:
 
     @cached_property
     def edge_points(self) -> Expr:
-        """Positions in register tiles that read in place beyond the edge of an input."""
-        return sub(math.prod(axis.extent for axis in self.stage.spatial), interior_points(self.tiled))
+        """Positions in register tiles that ask of each element of an input whether it is there."""
+        return sub(self.n_outputs, interior_points(self.tiled))
 
     def places(self) -> dict[str, Expr]:
         """Operations and working set of one execution of all that is inside of each of `PLACES`."""

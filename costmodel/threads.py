@@ -41,43 +41,45 @@ class ThreadShares:
 
     @cached_property
     def busiest_points(self) -> Expr:
-        """Those of them that the busiest thread visits: of two threads exactly, of more the most that the first, the middle or the last one does."""
-        shares = []
-        for thread in sorted({0, self.threads // 2, self.threads - 1}):
-            number = minimum(thread, sub(self.busy, 1))
+        """Those of them that the busiest thread visits: exactly, where chunks of one axis alone are cut short; of several axes and more than two threads, the
+        most that the first thread with one chunk more than others and the last thread visit, and at least the mean."""
+        more = mod(self.chunks, self.busy)  # threads that have one chunk more than others
+        first_with_more = where(more, sub(ceil_div(self.busy, maximum(more, 1)), 1), 0)
+        result = ceil_div(self.points, self.busy)
+        for number in (first_with_more, sub(self.busy, 1)):
             first, end = (floor_div(mul(turn, self.chunks), self.busy) for turn in (number, add(number, 1)))
-            shares.append(sub(self._points_before(end), self._points_before(first)))
-        result = shares[0]
-        for share in shares[1:]:
-            result = maximum(result, share)
+            result = maximum(result, sub(self._points_before(end), self._points_before(first)))
         return result
 
     def of_busiest(self, quantity: Expr) -> Expr:
         """The share of a quantity, spread evenly over the points, that the busiest thread has."""
+        if self.threads == 1:
+            return quantity
         return ceil_div(mul(quantity, self.busiest_points), self.points)
 
     @cached_property
     def shared_lines(self) -> Expr:
-        """Cache lines of the output that two threads write, each of which waits again and again until the other one has written: those on the border between
-        their shares, if that is not one of lines everywhere. Of all borders the one in the middle, and of each piece that a thread has there one end."""
+        """Cache lines of the output that two threads write, each of which waits again and again until the other one has written: of the border in the middle of
+        the chunks, one line at each position of the axes along which the output's elements are further apart; none where all of these are borders of lines."""
         write = self.tiled.write
         if self.threads == 1 or write.tensor.name in self.tiled.between:
             return 0
         line = LINE_BYTES // write.tensor.element_bytes
-        strides = {axis: abs(write.stride(axis)) for axis in self.tiled.axes("parallel") if axis.extent > 1}
+        looped = self.tiled.axes("parallel")
+        strides = {axis: abs(write.stride(axis)) for axis in self.tiled.stage.spatial if axis.extent > 1}
         offset = sum(index.constant * stride for index, stride in zip(write.indices, write.tensor.strides, strict=True))
-        border = floor_div(mul(self.chunks, self.threads // 2), self.busy)  # chunks before it
+        border = floor_div(mul(self.chunks, floor_div(self.busy, 2)), self.busy)  # chunks before it
         found: list[Expr] = []
-        for axis, stride in strides.items():
-            apart = {other: step for other, step in strides.items() if step > stride}  # at each of their positions there is a border of its own
+        for axis, stride in ((axis, strides[axis]) for axis in looped if axis in strides):
+            apart = {other: step for other, step in strides.items() if step > stride}
             tiling = self.tiled.tilings[axis]
             is_ragged = 1 if offset % line or any(step % line for step in apart.values()) else less(0, mod(mul(tiling.sizes[2], stride), line))
-            others = [other for other in self.tiled.axes("parallel") if other != axis]
+            others = [other for other in looped if other != axis]
             inside = {other: less(self.tiled.position("parallel", axis), self.tiled.position("parallel", other)) for other in others}
             chunks_inside = mul(*(where(inside[other], self.tiled.tilings[other].count(2), 1) for other in others))
-            is_cut = both(less(1, tiling.count(2)), less(0, mod(border, mul(tiling.count(2), chunks_inside))))
-            places = mul(*(where(inside[other], other.extent, minimum(self.tiled.tilings[other].sizes[2], other.extent)) for other in apart))
-            found.append(mul(is_cut, is_ragged, places))
+            is_there = both(less(1, tiling.count(2)), less(0, mod(border, mul(tiling.count(2), chunks_inside))))
+            positions = mul(*(where(inside.get(other, 1), other.extent, minimum(self.tiled.tilings[other].sizes[2], other.extent)) for other in apart))
+            found.append(mul(is_there, is_ragged, positions))
         return where(less(1, self.busy), add(0, *found), 0)
 
     def _points_before(self, chunks: Expr) -> Expr:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from costmodel.arithmetic import STORE_HALF_CYCLES
 from costmodel.stage import StageQuantities
 from ir.expression import Expr, add, ceil_div, less, maximum, minimum, mul, sub, where
 
@@ -14,7 +15,6 @@ from ir.expression import Expr, add, ceil_div, less, maximum, minimum, mul, sub,
 # clear it, and begin its loops.
 LOOP_HALF_CYCLES, TILE_HALF_CYCLES = 4, 8
 
-STORE_HALF_CYCLES = 3
 SHARED_LINE_HALF_CYCLES = 60  # until a cache line that another thread has written is here
 EDGE_HALF_CYCLES = 2  # to find out whether there is an element, for the vectors of a row together
 
@@ -62,11 +62,11 @@ class StageTimes:
     def _asking(self) -> Expr:
         """Half cycles of asking whether there is an element, at the edges of padded inputs."""
         stage, tile = self.stage, self.stage.tile
-        padded = [role for role, operand in stage.operands.items() if operand.read.padded]
-        if not padded or stage.edge_points == 0:
+        if stage.edge_points == 0:
             return 0
         in_row = 1 if stage.tiled.is_across else ceil_div(tile.full[stage.tiled.vector], stage.target.lanes)
-        rows = ceil_div(add(*(tile.loads(role, tile.full, tile.copies) for role in padded)), in_row)
+        guarded = (mul(stage.tiled.is_guarded(operand), tile.loads(role, tile.full, tile.copies)) for role, operand in stage.operands.items())
+        rows = ceil_div(add(*guarded), in_row)
         bodies = stage.visited(ceil_div(mul(stage.tiles, stage.n_steps), tile.copies))
         return ceil_div(mul(EDGE_HALF_CYCLES, rows, bodies, stage.edge_points), stage.n_outputs)
 
@@ -79,8 +79,8 @@ class StageTimes:
         return add(mul(LOOP_HALF_CYCLES, add(0, *iterations)), mul(TILE_HALF_CYCLES, self.stage.place("tile").executions))
 
     def _missing(self, cache: str) -> Expr:
-        """How many of `HELD_STEPS` parts of what is loaded are no more in the cache from the run before: none up to three quarters of its size, all from one
-        and a half on."""
+        """How many of `HELD_STEPS` parts of what is loaded are no more in the cache from the run before: none as long as the stage, judged alone, touches up to
+        three quarters of its size, all from one and a half on."""
         size = getattr(self.stage.target, f"{cache}_bytes")
         touched = self.stage.touched("whole") if cache == "l3" else self.stage.touched_by_thread
         return minimum(maximum(0, ceil_div(mul(sub(mul(touched, 4), 3 * size), HELD_STEPS), 3 * size)), HELD_STEPS)
