@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from costmodel.access import LINE_BYTES
 from costmodel.loops import of_loop
@@ -64,23 +64,32 @@ class ThreadShares:
         write = self.tiled.write
         if self.threads == 1 or write.tensor.name in self.tiled.between:
             return 0
-        line = LINE_BYTES // write.tensor.element_bytes
-        looped = self.tiled.axes("parallel")
-        strides = {axis: abs(write.stride(axis)) for axis in self.tiled.stage.spatial if axis.extent > 1}
-        offset = sum(index.constant * stride for index, stride in zip(write.indices, write.tensor.strides, strict=True))
-        border = floor_div(mul(self.chunks, floor_div(self.busy, 2)), self.busy)  # chunks before it
-        found: list[Expr] = []
-        for axis, stride in ((axis, strides[axis]) for axis in looped if axis in strides):
-            apart = {other: step for other, step in strides.items() if step > stride}
-            tiling = self.tiled.tilings[axis]
-            is_ragged = 1 if offset % line or any(step % line for step in apart.values()) else less(0, mod(mul(tiling.sizes[2], stride), line))
-            others = [other for other in looped if other != axis]
-            inside = {other: less(self.tiled.position("parallel", axis), self.tiled.position("parallel", other)) for other in others}
-            chunks_inside = mul(*(where(inside[other], self.tiled.tilings[other].count(2), 1) for other in others))
-            is_there = both(less(1, tiling.count(2)), less(0, mod(border, mul(tiling.count(2), chunks_inside))))
-            positions = mul(*(where(inside.get(other, 1), other.extent, minimum(self.tiled.tilings[other].sizes[2], other.extent)) for other in apart))
-            found.append(mul(is_there, is_ragged, positions))
-        return where(less(1, self.busy), add(0, *found), 0)
+        axes = [axis for axis in self.tiled.axes("parallel") if axis.extent > 1]
+        return where(less(1, self.busy), add(0, *(mul(self._has_border(axis), self._border_lines(axis)) for axis in axes)), 0)
+
+    def _has_border(self, axis: Axis) -> Expr:
+        """Whether the border in the middle lies between chunks of the axis."""
+        inside = mul(*(where(is_inside, self.tiled.tilings[other].count(2), 1) for other, is_inside in self._are_inside(axis).items()))  # chunks
+        count = self.tiled.tilings[axis].count(2)
+        before = floor_div(mul(self.chunks, floor_div(self.busy, 2)), self.busy)
+        return both(less(1, count), less(0, mod(before, mul(count, inside))))
+
+    def _border_lines(self, axis: Axis) -> Expr:
+        """Lines that a border along the axis cuts."""
+        write, tilings = self.tiled.write, self.tiled.tilings
+        line, stride = LINE_BYTES // write.tensor.element_bytes, abs(write.stride(axis))
+        steps = {other: abs(write.stride(other)) for other in self.tiled.stage.spatial if other.extent > 1}
+        apart = {other: step for other, step in steps.items() if step > stride}
+        offset = sum(index.constant * step for index, step in zip(write.indices, write.tensor.strides, strict=True))
+        is_ragged = 1 if any(step % line for step in (offset, *apart.values())) else less(0, mod(mul(tilings[axis].sizes[2], stride), line))
+        are_inside = self._are_inside(axis)
+        positions = (where(are_inside.get(other, 1), other.extent, minimum(tilings[other].sizes[2], other.extent)) for other in apart)
+        return mul(is_ragged, *positions)
+
+    def _are_inside(self, axis: Axis) -> dict[Axis, Expr]:
+        """Of the other axes with chunks, whether their loop is inside of that of the axis."""
+        place = partial(self.tiled.position, "parallel")
+        return {other: less(place(axis), place(other)) for other in self.tiled.axes("parallel") if other != axis}
 
     def _points_before(self, chunks: Expr) -> Expr:
         """Positions in the first so many chunks."""
