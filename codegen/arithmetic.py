@@ -32,8 +32,8 @@ def apply_function(builder: ir.IRBuilder, function: str, args: list[ir.Value], d
         case "div":
             return builder.fdiv(*args)
         case "max" | "min":
-            first, second = args
-            return builder.select(builder.fcmp_unordered(">" if function == "max" else "<", first, second), first, second)
+            first, second = args  # with equality x86 has one instruction for it, without it two
+            return builder.select(builder.fcmp_unordered(">=" if function == "max" else "<=", first, second), first, second)
         case "less" | "equal":
             holds = builder.fcmp_ordered("<" if function == "less" else "==", args[0], args[1])
             return builder.select(holds, splat(args[0].type, 1.0), splat(args[0].type, 0.0))

@@ -22,7 +22,7 @@ from codegen.vectors import I8, I32, I64, fma, mangled, splat
 from codegen.workspace import ALIGNMENT, argument_buffers, workspace_layout
 from ir.errors import InternalError
 from ir.expression import Expr, Op, Symbol, symbols_of
-from ir.nest import Across, Buffer, Call, For, Guarded, If, Load, Nest, NestValue, Statement, Store, Turn, type_of
+from ir.nest import Across, Buffer, Call, For, Guarded, If, Load, Nest, NestValue, Prefetch, Statement, Store, Turn, type_of
 from ir.program import FLOAT, REDUCTIONS, Constant
 
 
@@ -134,6 +134,8 @@ class _Body:
                     self.store(statement)
                 case Turn():
                     self.turn(statement)
+                case Prefetch():
+                    self.prefetch(statement)
                 case _:
                     raise InternalError(f"cannot emit {statement!r}")
 
@@ -262,6 +264,17 @@ class _Body:
                     block[i + distance] = shuffled(self.builder, upper, lower, [j + lanes if j & distance else j + distance for j in range(lanes)])
             for i, vector in enumerate(block):
                 self.builder.store(vector, self.register(Load(statement.target, (*outer, column + i, row))))
+
+    def prefetch(self, statement: Prefetch) -> None:
+        """Once a cache line: vectors may be shorter than lines."""
+        start = 0 if self.vector is None else self.addresses.values[self.vector[0]]
+        assert isinstance(start, int)
+        if start * statement.buffer.element_bytes % ALIGNMENT:
+            return
+        function = declare(self.module, "llvm.prefetch.p0", ir.VoidType(), [POINTER, I32, I32, I32])
+        pointer = self.addresses.pointer(statement.buffer, statement.indices)
+        read, locality, data = I32(0), I32(4 - statement.level), I32(1)
+        self.builder.call(function, [pointer, read, locality, data])
 
     def across(self, value: Across) -> ir.Value:
         """A number, by halves: first of the vectors, then of the one that is left."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codegen.packing import Packing, renamed
+from codegen.prefetch import with_prefetches
 from codegen.register_tile import RegisterTile
 from codegen.stage_scope import Place, Position, StageScope, as_number, decode
 from codegen.stage_values import StageValues
@@ -52,16 +53,16 @@ def lower(sketch: Sketch, row: NDArray[np.int64], target: Target) -> Lowered:
     for lowering in lowerings:
         body += lowering.before()
         if not sketch.fused:
-            body.append(_parallel([lowering]))
+            body.append(_parallel([lowering], target))
     if sketch.fused:
-        body.append(_parallel(lowerings))
+        body.append(_parallel(lowerings, target))
     buffers: dict[str, Buffer] = {}
     prepare: dict[str, Nest] = {}
     for lowering in lowerings:
         buffers |= lowering.scope.buffers
         prepare |= lowering.prepare
     for made in sketch.beforehand:
-        name, nest = _with_stage_before(prepare.pop(made.stage.output.name), _StageLowering(made, target, between, (), ""))
+        name, nest = _with_stage_before(prepare.pop(made.stage.output.name), _StageLowering(made, target, between, (), ""), target)
         prepare[name] = nest
     order = ("input", "output", "prepared", "shared", "private")
     ordered = sorted(buffers.values(), key=lambda b: order.index(b.scope))
@@ -77,18 +78,18 @@ def _intermediate(stage: TiledStage, access: Read) -> Buffer:
     return Buffer(access.tensor.name, tuple(shape), "private" if stage.fused else "shared", dtype=access.tensor.dtype)
 
 
-def _parallel(lowerings: Sequence[_StageLowering]) -> For:
+def _parallel(lowerings: Sequence[_StageLowering], target: Target) -> For:
     """The parallel loop over chunks, in each of them the stages one after the other."""
     chunks = [lowering.chunk() for lowering in lowerings]
     if len(set(chunks)) > 1:
         raise InternalError(f"fused stages have chunks of their own: {chunks}")
     variable, total = chunks[0]
-    return For(variable, total, tuple(statement for lowering in lowerings for statement in lowering.in_chunk()), "parallel")
+    return For(variable, total, tuple(with_prefetches([lowering.in_chunk() for lowering in lowerings], variable, total, target)), "parallel")
 
 
-def _with_stage_before(packing: Nest, stage: _StageLowering) -> tuple[str, Nest]:
+def _with_stage_before(packing: Nest, stage: _StageLowering, target: Target) -> tuple[str, Nest]:
     """The nest that makes the operand that another one packs and then packs it, and the tensor that it makes it of."""
-    body = [*stage.before(), _parallel([stage])]
+    body = [*stage.before(), _parallel([stage], target)]
     made, packed = packing.buffers
     (source,) = (buffer for buffer in stage.scope.buffers.values() if buffer != made)
     return source.name, Nest(f"prepare_{source.name}", (source, packed, made), (*body, *packing.body))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ir.expression import Evaluator, Expr, add, mul
-from ir.nest import Buffer, Call, For, Guarded, If, Load, Nest, NestValue, Statement, Store, Turn, loads
+from ir.nest import Buffer, Call, For, Guarded, If, Load, Nest, NestValue, Prefetch, Statement, Store, Turn, loads
 
 Ints = NDArray[np.int64]
 
@@ -136,8 +136,8 @@ def _walk(body: Sequence[Statement], around: tuple[For, ...], points: Ints, stor
         match statement:
             case Store():
                 stores.append(Executions(statement, around, points))
-            case Turn():
-                pass  # from registers to registers
+            case Turn() | Prefetch():
+                pass  # from registers to registers; nothing that is read
             case If(condition, then, otherwise):
                 holds = _evaluate(condition, around, points) != 0
                 _walk(then, around, points[holds], stores, runs)

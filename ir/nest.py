@@ -91,6 +91,16 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class Prefetch:
+    """The cache line of an element is brought into the cache of this level, 1 or 2, before it is needed. Nothing else changes, so the indices may lie
+    beyond the buffer."""
+
+    buffer: Buffer
+    indices: tuple[Expr, ...]
+    level: int = 1
+
+
+@dataclass(frozen=True)
 class For:
     """`body` for 0 <= variable < extent. `kind` is "serial", "parallel", "unrolled" or "vector"; the last two have constant extents."""
 
@@ -107,7 +117,7 @@ class If:
     otherwise: tuple[Statement, ...] = ()
 
 
-Statement: TypeAlias = Union[Store, Turn, For, If]
+Statement: TypeAlias = Union[Store, Turn, Prefetch, For, If]
 
 
 @dataclass(frozen=True)
@@ -176,6 +186,8 @@ def _print(body: Sequence[Statement], depth: int, lines: list[str]) -> None:
                 if otherwise:
                     lines.append(f"{indent}else:")
                     _print(otherwise, depth + 1, lines)
+            case Prefetch(buffer, indices, level):
+                lines.append(f"{indent}prefetch {_place(buffer, indices)} into L{level}")
             case Turn(source, target):
                 lines.append(f"{indent}{target.name} = {source.name} turned over")
             case Store(buffer, indices, value, reduction, guard, streamed):

@@ -15,8 +15,9 @@ from codegen.machine import detect_machine, enabled_features
 from codegen.openmp import register_openmp
 from schedule.target import Target
 
-SMALL_CACHE = 1 << 10  # bytes of the last one, so that most results are worth storing past it
-HOST = replace(detect_machine().target, l3_bytes=SMALL_CACHE)
+# Bytes of the first two and of the last one, so that rows are worth a prefetch, and most results are worth storing past them.
+SMALL = {"l1_bytes": 1 << 11, "l2_bytes": 1 << 11, "l3_bytes": 1 << 10}
+HOST = replace(detect_machine().target, **SMALL)
 MOST_THREADS = 3
 
 
@@ -49,7 +50,7 @@ def host_as(cpu: str, lanes: int, vector_registers: int, feature: str) -> Machin
     return Machine(target, missing=None if able else f"this machine cannot run code for {cpu}")
 
 
-NEON = replace(operator_samples.target(lanes=4, vector_registers=32, threads=1), l3_bytes=SMALL_CACHE)
+NEON = replace(operator_samples.target(lanes=4, vector_registers=32, threads=1), **SMALL)
 MACHINES = {
     "host": Machine(HOST),
     "avx512": host_as("x86-64-v4", 16, 32, "avx512vl"),
