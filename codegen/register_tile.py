@@ -125,9 +125,9 @@ class RegisterTile:
         `store` makes it, with indices that move with the symbol given taken as they are."""
         guards: list[Expr] = []
         for read in (read for read in reads if read.beyond != "value"):
-            for index, size in zip(read.indices, read.tensor.shape, strict=True):
+            for index, size, leaves in zip(read.indices, read.tensor.shape, read.leaves, strict=True):
                 first = index.at(place.absolute)
-                if variable in symbols_of(first):
+                if leaves and variable in symbols_of(first):
                     last = add(first, substitute(first, {variable: self.scope.target.lanes - 1}), mul(substitute(first, {variable: 0}), -1))
                     guards += self.scope.guards((first, last), (size, size))
         inside = all_of(guards)

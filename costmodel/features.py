@@ -74,7 +74,8 @@ def _slots(sketch: Sketch, target: Target) -> dict[str, Quantities]:
     """Quantities of the sketch by slot."""
     main = max(sketch.stages, key=lambda tiled: (tiled.stage.flops, tiled.stage.n_points))
     stages = [StageQuantities(tiled, target) for tiled in (main, *(tiled for tiled in sketch.stages if tiled is not main))]
-    all_of_each = [stage.all() | StageTimes(stage).quantities() for stage in stages]
+    times = [StageTimes(stage) for stage in stages]
+    all_of_each = [stage.all() | of_stage.quantities() for stage, of_stage in zip(stages, times, strict=True)]
     packs = [_packs(stage) for stage in stages]
     slots = {"compute": all_of_each[0], **{f"pack_{role}": packs[0][role] for role in ROLES if role in packs[0]}}
     if len(stages) > 1:
@@ -82,7 +83,7 @@ def _slots(sketch: Sketch, target: Target) -> dict[str, Quantities]:
     epilogues = [(stage, stage.tiled.epilogue) for stage in stages if stage.tiled.epilogue is not None]
     if epilogues:
         slots["epilogue"] = _sum([epilogue_quantities(stage.tiled, epilogue, stage.output_vectors) for stage, epilogue in epilogues])
-    slots["program"] = _program(sketch, target, stages, packs, all_of_each, slots)
+    slots["program"] = _program(sketch, target, times, packs, all_of_each, slots)
     slots["machine"] = {
         "lanes": target.lanes, "vector_registers": target.vector_registers, "threads": target.threads,
         "l1_bytes": target.l1_bytes, "l2_bytes": target.l2_bytes, "l3_bytes": target.l3_bytes,
@@ -102,19 +103,17 @@ def _packs(stage: StageQuantities) -> dict[str, Quantities]:
 
 
 def _program(
-    sketch: Sketch, target: Target, stages: list[StageQuantities], packs: list[dict[str, Quantities]], of_each: list[Quantities], slots: dict[str, Quantities]
+    sketch: Sketch, target: Target, times: list[StageTimes], packs: list[dict[str, Quantities]], of_each: list[Quantities], slots: dict[str, Quantities]
 ) -> Quantities:
     """Memory, text and time of all stages together; times are those of the busiest thread."""
+    stages = [of_stage.stage for of_stage in times]
     all_packs = [pack for of_stage in packs for pack in of_stage.values()]
     private = add(*(stage.shares.of_busiest(pack["private_half_cycles"]) for stage, of in zip(stages, packs, strict=True) for pack in of.values()))
     shared = add(*(ceil_div(pack["shared_half_cycles"], target.threads) for pack in all_packs))
     epilogue = stages[0].shares.of_busiest(slots["epilogue"]["half_cycles"]) if "epilogue" in slots else 0
     starting = _starting(sketch, target, stages, all_packs)
     others = add(private, shared, epilogue, starting)
-    parts = {
-        part: add(*(stage.shares.of_busiest(of[f"half_cycles.{part}"]) for stage, of in zip(stages, of_each, strict=True)))
-        for part in ("updates", "loops", "l1", "l2")
-    }
+    parts = {part: add(*(of_stage.of_busiest[part] for of_stage in times)) for part in times[0].of_busiest}
     between = add(*(mul(access.tensor.element_bytes, *tiled.memory_shape(access)) for tiled, access in handed_on(sketch.stages)))
     own, common = (mul(target.threads, between), 0) if sketch.fused else (0, between)
     prepared = [(stage.tiled, operand) for stage in stages for operand in stage.operands.values() if operand.prepared]
@@ -128,8 +127,7 @@ def _program(
         "half_cycles.epilogue": epilogue,
         "half_cycles.starting": starting,
         **{f"half_cycles.{part}": half_cycles for part, half_cycles in parts.items()},
-        "half_cycles.l3": add(*(of["half_cycles.l3"] for of in of_each)),
-        "half_cycles.sharing": add(*(of["half_cycles.sharing"] for of in of_each)),
+        "half_cycles.sharing": add(*(of_stage.sharing for of_stage in times)),
         "half_cycles.longest": add(others, *(stage["half_cycles.longest"] for stage in of_each)),
         "half_cycles.sum": add(others, *(stage["half_cycles.sum"] for stage in of_each)),
         "half_cycles.ideal": -(-sketch.work // (2 * target.lanes * target.threads)),

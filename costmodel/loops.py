@@ -53,10 +53,6 @@ class LoopStructure:
         """Number of the place inside all loops of the band."""
         return self.index(band, len(self.of(band)))
 
-    def chosen(self, loop: Loop, by_axis: Mapping[Axis, int]) -> Expr:
-        """What `by_axis` gives for the axis of this loop."""
-        return self.tiled.by_order(loop.band, lambda order: by_axis[order[loop.number]])
-
 
 def is_at(tiled: TiledStage, band: str, axis: Axis, number: int) -> Expr:
     """Whether the axis has loop number `number` of the band (-1: the innermost)."""
@@ -117,8 +113,10 @@ def confined(tiled: TiledStage, quantity: Expr, entered: Mapping[Axis, Expr] | N
 
 
 def of_loop(tiled: TiledStage, band: str, number: int, by_axis: Mapping[Axis, Expr]) -> Expr:
-    """What `by_axis` gives for the axis that has loop number `number` of the band."""
-    axes = tiled.axes(band)
+    """What `by_axis` gives for the axis that has loop number `number` of the band; of plain numbers a table does."""
+    axes, numbers = tiled.axes(band), {axis: value for axis, value in by_axis.items() if isinstance(value, int)}
+    if len(numbers) == len(by_axis):
+        return tiled.by_order(band, lambda order: numbers[order[number]])
     result = by_axis[axes[-1]]
     for axis in axes[:-1]:
         result = where(is_at(tiled, band, axis, number), by_axis[axis], result)

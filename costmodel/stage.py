@@ -16,7 +16,7 @@ from costmodel.arithmetic import FUNCTION_KINDS, KINDS, count_functions, is_fuse
 from costmodel.cache import Footprints, Traffic
 from costmodel.copies import shared_vectors
 from costmodel.edges import interior_points
-from costmodel.loops import Loop, LoopStructure, Place, confined, is_at, loop_structure
+from costmodel.loops import Loop, LoopStructure, Place, confined, is_at, loop_structure, of_loop
 from costmodel.register_tile import RegisterTile
 from costmodel.threads import ThreadShares
 from ir.expression import Expr, add, both, ceil_div, less, minimum, mod, mul, sub, where
@@ -218,7 +218,7 @@ class StageQuantities:
             result[f"{band}.n_loops"] = add(*(less(1, loop.trips) for loop in loops))
             result[f"{band}.innermost_trips"] = _innermost(loops, [loop.trips for loop in loops], 1)
             for name, axes in self._axes_of_accesses.items():
-                moved = [self.structure.chosen(loop, {axis: int(axis in axes) for axis in self.tiled.axes(band)}) for loop in loops]
+                moved = [of_loop(self.tiled, band, loop.number, {axis: int(axis in axes) for axis in self.tiled.axes(band)}) for loop in loops]
                 result[f"{band}.moves_{name}"] = _innermost(loops, moved, 0)
         result["n_loops"] = add(*(result[f"{band}.n_loops"] for band in BANDS))
         result["n_slices"] = self.n_slices
@@ -291,7 +291,7 @@ class StageQuantities:
         for number, loop in enumerate(self.structure.loops, 1):
             if role == "output" and loop.band == "inner":
                 continue
-            stays = self.structure.chosen(loop, {axis: int(axis not in axes) for axis in self.tiled.axes(loop.band)})
+            stays = of_loop(self.tiled, loop.band, loop.number, {axis: int(axis not in axes) for axis in self.tiled.axes(loop.band)})
             reused = both(less(1, loop.trips), stays)
             trips = where(reused, loop.trips, trips)
             executions = where(reused, self.structure.places[number].executions, executions)

@@ -6,6 +6,7 @@ A half cycle is the time of one vector operation in a core that starts two a cyc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from costmodel.arithmetic import STORE_HALF_CYCLES
 from costmodel.stage import StageQuantities
@@ -31,17 +32,30 @@ class StageTimes:
 
     def quantities(self) -> dict[str, Expr]:
         """Half cycles that each part would take on its own: all threads together, then the longest and the sum on the busiest thread."""
-        stage = self.stage
+        parts = self.of_busiest
+        longest: Expr = 0
+        for half_cycles in parts.values():
+            longest = maximum(longest, half_cycles)
+        times = self._parts | {"sharing": self.sharing, "longest": add(longest, self.sharing), "sum": add(*parts.values(), self.sharing)}
+        return {f"half_cycles.{name}": half_cycles for name, half_cycles in times.items()}
+
+    @cached_property
+    def of_busiest(self) -> dict[str, Expr]:
+        """What the busiest thread has of each part; all of them wait for what comes through the last cache."""
+        return {name: part if name == "l3" else self.stage.shares.of_busiest(part) for name, part in self._parts.items()}
+
+    @cached_property
+    def sharing(self) -> Expr:
+        """Half cycles of waiting for cache lines that two threads write."""
+        return mul(SHARED_LINE_HALF_CYCLES, self.stage.shares.shared_lines)
+
+    @cached_property
+    def _parts(self) -> dict[str, Expr]:
+        """All threads together."""
         parts = {"updates": self._updating(), "loops": self._looping()}
         for cache, rate in BYTES_PER_HALF_CYCLE.items():
-            parts[cache] = ceil_div(mul(stage.traffic[cache].total, self._missing(cache)), rate * HELD_STEPS)
-        busiest = [parts["l3"], *(stage.shares.of_busiest(parts[name]) for name in ("updates", "loops", "l1", "l2"))]
-        longest: Expr = 0
-        for part in busiest:
-            longest = maximum(longest, part)
-        sharing = mul(SHARED_LINE_HALF_CYCLES, stage.shares.shared_lines)
-        times = parts | {"sharing": sharing, "longest": add(longest, sharing), "sum": add(*busiest, sharing)}
-        return {f"half_cycles.{name}": half_cycles for name, half_cycles in times.items()}
+            parts[cache] = ceil_div(mul(self.stage.traffic[cache].total, self._missing(cache)), rate * HELD_STEPS)
+        return parts
 
     def _updating(self) -> Expr:
         """Half cycles of the updates and the accumulators if all data are in the first-level cache."""

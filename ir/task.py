@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from ir.errors import UserError
 from ir.operators import parse_operator
 from ir.program import Program
 
@@ -41,3 +42,11 @@ def task(text: str, count: int = 1, name: str = "") -> Task:
     """The task of an operator text; `UserError` if there is none."""
     key, program = parse_operator(text)
     return Task(key, program, count, name or key)
+
+
+def known_task(text: str) -> Task | None:
+    """The task of a recorded operator text; None where a version recorded it that knows more operators than this one."""
+    try:
+        return task(text)
+    except UserError:
+        return None

@@ -10,7 +10,7 @@ from data.store import Store
 from ir.errors import UserError
 from ir.task import task
 from tilewright import api
-from tilewright.inspect import best_schedules, code_text
+from tilewright.inspect import best_json, best_schedules, code_text, print_best
 
 TASK = task("matmul:m=24,n=40,k=32")  # as in the records
 
@@ -35,6 +35,20 @@ def test_what_another_version_recorded_is_passed_over(tmp_path):
 def test_a_task_that_comes_twice_is_one():
     once, again = api._chosen([replace(TASK, count=2), task("matmul:m=8,n=8,k=8"), replace(TASK, count=3)])
     assert (once.key, once.count, again.count) == (TASK.key, 5, 1)
+
+
+def test_a_task_that_only_another_version_knows_is_listed(tmp_path, capsys):
+    with Store(tmp_path / "records.db") as store:
+        store.append([record(task="fft:n=8"), record()])
+    unknown, known = best_schedules(tmp_path / "records.db", None)
+    assert (unknown.task, known.task) == (None, TASK)
+    print_best([unknown, known])
+    assert "unknown task" in capsys.readouterr().out
+    first, second = best_json([unknown, known])
+    assert (first["key"], first["best_gflops"], first["best_seconds"]) == ("fft:n=8", None, unknown.record.best_seconds)
+    assert second["best_gflops"]
+    with pytest.raises(UserError, match="fft"):
+        code_text("0", tmp_path / "records.db", "nest", None)
 
 
 def test_records_of_more_threads_than_there_are_now_are_listed(tmp_path):

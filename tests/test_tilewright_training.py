@@ -127,6 +127,12 @@ def test_records_of_other_sketches_are_counted_and_nothing_left_is_refused(tmp_p
     exchange.write(tmp_path / "mixed.parquet", [*old, *changed, *records(text)[10:]])
     found = training_set(read_measured([tmp_path / "mixed.parquet"]))
     assert found.left_out == {"sketch is not made any more": 7, "sketch has other columns now": 3}
+    unknown = [replace(record, task="fft:n=8") for record in records(text)[:5]]
+    exchange.write(tmp_path / "unknown.parquet", [*unknown, *records(text)])
+    exchange.write(tmp_path / "known.parquet", records(text))
+    more, fewer = (training_set(read_measured([tmp_path / f"{name}.parquet"])) for name in ("unknown", "known"))
+    assert more.left_out == {"task is not known here": 5}
+    assert (more.X == fewer.X).all()
     exchange.write(tmp_path / "old.parquet", old)
     with pytest.raises(UserError, match="none of the 7 measurements means anything to this version: 7: sketch is not made any more"):
         training_set(read_measured([tmp_path / "old.parquet"]))

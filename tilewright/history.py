@@ -16,7 +16,7 @@ from data.record import Record, Round, Setting, best_of, default_of
 from data.store import Store
 from ir.convolution import KERNEL, RANKS, SPATIAL
 from ir.errors import UserError
-from ir.task import Task, task
+from ir.task import Task, known_task
 
 MAX_LABEL = 48  # characters
 
@@ -224,11 +224,8 @@ def read_history(path: Path) -> History:
 def task_history(records: Sequence[Record], rounds: Iterable[Round], number: int) -> TaskHistory:
     """The history of one setting from its records (at least one) and rounds, oldest first; `number` is for the task if some trial is valid."""
     key, best = records[0].task, best_of(records)
-    try:
-        known = task(key)
-        of, label = known, short_name(known.key)
-    except UserError:  # recorded by a version that knows more operators than this one: its times can be shown all the same
-        of, label = None, key
+    of = known_task(key)
+    label = short_name(of.key) if of else key
     if len(label) > MAX_LABEL:
         label = label[: MAX_LABEL - 1] + "…"
     trials = _trials(records)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from data.record import Record, default_of, machine_id
 from data.store import Store
 from ir.errors import IllegalCandidate, UserError
 from ir.nest import nest_text
-from ir.task import Task, task
+from ir.task import Task, known_task, task
 from schedule.algorithms import ALGORITHMS
 from schedule.target import Target
 from tilewright.api import machine_record, quiet_limits
@@ -26,7 +26,7 @@ from tilewright.api import machine_record, quiet_limits
 class Best:
     """The record to use for one task on one machine with one number of threads; `here`: whether that machine is this one."""
 
-    task: Task
+    task: Task | None  # None where this version does not know it
     record: Record
     n_trials: int
     n_failed: int
@@ -36,7 +36,7 @@ class Best:
 
     @property
     def peak_fraction(self) -> float | None:
-        return self.task.speed(self.record.best_seconds) / self.peak_gflops if self.peak_gflops and self.task.flops else None
+        return self.task.speed(self.record.best_seconds) / self.peak_gflops if self.peak_gflops and self.task and self.task.flops else None
 
 
 def best_schedules(path: Path, threads: int | None, algorithms: Collection[str] = ALGORITHMS) -> list[Best]:
@@ -57,7 +57,7 @@ def best_schedules(path: Path, threads: int | None, algorithms: Collection[str] 
         default = default_of([other for other in records if other.setting == setting])
         found.append(
             Best(
-                task(record.task), record, *counts.get(setting, (0, 0)),  # where a schedule that was kept came without its trials
+                known_task(record.task), record, *counts.get(setting, (0, 0)),  # where a schedule that was kept came without its trials
                 default.best_seconds if default is not None else None, peaks.get(setting.threads) if here else None, here,
             )
         )  # fmt: skip
@@ -71,20 +71,23 @@ def print_best(found: Sequence[Best]) -> None:
     for i, best in enumerate(found):
         speedup = f"{best.default_seconds / best.record.best_seconds:.2f}×" if best.default_seconds else "–"
         rows.append((
-            i, best.task.key, schedule_text(best.record), best.n_trials, milliseconds(best.record.best_seconds), speedup,
-            speed(best.task, best.record.best_seconds),
+            i, best.record.task, schedule_text(best.record), best.n_trials, milliseconds(best.record.best_seconds), speedup,
+            speed(best.task, best.record.best_seconds) if best.task else "unknown task",
             percent(best.peak_fraction) if best.here else "other machine",
         ))  # fmt: skip
     print_table("", ("#", "task", "schedule", "trials", "best", "speedup", "GFLOP/s", "of peak"), rows, left=3)
 
 
 def best_json(found: Sequence[Best]) -> list[dict[str, object]]:
+    def per_second(best: Best, quantity: Callable[[Task], int]) -> float | None:
+        return 1e-9 * quantity(best.task) / best.record.best_seconds if best.task else None
+
     return [
         {
-            "key": best.task.key, "sketch": best.record.sketch, "row": dict(zip(best.record.columns, best.record.row, strict=True)),
+            "key": best.record.task, "sketch": best.record.sketch, "row": dict(zip(best.record.columns, best.record.row, strict=True)),
             "threads": best.record.threads, "trials": best.n_trials, "failed": best.n_failed, "default_seconds": best.default_seconds,
-            "best_seconds": best.record.best_seconds, "best_gflops": 1e-9 * best.task.flops / best.record.best_seconds,
-            "best_gb_per_second": 1e-9 * best.task.program.n_bytes / best.record.best_seconds, "peak_fraction": best.peak_fraction,
+            "best_seconds": best.record.best_seconds, "best_gflops": per_second(best, lambda of: of.flops),
+            "best_gb_per_second": per_second(best, lambda of: of.program.n_bytes), "peak_fraction": best.peak_fraction,
             "machine": best.record.machine,
         }
         for best in found

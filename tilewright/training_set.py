@@ -17,14 +17,15 @@ from data.measurements import Measured
 from data.record import Record, Setting
 from ir.errors import UserError
 from ir.identity import program_id
-from ir.task import task
+from ir.task import Task, known_task, task
 from schedule.rules import sketches
 from schedule.sketch import Sketch
 from schedule.space import Population
 
 UNKNOWN = "unknown"  # the source of a task that nothing is said about
 MANY_SETTINGS = 32  # for as many it is worth to start other processes
-NO_SKETCH, OTHER_COLUMNS, NOT_IN_SPACE = "sketch is not made any more", "sketch has other columns now", "row is not in the sketch's space now"
+UNKNOWN_TASK, NO_SKETCH = "task is not known here", "sketch is not made any more"
+OTHER_COLUMNS, NOT_IN_SPACE = "sketch has other columns now", "row is not in the sketch's space now"
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,15 @@ def training_set(measured: Measured, *, mix_machines: bool = False) -> TrainingS
     for record in measured.records:
         if record.is_trial:
             by_setting[record.setting].append(record)
+    n = sum(map(len, by_setting.values()))
+    tasks = {setting: of for setting in by_setting if (of := known_task(setting.task))}
+    left_out = Counter({UNKNOWN_TASK: sum(len(records) for setting, records in by_setting.items() if setting not in tasks)})
     groups = _Groups()
     features, new, numbers = list[NDArray[np.float32]](), list[Record](), list[int]()
     taken: set[tuple[int, int, tuple[int, ...]]] = set()
-    left_out: Counter[str] = Counter()
-    for (setting, records), known in zip(by_setting.items(), _all_described(by_setting.values()), strict=True):
-        number = groups.add(setting, measured.sources.get(setting.task, {UNKNOWN: 1}))
+    for (setting, of), known in zip(tasks.items(), _all_described([by_setting[setting] for setting in tasks]), strict=True):
+        records = by_setting[setting]
+        number = groups.add(setting, of, measured.sources.get(setting.task, {UNKNOWN: 1}))
         first = []
         for i, (sketch, at) in enumerate(zip(known.sketches, known.places, strict=True)):
             candidate = (number, sketch, records[at].row)
@@ -111,8 +115,7 @@ def training_set(measured: Measured, *, mix_machines: bool = False) -> TrainingS
         new += [records[known.places[i]] for i in first]
         numbers += [number] * len(first)
         left_out += known.left_out
-    if by_setting and not new:
-        n = sum(map(len, by_setting.values()))
+    if n and not new:
         raise UserError(f"none of the {n} measurements means anything to this version: {', '.join(f'{n}: {why}' for why, n in left_out.items() if n)}")
     X = np.concatenate([np.empty((0, len(TaskFeatures.names)), np.float32), *features])
     seconds, places = np.array([record.best_seconds for record in new]), np.array([_place(record.row) for record in new])
@@ -138,9 +141,8 @@ class _Groups:
         self.found: list[Group] = []
         self._numbers: dict[tuple[str, str, int], int] = {}
 
-    def add(self, setting: Setting, uses: Mapping[str, int]) -> int:
+    def add(self, setting: Setting, of: Task, uses: Mapping[str, int]) -> int:
         """The number of the setting's group, which has one more name from now on. A network that uses it under several names uses it so often in all."""
-        of = task(setting.task)
         key = (program_id(of.program), setting.machine, setting.threads)
         number = self._numbers.setdefault(key, len(self.found))
         if number == len(self.found):
