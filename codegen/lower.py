@@ -53,16 +53,16 @@ def lower(sketch: Sketch, row: NDArray[np.int64], target: Target) -> Lowered:
     for lowering in lowerings:
         body += lowering.before()
         if not sketch.fused:
-            body.append(_parallel([lowering], target))
+            body.append(_parallel([lowering]))
     if sketch.fused:
-        body.append(_parallel(lowerings, target))
+        body.append(_parallel(lowerings))
     buffers: dict[str, Buffer] = {}
     prepare: dict[str, Nest] = {}
     for lowering in lowerings:
         buffers |= lowering.scope.buffers
         prepare |= lowering.prepare
     for made in sketch.beforehand:
-        name, nest = _with_stage_before(prepare.pop(made.stage.output.name), _StageLowering(made, target, between, (), ""), target)
+        name, nest = _with_stage_before(prepare.pop(made.stage.output.name), _StageLowering(made, target, between, (), ""))
         prepare[name] = nest
     order = ("input", "output", "prepared", "shared", "private")
     ordered = sorted(buffers.values(), key=lambda b: order.index(b.scope))
@@ -78,18 +78,19 @@ def _intermediate(stage: TiledStage, access: Read) -> Buffer:
     return Buffer(access.tensor.name, tuple(shape), "private" if stage.fused else "shared", dtype=access.tensor.dtype)
 
 
-def _parallel(lowerings: Sequence[_StageLowering], target: Target) -> For:
+def _parallel(lowerings: Sequence[_StageLowering]) -> For:
     """The parallel loop over chunks, in each of them the stages one after the other."""
     chunks = [lowering.chunk() for lowering in lowerings]
     if len(set(chunks)) > 1:
         raise InternalError(f"fused stages have chunks of their own: {chunks}")
     variable, total = chunks[0]
-    return For(variable, total, tuple(with_prefetches([lowering.in_chunk() for lowering in lowerings], variable, total, target)), "parallel")
+    stages = [lowering.in_chunk() for lowering in lowerings]
+    return For(variable, total, tuple(with_prefetches(stages, variable, total, lowerings[0].scope.target)), "parallel")
 
 
-def _with_stage_before(packing: Nest, stage: _StageLowering, target: Target) -> tuple[str, Nest]:
+def _with_stage_before(packing: Nest, stage: _StageLowering) -> tuple[str, Nest]:
     """The nest that makes the operand that another one packs and then packs it, and the tensor that it makes it of."""
-    body = [*stage.before(), _parallel([stage], target)]
+    body = [*stage.before(), _parallel([stage])]
     made, packed = packing.buffers
     (source,) = (buffer for buffer in stage.scope.buffers.values() if buffer != made)
     return source.name, Nest(f"prepare_{source.name}", (source, packed, made), (*body, *packing.body))

@@ -26,6 +26,8 @@ Stage = Sequence[Statement]  # what a stage does in a chunk
 
 def with_prefetches(stages: Sequence[Stage], chunk: Symbol, n_chunks: int, target: Target) -> list[Statement]:
     """All stages of a chunk in order; `chunk` is the variable of the loop over `n_chunks` of them."""
+    if len(stages) == 1:  # nothing is read again
+        return list(stages[0])
     seen: set[Buffer] = set()
     asked: set[Buffer] = set()
     result: list[Statement] = []

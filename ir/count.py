@@ -137,7 +137,7 @@ def _walk(body: Sequence[Statement], around: tuple[For, ...], points: Ints, stor
             case Store():
                 stores.append(Executions(statement, around, points))
             case Turn() | Prefetch():
-                pass  # from registers to registers; nothing that is read
+                pass  # the one stays in registers, the other reads no value
             case If(condition, then, otherwise):
                 holds = _evaluate(condition, around, points) != 0
                 _walk(then, around, points[holds], stores, runs)

@@ -97,7 +97,7 @@ class Prefetch:
 
     buffer: Buffer
     indices: tuple[Expr, ...]
-    level: int = 1
+    level: int
 
 
 @dataclass(frozen=True)
