@@ -71,9 +71,11 @@ class StageScope:
 
     def _packed_buffer(self, operand: Operand) -> Buffer:
         scope = "prepared" if operand.prepared else "shared" if self.level(operand) == "root" else "private"
-        shape = tuple(as_number(self.tiled.packed_extent(operand, dimension)) for dimension in self.dimensions(operand))
+        dimensions = self.dimensions(operand)
+        shape = tuple(as_number(self.tiled.packed_extent(operand, dimension)) for dimension in dimensions)
         name = f"{self.prefix}{operand.read.tensor.name}_packed"
-        whole = self.tiled.vector in operand.read.axes and shape[-1] % self.target.lanes == 0
+        in_tiles = bool(dimensions) and dimensions[-1].kind == "register" and dimensions[-1].axes == (self.tiled.vector,)
+        whole = in_tiles and shape[-1] % self.target.lanes == 0
         buffer = Buffer(name, shape, scope, whole, operand.read.tensor.dtype)
         if name in self.buffers and self.buffers[name] != buffer:
             raise InternalError(f"two packings of {operand.read.tensor.name} in one stage")

@@ -85,8 +85,8 @@ class Dimension:
 @dataclass(frozen=True)
 class Operand:
     """An input of a reduction as the register tile sees it. `level` indexes PACK_LEVELS; a prepared operand is packed once, before any
-    timing. `layout` 0 has reduce dimensions outside of box and register ones, 1 inside (but for the vector axis, always innermost). Where a `prologue` makes
-    the operand, that is computed as it is packed, and the tensor that is read is never stored."""
+    timing. `layout` 0 has reduce dimensions outside of box and register ones, 1 inside; the dimension of the vector axis is always the innermost one. Where
+    a `prologue` makes the operand, that is computed as it is packed, and the tensor that is read is never stored."""
 
     read: Read
     prepared: bool = False
@@ -113,10 +113,11 @@ class Operand:
         single = {axes[0]: source for source, axes in self.parts if len(axes) == 1}
         spatial = [axis for axis in single if axis not in reduce]
         tiles = [Dimension("tiles", (axis,), single[axis]) for axis in spatial]
-        boxes = [Dimension("box", axes, source) for source, axes in self.parts if len(axes) > 1]
+        boxes = [Dimension("box", axes, source) for source, axes in self.parts if len(axes) > 1 and vector not in axes]
         registers = [Dimension("register", (axis,), single[axis]) for axis in spatial if axis != vector]
         reduces = [Dimension("reduce", (axis,), single[axis]) for axis in reduce if axis in single]
         lanes = [Dimension("register", (axis,), single[axis]) for axis in spatial if axis == vector]
+        lanes += [Dimension("box", axes, source) for source, axes in self.parts if len(axes) > 1 and vector in axes]
         middle = [*boxes, *registers, *reduces] if layout else [*reduces, *boxes, *registers]
         return (*tiles, *middle, *lanes)
 

@@ -119,6 +119,8 @@ def check_stage(sketch: Sketch, tiled: TiledStage, machine: Target, X: np.ndarra
             assert (level > 0).all(), "packing brings the padding in"
         dimensions = operand.dimensions(0, tiled.vector, stage.reduce)
         assert {axis for d in dimensions for axis in d.axes} == set(operand.read.axes)
+        if tiled.vector in stage.spatial and tiled.vector in operand.read.axes:
+            assert all(tiled.vector in operand.dimensions(layout, tiled.vector, stage.reduce)[-1].axes for layout in (0, 1)), "vectors are loaded as they lie"
         n_bytes = operand.read.tensor.element_bytes * machine.threads * evaluated(sketch, [tiled.packed_extent(operand, d) for d in dimensions], X).prod(axis=1)
         if not operand.prepared:
             assert (n_bytes[level > 0] <= MAX_WORKSPACE_BYTES).all()
