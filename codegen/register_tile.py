@@ -72,9 +72,10 @@ class RegisterTile:
 
         interior = self._interior(corner, sizes)
         inner = partial(self._inner, list(self.tiled.ordered("inner")), corner)
-        loops = inner(partial(update, True))
-        if interior != 1:
-            loops = [If(interior, tuple(loops), tuple(inner(partial(update, False))))]
+        if isinstance(interior, int):
+            loops = inner(partial(update, bool(interior)))
+        else:
+            loops = [If(interior, *(tuple(inner(partial(update, inside))) for inside in (True, False)))]
         finish = over(finished(Load(tile, at)))
         if self.tiled.epilogue is not None and self.scope.in_registers:
             whole = over(finished(self.values.with_epilogue(Load(tile, at), place)))
