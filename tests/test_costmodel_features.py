@@ -485,7 +485,8 @@ def footprints_are_the_distinct_elements(candidate: Candidate) -> None:
 
 
 def lines_are_the_fewest_that_hold_the_elements(candidate: Candidate) -> None:
-    """Tiles may begin in the middle of a line, so there may be more; packed copies hold whole register tiles, so there may be fewer."""
+    """Tiles may begin in the middle of a line, so there may be more; packed copies hold whole register tiles, so there may be fewer. So there may where windows
+    leave gaps, for pieces that are not in one row of them may share a line all the same."""
     quantities = candidate.quantities
     for slot, found in stage_traces(candidate):
         for role, accesses in all_accesses(found).items():
@@ -493,19 +494,23 @@ def lines_are_the_fewest_that_hold_the_elements(candidate: Candidate) -> None:
                 if place != "step" and not quantities.get(f"{slot}.{role}.packed"):
                     groups, addresses = merged(found, accesses, bands)
                     line_elements = LINE_BYTES // found.element_bytes(role)
-                    if not found.is_confined:
+                    if not found.is_confined and not has_gaps(found, role):
                         assert quantities[f"{slot}.{role}.{place}.lines"] <= most_distinct(groups, addresses // line_elements), (role, place)
                     assert quantities[f"{slot}.{role}.{place}.lines"] * line_elements >= most_distinct(groups, addresses), (role, place)
 
 
+def has_gaps(found: StageTrace, role: str) -> bool:
+    """Whether windows that are dilated, or moved by more than one, may leave something out."""
+    read = found.stage.write if role == "output" else operands_by_role(found.tiled)[role].read
+    return any(abs(factor) > 1 for index in read.indices for _, factor in index.terms)
+
+
 def runs_are_pieces_without_gaps(candidate: Candidate) -> None:
-    """Of full boxes; one that is cut short may have more. What windows that are dilated or moved by more than one leave out is not counted as gaps."""
+    """Of full boxes; one that is cut short may have more. What windows leave out is not counted as gaps."""
     quantities = candidate.quantities
     for slot, found in stage_traces(candidate):
         for role, accesses in all_accesses(found).items():
-            read = found.stage.write if role == "output" else operands_by_role(found.tiled)[role].read
-            has_gaps = any(abs(factor) > 1 for index in read.indices for _, factor in index.terms)
-            if quantities.get(f"{slot}.{role}.packed") or found.is_confined or has_gaps:
+            if quantities.get(f"{slot}.{role}.packed") or found.is_confined or has_gaps(found, role):
                 continue
             for place in ("chunk", "block", "tile"):
                 pairs = np.unique(np.column_stack(merged(found, accesses, AROUND[place])), axis=0)
