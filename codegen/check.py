@@ -22,7 +22,7 @@ from ir.program import FLOAT, Tensor
 from ir.rounding import tolerance
 from ir.task import task
 from ir.types import integer_range, is_float
-from schedule.algorithms import ALGORITHMS, DIRECT, rounded_program
+from schedule.algorithms import DIRECT, WINOGRAD, rounded_program
 
 GUARD_BYTES = 4096  # before and after each buffer
 GUARD_VALUE = 0xA5
@@ -60,13 +60,21 @@ def _drawn(tensor: Tensor, spread: int, rng: np.random.Generator) -> Array:
     return rng.integers(max(low, -spread), min(high, spread), tensor.shape, tensor.dtype, endpoint=True)
 
 
-@lru_cache(N_TASKS_KEPT * len(ALGORITHMS))
 def reference(key: str, seed: int, algorithm: str = DIRECT) -> Reference:
     """The result of the task for `random_inputs`; the tolerance is that of an algorithm."""
-    program, inputs = task(key).program, random_inputs(key, seed)
-    bound = tolerance(rounded_program(program, algorithm), inputs).reshape(program.output.shape)
-    values = np.ascontiguousarray(interpret(program, inputs)) if algorithm == DIRECT else reference(key, seed).values
-    return Reference(values, np.ascontiguousarray(bound))
+    known, rounds_as = _references(key, seed), algorithm if algorithm in WINOGRAD else DIRECT
+    if rounds_as not in known:
+        program, inputs = task(key).program, random_inputs(key, seed)
+        bound = tolerance(rounded_program(program, rounds_as), inputs).reshape(program.output.shape)
+        values = np.ascontiguousarray(interpret(program, inputs)) if rounds_as == DIRECT else reference(key, seed).values
+        known[rounds_as] = Reference(values, np.ascontiguousarray(bound))
+    return known[rounds_as]
+
+
+@lru_cache(N_TASKS_KEPT)
+def _references(key: str, seed: int) -> dict[str, Reference]:
+    """Those of one task that have been made, by algorithm."""
+    return {}
 
 
 @np.errstate(invalid="ignore")  # differences of infinities

@@ -7,6 +7,7 @@ and psutil. A container's limits are honoured: threads are counted from the CPUs
 from __future__ import annotations
 
 import math
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from ir.errors import UserError
 from schedule.target import Target, vector_unit
 
 ROOT = Path("/")
+PINNING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")  # variables by which OpenMP's library pins threads
 
 # Bytes of the data caches of a machine that does not tell. Small for this decade, so that what is made to fit them fits the real ones too.
 ASSUMED_CACHES = {1: 32 << 10, 2: 512 << 10, 3: 8 << 20}
@@ -139,7 +141,12 @@ def choose_threads(asked: int | None, n_present: int, n_allowed: int, quota: flo
 
 
 def allowed_cpus(root: Path = ROOT) -> set[int]:
-    """The CPUs on which the main thread may run. A pinned OpenMP library narrows them as it loads (see `codegen.openmp`)."""
+    """The CPUs on which the main thread may run. An OpenMP library that pins its threads narrows them as it is loaded (see `codegen.openmp`), so where one
+    may do that those count, too, on which it might run when this module was imported."""
+    return _mask(root) | (_AT_START if root == ROOT and any(name in os.environ for name in PINNING) else set())
+
+
+def _mask(root: Path) -> set[int]:
     for line in (read_text(root / "proc/self/status") or "").splitlines():
         if line.startswith("Cpus_allowed_list:"):
             return parse_cpus(line.partition(":")[2])
@@ -262,3 +269,6 @@ def read_text(path: Path) -> str | None:
         return path.read_text().strip()
     except OSError:
         return None
+
+
+_AT_START = _mask(ROOT)  # once all that it takes is there

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from codegen.machine import PINNING
 from codegen.protocol import JOB_MARK, Answer, Job, receive, send
 from ir.errors import UserError
 
@@ -31,7 +32,6 @@ OUT_OF_MEMORY = ("out of memory", "bad_alloc", "cannot allocate", "unable to all
 # Helper threads spin from one parallel region to the next, but for some 0.3 ms instead of libgomp's 10 ms: as fast on a quiet machine (matmul 512³
 # 466 against 462 GFLOP/s), while beside one busy process it is 160 to 210, always, where with libgomp's default it is anything between 30 and 450.
 DROPPED = ("OMP_", "GOMP_", "KMP_")
-KEPT = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
 SPIN = {"GOMP_SPINCOUNT": "10000"}
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS")
 
@@ -207,7 +207,7 @@ def launch(options: WorkerOptions) -> Child:
 
 def environment(own: Mapping[str, str]) -> dict[str, str]:
     """The environment of a worker, given the tuner's: it imports from where the tuner does, and its threads behave as timing wants them."""
-    kept = {name: value for name, value in own.items() if name in KEPT or not name.startswith(DROPPED)}
+    kept = {name: value for name, value in own.items() if name in PINNING or not name.startswith(DROPPED)}
     folders = [*(os.path.abspath(folder) for folder in sys.path), str(Path(__file__).parents[1])]
     return kept | SPIN | dict.fromkeys(ONE_THREAD, "1") | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(folders))}
 

@@ -10,14 +10,18 @@ import hashlib
 import json
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, NamedTuple, Self
 
+import numpy as np
+
 from data import fields
 from data.fields import Parser
 from ir.errors import UserError
+from schedule.sketch import Sketch
 from schedule.target import Target
 
 SCHEMA_VERSION = 2  # of records in every format; a change of the fields below, or of what they may hold, is a new version. 2: more kinds
@@ -241,6 +245,21 @@ def best_of(records: Iterable[Record]) -> Record | None:
         if record.kept or (record.ok and record.is_trial and faster):
             best = record
     return best
+
+
+def with_meaning(records: Sequence[Record], sketches: Iterable[Sketch]) -> list[Record]:
+    """Those of one setting's records that mean something to these sketches of its task: of one that has the same columns now, and the row in its space. The
+    order stays."""
+    named = {sketch.name: sketch for sketch in sketches}
+    of_sketch: dict[str, list[int]] = defaultdict(list)
+    for at, record in enumerate(records):
+        if record.sketch in named and record.columns == named[record.sketch].space.names:
+            of_sketch[record.sketch].append(at)
+    known: list[int] = []
+    for name, places in of_sketch.items():
+        rows = np.array([records[at].row for at in places], dtype=np.int64)
+        known += [at for at, inside in zip(places, named[name].space.contains(rows), strict=True) if inside]
+    return [records[at] for at in sorted(known)]
 
 
 def default_of(records: Sequence[Record]) -> Record | None:

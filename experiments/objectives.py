@@ -3,7 +3,7 @@
     python -m experiments.objectives [--data data/measured] [--output DIRECTORY] [--plot-only]
 
 Fits every ranker to the same candidates, with several seeds. Writes results.csv (a row a fit), machine.json and objectives.png, which is made from the CSV
-alone. LightGBM takes part where it is installed (`pip install 'tilewright[experiments]'`). Takes about nine minutes for 71,000 candidates on two fast cores.
+alone. LightGBM takes part where it is installed (`pip install '.[experiments]'`). Takes about nine minutes for 71,000 candidates on two fast cores.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def rankers(seed: int, n_threads: int) -> dict[str, Ranker]:
 
 def run(config: Config, data: Path, output: Path) -> pd.DataFrame:
     if LIGHT_GBM not in rankers(0, config.n_threads):
-        print("LightGBM is not installed, so it is left out; pip install 'tilewright[experiments]' brings it")
+        print("LightGBM is not installed, so it is left out; pip install '.[experiments]' brings it")
     measured = load(data)
     return write(output, list(_rows(config, measured)), measured, config)
 

@@ -128,7 +128,7 @@ def run(config: Config, output: Path, model: Path | None = None) -> tuple[pd.Dat
     methods = config.methods(None if model is None else load_prior(model, config.tasks))
     import_optuna()
     make_directory(output)
-    write_machine(output, machine.to_json())
+    write_machine(output, {"machine": machine.to_json(), "versions": api.versions(), "model": None if model is None else model.name})
     results, rounds = pd.DataFrame(), pd.DataFrame()
     with LiveRunner(machine.target, timing=PATIENT) as runner:
         for text in config.tasks:

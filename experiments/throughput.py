@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from schedule.target import Target
 from search.evolution import EvolutionarySearch, EvolutionOptions
 from search.learner import Learner
 from search.tuner import Progress, TuneOptions, Tuner
+from tilewright import api
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def run(config: Config, output: Path) -> pd.DataFrame:
     results = pd.DataFrame(rows, columns=["quantity", "value", "unit", "how"])
     make_directory(output)
     write_results(output, results)
-    write_machine(output, machine.to_json())
+    write_machine(output, {"machine": machine.to_json(), "versions": api.versions(), "config": asdict(config)})
     return results
 
 

@@ -94,6 +94,6 @@ def import_optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise UserError("this search needs Optuna: pip install 'tilewright[experiments]'") from None
+        raise UserError("this search needs Optuna: pip install '.[experiments]' in Tilewright's directory") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

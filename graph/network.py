@@ -83,12 +83,12 @@ def _layers(graph: Graph) -> tuple[list[Layer], list[Refusal]]:
     refusals: list[Refusal] = []
     taken: set[str] = set()
     for node in reversed(graph.nodes):
-        if is_tunable(graph, node):
-            try:
+        try:
+            if is_tunable(graph, node):
                 layers.append(layer(graph, node, taken))
                 taken.update(layers[-1].nodes)
-            except UserError as error:
-                refusals.append(Refusal(node.op_type, node.name, str(error)))
+        except UserError as error:
+            refusals.append(Refusal(node.op_type, node.name, str(error)))
     return [with_prologue(graph, layer, taken) for layer in reversed(layers)], refusals[::-1]
 
 

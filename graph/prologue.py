@@ -13,6 +13,7 @@ from graph.epilogue import activation, channel_affine
 from graph.heavy import Heavy
 from graph.model import Graph
 from graph.onnx_file import DOMAIN
+from ir.errors import Unsupported
 from ir.prologue import CONSTANTS
 
 
@@ -46,8 +47,12 @@ def _source(graph: Graph, maker: NodeProto, value: str) -> str | None:
 
 
 def _with_step(graph: Graph, maker: NodeProto, source: str, axis: int | None, steps: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The steps with those of one more node before them: neighbouring scales and shifts are one of each, and there is no second pair."""
-    affine = channel_affine(graph, maker, source, axis)
+    """The steps with those of one more node before them: neighbouring scales and shifts are one of each, and there is no second pair. None where that is no
+    step, or a constant of it cannot be computed."""
+    try:
+        affine = channel_affine(graph, maker, source, axis)
+    except Unsupported:
+        return None
     if affine is None:
         step = activation(graph, maker)
         return (step, *steps) if step else None

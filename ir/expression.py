@@ -47,8 +47,7 @@ class Op:
 Expr: TypeAlias = Union[int, Symbol, Op]
 
 _symbols: weakref.WeakValueDictionary[str, Symbol] = weakref.WeakValueDictionary()
-_operations: weakref.WeakValueDictionary[tuple[object, ...], Op] = weakref.WeakValueDictionary()
-_making = threading.Lock()  # what is looked up by identity must not be made twice, by two threads at once
+_making = threading.RLock()  # what is looked up by identity must not be made twice, by two threads at once
 
 
 def symbol(name: str) -> Symbol:
@@ -60,13 +59,41 @@ def symbol(name: str) -> Symbol:
     return found
 
 
+class _Known(weakref.ref[Op]):
+    """An operation in use, by its key; a `WeakValueDictionary` does the same in half as much time again, which counts where sketches are described."""
+
+    __slots__ = ("key",)
+    key: tuple[object, ...]
+
+
+_operations: dict[tuple[object, ...], _Known] = {}
+
+
 def _op(name: str, *args: Expr, table: tuple[int, ...] = ()) -> Op:
     key = (name, args, table)
-    found = _operations.get(key)
-    if found is None:
-        with _making:
-            found = _operations.setdefault(key, Op(name, args, table))
+    return _found(key) or _made(key, Op(name, args, table))
+
+
+def _found(key: tuple[object, ...]) -> Op | None:
+    known = _operations.get(key)
+    return None if known is None else known()
+
+
+def _made(key: tuple[object, ...], new: Op) -> Op:
+    """`new`, or what another thread has made meanwhile."""
+    with _making:
+        found = _found(key)
+        if found is None:
+            found, known = new, _Known(new, _forget)
+            known.key = key
+            _operations[key] = known
     return found
+
+
+def _forget(gone: _Known) -> None:
+    with _making:
+        if _operations.get(gone.key) is gone:
+            del _operations[gone.key]
 
 
 # --- operations -----------------------------------------------------------------------------------------------------
@@ -248,13 +275,13 @@ _BUILD: dict[str, Callable[..., Expr]] = {
 def post_order(roots: Iterable[Expr]) -> Iterator[Expr]:
     """Every node below `roots` once, arguments before their users."""
     seen: set[Expr] = set()
+    opened: set[Op] = set()  # their arguments are on the stack, or done
     stack = list(roots)
     while stack:
         node = stack[-1]
-        below = node.args if isinstance(node, Op) and node not in seen else ()
-        left = [arg for arg in below if arg not in seen]
-        if left:
-            stack.extend(left)
+        if isinstance(node, Op) and node not in opened:
+            opened.add(node)
+            stack.extend(node.args)
             continue
         stack.pop()
         if node not in seen:

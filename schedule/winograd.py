@@ -9,7 +9,7 @@ that move by their own steps, and groups have products of their own.
 
 What a large α costs is precision: for standard normal inputs and weights the largest error against fp64, relative to the largest output, was measured
 below 1e-6 for α up to 4 and below 2e-5 for α up to 6 (m = 4, and windows of five taps), for up to 512 channels; that of direct sums, which are longer, was
-up to 2e-6 (`tests/test_schedule_winograd.py`).
+up to 2.4e-6 (`tests/test_schedule_winograd.py`).
 
 Notation: g a window of weights, d a tile of the input, y a tile of the output; p the position in a transformed tile, t the tile, c input channels, k
 output channels, b what input, weights and output have in common (groups, phases). With two axes

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from costmodel.task_features import TaskFeatures
-from data.record import FIRST_KINDS, Record, machine_id
+from data.record import FIRST_KINDS, Record, machine_id, with_meaning
 from data.store import Store
 from ir.errors import NoReference
 from ir.task import Task
@@ -30,7 +30,7 @@ from search.learner import Learner, throughput
 from search.strategy import Seen
 from search.tuner import Runner
 
-TURN = 96  # trials: sketches, reference and extractors of a task are made anew in each, which takes as long as some ten trials
+TURN = 96  # trials: sketches and reference of a task are made anew in each, which takes as long as some ten trials
 TURN_SHARE = 0.5  # or so many of those that the task has, if these are more: its records are read anew, too
 BATCH = 24  # trials of a search after which its model learns
 BATCH_SHARE = 0.1  # or so many of what it knows, if these are more: a fit takes the longer the more it knows
@@ -188,8 +188,7 @@ class Campaign:
 
     def _turn_of(self, of: Task, found: Sequence[Record]) -> _Turn:
         known = sketches_of(of.program, self._target)
-        columns = {sketch.name: sketch.space.names for sketch in known}
-        return _Turn(of, known, [record for record in found if columns.get(record.sketch) == record.columns])
+        return _Turn(of, known, with_meaning(found, known))
 
     def _recorded(self, of: Task) -> list[Record]:
         return self._store.records(of.key, machine_id(self._machine), self._target.threads)

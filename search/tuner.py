@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from data.record import UNCHECKED, Record, Round, best_of, machine_id
+from data.record import UNCHECKED, Record, Round, best_of, machine_id, with_meaning
 from data.store import Store
 from ir.errors import InternalError, NoReference
 from ir.task import Task
@@ -86,6 +86,7 @@ class TaskState:
     tuning_seconds: float = 0.0  # of all rounds that are done
     round_started: float | None = None  # by `time.monotonic`, while one is under way
     best: Candidate | None = None  # what to use, as `best_of` has it: what was kept at the end, or a faster trial since; None where no trial was valid
+    kept: Candidate | None = None  # what the last final measurement of the records kept
     final: dict[Candidate, Measurement] = field(default_factory=dict)
     is_judged: bool = False  # whether a final measurement came after all trials
     given_up: str = ""  # why no more is tried, where something stands in the way
@@ -260,9 +261,9 @@ class Tuner:
             self._store.append([self._record(state, candidate, measurement, trial)])
 
     def _finish(self, state: TaskState) -> None:
-        """Measure the fastest few again, in turns with the default schedule, and keep the fastest of them."""
+        """Measure the fastest few again, in turns with the default schedule and what an earlier run kept, and keep the fastest of them."""
         ranked = sorted((c for c, seconds in state.measured.items() if math.isfinite(seconds)), key=state.measured.__getitem__)
-        finalists = list(dict.fromkeys([*ranked[:FINALISTS], *([state.default] if state.default in ranked else [])]))
+        finalists = list(dict.fromkeys([*ranked[:FINALISTS], *(each for each in (state.kept, state.default) if each in ranked)]))
         if not finalists or state.is_judged or state.given_up:
             return
         started = time.monotonic()
@@ -311,10 +312,9 @@ class Tuner:
         if self._store is None:
             return
         for state in self.states:
-            columns = {sketch.name: sketch.space.names for sketch in state.sketches}
             records = self._store.records(state.task.key, machine_id(self._machine), self._target.threads)
             state.has_others = any(record.ok and algorithm_of(record.sketch) not in self._options.algorithms for record in records)
-            known = [record for record in records if columns.get(record.sketch) == record.columns]
+            known = with_meaning(records, state.sketches)
             trials = [record for record in known if record.is_trial]
             for record in trials:
                 candidate = Candidate(record.sketch, record.row)
@@ -329,6 +329,8 @@ class Tuner:
             state.is_judged = best is not None and best.kept and (UNCHECKED not in best.versions or UNCHECKED in self._versions)
             if state.has_others and (last := [record for record in _last_final(known, state.n_trials) if record.ok]):  # none of which was marked as kept
                 best, state.is_judged = min(last, key=lambda record: record.best_seconds), True
+            kept = best if state.is_judged else next((record for record in reversed(known) if record.kept), None)
+            state.kept = None if kept is None else Candidate(kept.sketch, kept.row)
             state.best = None if best is None else Candidate(best.sketch, best.row)
             for record in known:
                 if record.kind == "final" and record.ok:

@@ -26,6 +26,17 @@ def test_inputs_follow_from_the_seed(text: str) -> None:
     assert np.array_equal(reference(text, 1).values, interpret(task(text).program, first))
 
 
+def test_references_of_the_last_tasks_are_kept_each_once() -> None:
+    """However a task is computed: parts of sums in another order round alike."""
+    first, second, third = (f"matmul:m={m},n=9,k=40" for m in (3, 4, 5))
+    kept = reference(first, 0)
+    assert reference(second, 0) is reference(second, 0)
+    assert reference(first, 0, "split") is reference(first, 0) is kept
+    reference(third, 0)
+    reference(second, 0)
+    assert reference(first, 0) is not kept
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_fp32_of_another_order_is_right_and_half_precision_is_not(text: str) -> None:
     expected = reference(text, 0)

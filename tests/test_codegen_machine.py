@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from codegen import machine
 from codegen.machine import (
     ASSUMED_CACHES,
+    PINNING,
     Cache,
     allowed_cpus,
     check_cpu,
@@ -100,6 +101,17 @@ def test_affinity_is_the_process_s(tmp_path: Path) -> None:
         7,
         9,
     }
+
+
+def test_cpus_that_a_library_takes_from_the_main_thread_count_where_it_may_do_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As libgomp does, which the cost model's library loads, where its variables ask for pinned threads."""
+    for name in PINNING:
+        monkeypatch.delenv(name, raising=False)
+    before = allowed_cpus()
+    monkeypatch.setattr("codegen.machine._AT_START", {*before, 4095})
+    assert allowed_cpus() == before
+    monkeypatch.setenv("OMP_PROC_BIND", "true")
+    assert allowed_cpus() == {*before, 4095}
 
 
 def test_affinity_without_proc_is_asked_of_the_system(tmp_path: Path) -> None:

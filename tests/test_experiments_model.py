@@ -93,7 +93,7 @@ def test_model_quality_on_each_machine(tmp_path, monkeypatch):
 def test_objectives(samples, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     results = objectives.run(objectives.Config(networks=("b",), seeds=(0,), n_threads=1), samples, tmp_path)
-    assert capsys.readouterr().out.splitlines() == ["LightGBM is not installed, so it is left out; pip install 'tilewright[experiments]' brings it"]
+    assert capsys.readouterr().out.splitlines() == ["LightGBM is not installed, so it is left out; pip install '.[experiments]' brings it"]
     assert set(results["method"]) == {
         "squared error", "squared error, weight ½ z", "squared error, weight z", "rank:pairwise", "rank:ndcg", "sum over stages",
         "sum over stages, weight z", "neural network", "ridge", "roofline", "random",

@@ -18,6 +18,7 @@ from graph.layers import Layer
 from graph.model import Graph, read_graph
 from graph.network import Network, find_tasks
 from ir.convolution import LAYOUTS
+from ir.errors import Unsupported
 
 node = helper.make_node
 Constants = dict[str, Any]
@@ -484,6 +485,17 @@ def test_an_epilogue_comes_before_a_prologue(path: Path) -> None:
 def test_a_prologue_is_read_by_one_node_alone(path: Path) -> None:
     nodes = [node("Relu", ["x"], ["r"], name="r"), convolution("c", "r", "y"), convolution("d", "r", "z")]
     assert begun(path, nodes, {"y": 4, "z": 4}, {}) == [("", (), ("c",)), ("", (), ("d",))]
+
+
+def test_a_constant_that_cannot_be_computed_is_no_prologue(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layer itself can be tuned all the same."""
+
+    def fails(*_: object) -> None:
+        raise Unsupported("nobody knows it")
+
+    monkeypatch.setattr("graph.prologue.channel_affine", fails)
+    normalized, constants = normalization("n", "x", "m")
+    assert begun(path, [normalized, convolution("d", "m", "z")], {"z": 4}, constants) == [("", (), ("d",))]
 
 
 def test_scales_and_shifts_of_a_prologue_are_one_pair(path: Path) -> None:

@@ -1,6 +1,7 @@
 """The tuning loop on a make-believe machine: budgets, records, resuming, interrupts, failures."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from search_samples import TARGET, TASK, FakeRunner, known_sketches
 from costmodel.features import FeatureExtractor
 from costmodel.model import CostModel, RandomModel
 from costmodel.roofline import RooflineModel
-from data.record import UNCHECKED
+from data.record import UNCHECKED, with_meaning
 from data.store import Store
 from ir.errors import NoReference
 from ir.task import task
@@ -142,6 +143,43 @@ def test_a_winner_that_nobody_checked_is_measured_and_checked_again(tmp_path):
         assert checked.tasks[0].best not in (None, wrong)
         (best,) = store.best().values()
         assert (best.sketch, best.row) == (checked.tasks[0].best.sketch, checked.tasks[0].best.row)
+
+
+class Optimistic(FakeRunner):
+    """To which every trial seems to take half of the time that it takes when it is measured again."""
+
+    share = 0.5
+
+    def remeasure(self, task, candidates, rounds):
+        self.share = 1.0
+        return super().remeasure(task, candidates, rounds)
+
+    def _measure(self, task, candidate):
+        return Measurement(tuple(self.share * seconds for seconds in super()._measure(task, candidate).seconds))
+
+
+def test_what_an_earlier_run_kept_is_measured_again_beside_what_is_new(tmp_path):
+    """However fast the new trials seem to be: a slower schedule does not take its place."""
+    with Store(tmp_path / "r.db") as store:
+        before, _ = tune(store=store, max_trials=200)
+        after, _ = tune(store=store, max_trials=232, runner=Optimistic())
+        assert len(after.tasks[0].final) > len(before.tasks[0].final)
+        assert after.tasks[0].best_seconds <= before.tasks[0].best_seconds
+        (best,) = store.best().values()
+        assert best.best_seconds == after.tasks[0].best_seconds
+
+
+def test_rows_that_are_in_no_space_are_left_alone(tmp_path):
+    """As another version may have recorded, or somebody made up."""
+    with Store(tmp_path / "r.db") as store:
+        tune(store=store, max_trials=16)
+        known = store.records()
+        made_up = [replace(known[1], row=(*known[1].row[:at], 10**6, *known[1].row[at + 1 :]), seconds=(1e-9,)) for at in range(3)]
+        store.append(made_up)
+        result, runner = tune(store=store, max_trials=32)
+        assert (len(runner.asked), result.tasks[0].n_trials) == (16, 32)
+        assert result.tasks[0].best_seconds > 1e-9
+        assert with_meaning(store.records(), result.tasks[0].sketches) == [record for record in store.records() if record not in made_up]
 
 
 class NoReferenceFor(FakeRunner):

@@ -126,6 +126,17 @@ def test_bench_end_to_end(tmp_path):
     assert len(result.to_json()["rows"]) == 4
 
 
+def test_an_interrupt_keeps_what_is_compared():
+    def stop(bench):
+        raise KeyboardInterrupt
+
+    other = task("matmul:m=16,n=40,k=32")
+    result = run_bench([TASK, other], peers=["numpy"], rounds=1, turn_seconds=1e-3, watch=stop)
+    assert ([bench.task for bench in result.tasks], result.interrupted) == ([TASK], True)
+    assert result.notes[-1] == "interrupted: 1 of 2 tasks are compared"
+    assert result.to_json()["interrupted"]
+
+
 def test_what_cannot_be_had_is_said_at_once(tmp_path):
     with pytest.raises(UserError, match=r"^unknown peer 'tvm'"):
         run_bench([TASK], peers=["tvm"])

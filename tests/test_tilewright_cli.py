@@ -9,8 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from graph_models import save
+from onnx.helper import make_node as node
 
 from data.store import Store
 from tilewright.api import SEARCHES
@@ -146,6 +149,7 @@ def test_no_valid_trial_is_status_1(tmp_path):
         (("tune", TINY, "--threads", "4096"), ("4096",)),
         (("tune", TINY, "--tasks", "7"), ("7",)),
         (("tune", TINY, "--tasks", "a-b"), ("a-b",)),
+        (("tune", TINY, "--tasks", "0,5-3"), ("5-3", "backwards")),
         (("tune", TINY, "--tasks", "0-99999999999"), ("99999999999",)),
         (("tune", TINY, "--json", "absent/x.json"), ("absent/x.json",)),
         (("tune", TINY, "--search", "random", "--cost-model", "scratch"), ("random", "scratch")),
@@ -184,6 +188,36 @@ def test_files_that_are_not_what_they_should_be(tmp_path):
         ("best", "--records", "text.db"),
     ):
         assert_one_line_error(tilewright(*arguments, cwd=tmp_path), Path(arguments[-1]).name)
+
+
+@pytest.mark.parametrize("arguments", [("tune", TINY), ("best",)])
+def test_a_reader_that_goes_away_costs_no_result(records, tmp_path, arguments):
+    """As `head` does: the JSON is written all the same, and the exit status is that of what was done."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "tilewright", *arguments, "--records", str(records), "--json", "r.json"]
+    command += ["--max-trials", "24"] if arguments[0] == "tune" else []
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment, check=False)
+    os.close(writing)
+    assert (done.returncode, "Traceback" in done.stderr, "Broken pipe" in done.stderr) == (0, False, False), done.stderr
+    assert json.loads((tmp_path / "r.json").read_text())
+
+
+def test_lines_of_tables_are_whole_where_there_is_no_terminal(tmp_path):
+    long = "conv2d:n=1,c=4,h=5,w=5,k=4,r=3,s=3,stride=1,pad=1,groups=1,dilation=1,layout=nhwc,epilogue=bias+relu"
+    done = tilewright("tune", long, "--records", "r.db", "--max-trials", 2, cwd=tmp_path)
+    assert sum(long in line and "GFLOP/s" not in line and "×" in line for line in done.stdout.splitlines()) == 1
+    assert any(long in line and "tile_" in line for line in tilewright("best", "--records", "r.db", cwd=tmp_path).stdout.splitlines())
+
+
+def test_rows_have_the_numbers_that_tasks_are_chosen_by(tmp_path):
+    weights = {name: np.ones(shape, np.float32) for name, shape in (("a", (8, 4, 1, 1)), ("b", (4, 8, 1, 1)))}
+    save(tmp_path / "net.onnx", [node("Conv", ["x", "a"], ["y"]), node("Conv", ["y", "b"], ["z"])], {"x": (1, 4, 6, 6)}, {"z": 4}, weights)
+    listed = [line.split()[:2] for line in tilewright("tasks", "net.onnx", cwd=tmp_path).stdout.splitlines()]
+    tuned = tilewright("tune", "net.onnx", "--tasks", 1, "--max-trials", 2, cwd=tmp_path)
+    assert tuned.returncode == 0, tuned.stderr
+    assert [words for line in tuned.stdout.splitlines() if (words := line.split()[:2])[0] == "1"] == [words for words in listed if words[0] == "1"]
 
 
 def test_bad_usage_is_status_2():

@@ -144,6 +144,20 @@ def test_numpy_says_what_it_cannot_do(text):
     assert notes == ["numpy has no convolutions but those that are matrix products: 1x1, stride 1, no padding, no groups"]
 
 
+def test_what_a_library_raises_is_a_note(monkeypatch):
+    """Its other settings, and the other contenders, take part all the same."""
+
+    def fails():
+        raise MemoryError("no room\nfor that")
+
+    right = importlib.import_module("tilewright.peer_numpy").numpy_ways(problem(PRODUCT))[0]
+    monkeypatch.setattr("tilewright.peer_numpy.numpy_ways", lambda problem: [Way(Contender("numpy", "greedy", lambda: None), fails), right])
+    expected = reference(task(PRODUCT).key, 0)
+    assert right_contenders(PEERS["numpy"], problem(PRODUCT), expected) == ([right.contender], ["numpy (greedy) is left out: MemoryError: no room"])
+    monkeypatch.setattr("tilewright.peer_numpy.numpy_ways", lambda problem: fails())
+    assert right_contenders(PEERS["numpy"], problem(PRODUCT), expected) == ([], ["numpy failed: MemoryError: no room"])
+
+
 def test_a_setting_with_a_wrong_answer_is_left_out_and_noted(monkeypatch):
     right = importlib.import_module("tilewright.peer_numpy").numpy_ways(problem(PRODUCT))[0]
     wrong = Way(Contender("numpy", "off by one", lambda: None), lambda: right.answer() + np.float32(1))
@@ -271,9 +285,9 @@ def test_peers_are_those_installed_unless_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else object())
     chosen, notes = choose_peers(None)
     assert [peer.name for peer in chosen] == ["numpy", "onnxruntime"]
-    assert notes == ["torch is not installed: pip install 'tilewright[peers]'"]
+    assert notes == ["torch is not installed: pip install '.[peers]' in Tilewright's directory"]
     assert [peer.name for peer in choose_peers(["onnxruntime", "numpy", "onnxruntime"])[0]] == ["onnxruntime", "numpy"]
-    with pytest.raises(UserError, match=r"^the peer torch is not installed; get it with pip install 'tilewright\[peers\]'$"):
+    with pytest.raises(UserError, match=r"^the peer torch is not installed; get it with pip install '\.\[peers\]' in Tilewright's directory$"):
         choose_peers(["numpy", "torch"])
     with pytest.raises(UserError, match=r"^unknown peer 'tvm' \(known: numpy, torch, onnxruntime\)$"):
         choose_peers(["tvm"])

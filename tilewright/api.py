@@ -20,7 +20,7 @@ from codegen.runner import LiveRunner
 from costmodel.features import FEATURE_VERSION
 from costmodel.model import RandomModel
 from costmodel.trained import shipped_model, trained_model
-from data.record import UNCHECKED, Record, best_of, machine_id
+from data.record import UNCHECKED, Record, best_of, machine_id, with_meaning
 from data.store import Store
 from graph.targets import resolve_target
 from ir.errors import IllegalCandidate, UserError
@@ -286,17 +286,17 @@ def compile(
     with Store(records, create=False) as store:
         best = recorded_best(store, wanted, machine, allowed_algorithms(no_winograd=no_winograd, deterministic=deterministic))
         if best is None:
-            others = sorted({(setting.task == wanted.key, setting.threads) for setting in store.best(wanted.key)})
-            hint = f"; there are records of another machine, version or thread count ({', '.join(str(t) for _, t in others)})" if others else ""
+            others = sorted({setting.threads for setting in store.best(wanted.key)})
+            counts = ", ".join(map(str, others))
+            hint = f"; there are records of another machine, version or thread count ({counts}), or by algorithms left out" if others else ""
             raise UserError(f"{records} has no valid trial of {wanted.key} for this machine with {machine.target.threads} threads{hint}")
     return _kernel(wanted, Candidate(best.sketch, best.row), machine)
 
 
 def recorded_best(store: Store, task: Task, machine: Machine, algorithms: Collection[str] = ALGORITHMS) -> Record | None:
-    """The record to use for the task on this machine with its thread count, among those whose columns are those of today's sketches."""
-    names = {name: sketch.space.names for name, sketch in known_sketches(task.key, machine.target).items() if algorithm_of(name) in algorithms}
-    found = store.records(task.key, machine_id(machine_record(machine)), machine.target.threads)
-    return best_of(record for record in found if names.get(record.sketch) == record.columns)
+    """The record to use for the task on this machine with its thread count, among those that mean something to today's sketches."""
+    sketches = [sketch for name, sketch in known_sketches(task.key, machine.target).items() if algorithm_of(name) in algorithms]
+    return best_of(with_meaning(store.records(task.key, machine_id(machine_record(machine)), machine.target.threads), sketches))
 
 
 def _kernel(task: Task, candidate: Candidate, machine: Machine) -> Kernel:

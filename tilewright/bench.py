@@ -129,7 +129,7 @@ class TaskBench:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """`limits` as `codegen.limits` writes them, measured in the process that benchmarked. `notes` are about the whole run."""
+    """`limits` as `codegen.limits` writes them, measured in the process that benchmarked. `notes` are about the whole run. `interrupted`: tasks are missing."""
 
     tasks: tuple[TaskBench, ...]
     machine: Machine
@@ -137,6 +137,7 @@ class BenchResult:
     peers: tuple[str, ...]
     rounds: int
     notes: tuple[str, ...]
+    interrupted: bool = False
 
     def rows(self) -> list[Row]:
         return [row for bench in self.tasks for row in bench.rows(self.limits)]
@@ -148,6 +149,7 @@ class BenchResult:
             "peers": list(self.peers),
             "rounds": self.rounds,
             "notes": list(self.notes),
+            "interrupted": self.interrupted,
             "rows": [asdict(row) for row in self.rows()],
             "series": {bench.task.key: [each.to_json() for each in bench.series] for bench in self.tasks},
             "task_notes": {bench.task.key: list(bench.notes) for bench in self.tasks},
@@ -168,7 +170,8 @@ def run_bench(
     """Time the recorded best schedule of each task (by one of these `algorithms`), the default one, and the peers, in turns of `turn_seconds`.
 
     `peers` by name; None means all that are installed. A task without a record is compared with its default schedule, which a note says.
-    `watch` is called with each task as it is done. `UserError` if a peer, the records or the threads asked for cannot be had.
+    `watch` is called with each task as it is done. Ctrl-C ends the run with the tasks that are done by then, if there are any. `UserError` if a peer, the
+    records or the threads asked for cannot be had.
     """
     cpus = sorted(allowed_cpus())  # before an OpenMP library is loaded, which may narrow them
     chosen, notes = choose_peers(peers)
@@ -189,15 +192,27 @@ def run_bench(
     }
     limits: dict[str, Any] = {}
     benches: list[TaskBench] = []
-    for answer in answers(job):
-        if "limits" in answer:
-            limits = answer["limits"]
-            continue
-        series, other_cpus = tuple(Series.from_json(each) for each in answer["series"]), answer["other_cpus"]
-        notes_of = [f"other processes kept {other_cpus:.1f} CPUs busy meanwhile"] if other_cpus > DISTURBING_CPUS else []
-        benches.append(TaskBench(tasks[len(benches)], series, answer["peak_flops"], other_cpus, (*answer["notes"], *notes_of)))
-        watch(benches[-1])
-    return BenchResult(tuple(benches), machine, limits, tuple(peer.name for peer in chosen), rounds, tuple(notes))
+    interrupted = False
+    try:
+        for answer in answers(job):
+            if "limits" in answer:
+                limits = answer["limits"]
+                continue
+            benches.append(_compared(tasks[len(benches)], answer))
+            watch(benches[-1])
+    except KeyboardInterrupt:
+        if not benches:
+            raise
+        interrupted = True
+        notes.append(f"interrupted: {len(benches)} of {len(tasks)} tasks are compared")
+    return BenchResult(tuple(benches), machine, limits, tuple(peer.name for peer in chosen), rounds, tuple(notes), interrupted)
+
+
+def _compared(of: Task, answer: Mapping[str, Any]) -> TaskBench:
+    """What the bench process answers of a task."""
+    other_cpus = answer["other_cpus"]
+    notes = [f"other processes kept {other_cpus:.1f} CPUs busy meanwhile"] if other_cpus > DISTURBING_CPUS else []
+    return TaskBench(of, tuple(Series.from_json(each) for each in answer["series"]), answer["peak_flops"], other_cpus, (*answer["notes"], *notes))
 
 
 def recorded_schedules(records: str | Path, tasks: Sequence[Task], machine: Machine, algorithms: Collection[str] = ALGORITHMS) -> list[Candidate | None]:

@@ -95,9 +95,6 @@ def main() -> None:
     except KeyboardInterrupt:
         print("tilewright: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        sys.stderr.close()
-        sys.exit(0)
 
 
 @app.command()
@@ -107,8 +104,8 @@ def doctor(threads: ThreadsOption = None, json: JsonOption = None) -> None:
     from tilewright.display import print_doctor, write_json
 
     found = examine(threads)
-    print_doctor(found)
     write_json(json, found)
+    print_doctor(found)
 
 
 @app.command(name="tasks")
@@ -117,8 +114,8 @@ def list_tasks(target: TargetArgument, shape: ShapeOption = None, json: JsonOpti
     from tilewright.display import print_network, tasks_json, write_json
 
     network = _network(target, shape)
-    print_network(network)
     write_json(json, tasks_json(network))
+    print_network(network)
 
 
 @app.command()
@@ -163,8 +160,8 @@ def tune(
             threads=threads, seed=seed, search=search.value, cost_model=cost_model, check=not no_check, timeout_seconds=timeout,
             no_winograd=no_winograd, deterministic=deterministic, watch=watcher,
         )  # fmt: skip
-    covered = print_result(result, network)
     write_json(json, result.to_json())
+    covered = print_result(result, network)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
     if any(state.best is None for state in result.states) or (require_tuned and not covered):
@@ -182,8 +179,8 @@ def best(
     from tilewright.inspect import best_json, best_schedules, print_best
 
     found = best_schedules(records, threads, allowed_algorithms(no_winograd=no_winograd, deterministic=deterministic))
-    print_best(found)
     write_json(json, best_json(found))
+    print_best(found)
 
 
 @app.command()
@@ -197,9 +194,10 @@ def show(
 ) -> None:
     """The code of a task's best schedule."""
     from schedule.algorithms import allowed_algorithms
+    from tilewright.display import console
     from tilewright.inspect import code_text
 
-    print(code_text(task, records, ir.value, threads, allowed_algorithms(no_winograd=no_winograd, deterministic=deterministic)))
+    console().out(code_text(task, records, ir.value, threads, allowed_algorithms(no_winograd=no_winograd, deterministic=deterministic)))
 
 
 @app.command()
@@ -216,17 +214,19 @@ def bench(
     deterministic: DeterministicOption = False,
     json: JsonOption = None,
 ) -> None:
-    """Tuned and default schedules against other libraries, in turns."""
+    """Tuned and default schedules against other libraries, in turns. Ctrl-C keeps what is compared so far."""
     from schedule.algorithms import allowed_algorithms
     from tilewright.bench import run_bench
-    from tilewright.display import print_bench, write_json
+    from tilewright.display import print_bench, print_compared, write_json
 
     network = _network(target, shape)
     algorithms = allowed_algorithms(no_winograd=no_winograd, deterministic=deterministic)
-    chosen = peers.split(",") if peers is not None else None
-    result = run_bench(select_tasks(network.tasks, tasks), records, chosen, rounds, threads, algorithms=algorithms)
-    tuned = print_bench(result)
+    wanted = peers.split(",") if peers is not None else None
+    result = run_bench(select_tasks(network.tasks, tasks), records, wanted, rounds, threads, algorithms=algorithms, watch=print_compared)
     write_json(json, result.to_json())
+    tuned = print_bench(result)
+    if result.interrupted:
+        raise typer.Exit(INTERRUPTED)
     if require_tuned and not tuned:
         raise typer.Exit(NO_VALID_TRIAL)
 
@@ -289,8 +289,8 @@ def train(
     report = train_from_data(
         [*(records or []), *(data or [])], output, seed, holdout=holdout and holdout.value, networks=chosen or NETWORKS, mix_machines=mix_machines,
     )  # fmt: skip
-    print_training(report, output)
     write_json(json, report.to_json())
+    print_training(report, output)
 
 
 @app.command()
@@ -310,8 +310,8 @@ def evaluate(
 
     chosen = _held_out_networks(networks, split)
     judged = judge(model, data, split.value, networks=chosen, allow_trained=allow_trained, mix_machines=mix_machines)
-    print_judged(judged)
     write_json(json, judged.to_json())
+    print_judged(judged)
 
 
 def _held_out_networks(names: str | None, split: SplitName | None) -> tuple[str, ...] | None:
@@ -381,9 +381,9 @@ def select_tasks(tasks: tuple[Task, ...], choice: str | None) -> tuple[Task, ...
         if named is None:
             raise UserError(f"--tasks {choice}: {part!r} is neither a number nor a range such as 3-5")
         first, last = int(named[1]), int(named[2] or named[1])
-        if max(first, last) >= len(tasks):
-            raise UserError(f"--tasks {choice}: there is no task {max(first, last)}; the tasks are 0 to {len(tasks) - 1}")
+        if first > last:
+            raise UserError(f"--tasks {choice}: the range {part.strip()} runs backwards")
+        if last >= len(tasks):
+            raise UserError(f"--tasks {choice}: there is no task {last}; the tasks are 0 to {len(tasks) - 1}")
         numbers += range(first, last + 1)
-    if not numbers:
-        raise UserError(f"--tasks {choice} names no task")
     return tuple(tasks[number] for number in dict.fromkeys(numbers))

@@ -21,15 +21,25 @@ from ir.files import write_file
 from ir.task import Task
 from search import tuner
 from tilewright.api import Result
-from tilewright.bench import BenchResult
+from tilewright.bench import BenchResult, TaskBench
 
 LINE_SECONDS = 10.0  # between two progress lines where there is no terminal
+LONGEST_LINE = 4096  # where there is none, lines are not folded
+
+
+class _StandardOutput(Console):
+    def on_broken_pipe(self) -> None:
+        """The reader of our output went away, as `head` does: that is no failure."""
+        try:
+            super().on_broken_pipe()
+        except SystemExit:
+            raise SystemExit(0) from None
 
 
 def console() -> Console:
     """Standard output; where it is no terminal, lines are as long as they need to be."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=200)
+    out = _StandardOutput(highlight=False)
+    return out if out.is_terminal else _StandardOutput(highlight=False, width=LONGEST_LINE)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> None:
@@ -80,7 +90,7 @@ def print_unsupported(network: Network) -> None:
     """How much of the network can be tuned, and why the rest cannot."""
     n_uses = sum(task.count for task in network.tasks)
     out = console()
-    out.print(f"{len(network.tasks)} tasks cover {n_uses} of {max(network.n_layers, n_uses)} compute-heavy layers")
+    out.print(f"{len(network.tasks)} tasks cover {n_uses} of {network.n_layers} compute-heavy layers")
     for refusal in network.unsupported:
         out.print(Text(f"not supported: {refusal.op_type} {refusal.node}: {refusal.reason}"))
     if network.other_operators:
@@ -188,11 +198,12 @@ def clock(seconds: float) -> str:
 def print_result(result: Result, network: Network) -> bool:
     """The outcome by task, the failures by class, the coverage. True if every compute-heavy layer of the network is tuned."""
     rows = []
-    for i, state in enumerate(result.states):
+    numbers = {task.key: number for number, task in enumerate(network.tasks)}
+    for state in result.states:
         speedup = f"{state.default_seconds / state.best_seconds:.2f}×" if state.best_seconds and state.default_seconds else "–"
         peak = result.peak_fraction(state)
         rows.append((
-            i, state.task.key, state.task.count, state.n_trials, sum(state.failures.values()), milliseconds(state.default_seconds),
+            numbers[state.task.key], state.task.key, state.task.count, state.n_trials, sum(state.failures.values()), milliseconds(state.default_seconds),
             milliseconds(state.best_seconds), speedup, speed(state.task, state.best_seconds), percent(peak),
         ))  # fmt: skip
     columns = ("#", "task", "uses", "trials", "failed", "default", "best", "speedup", "GFLOP/s", "of peak")
@@ -210,8 +221,7 @@ def print_result(result: Result, network: Network) -> bool:
         if after:
             out.print(f"these layers together: default {milliseconds(before)}, tuned {milliseconds(after)}, {before / after:.2f}×")
     tuned = sum(state.task.count for state in result.states if state.best is not None)
-    n_layers = max(network.n_layers, sum(task.count for task in network.tasks))
-    out.print(f"tuned {tuned}/{n_layers} layers in {clock(result.elapsed_seconds)}{', interrupted' if result.interrupted else ''}")
+    out.print(f"tuned {tuned}/{network.n_layers} layers in {clock(result.elapsed_seconds)}{', interrupted' if result.interrupted else ''}")
     for state in result.states:
         if state.best is None:
             reason = state.given_up or next(iter(state.messages.values()), "no trial was made before the budget ran out")
@@ -224,10 +234,15 @@ def print_result(result: Result, network: Network) -> bool:
             out.print(Text(f"not tuned: {task.key}: not among the chosen tasks"))
     for refusal in network.unsupported:
         out.print(Text(f"not tuned: {refusal.op_type} {refusal.node}: {refusal.reason}"))
-    return tuned == n_layers
+    return tuned == network.n_layers
 
 
 # --- comparisons ----------------------------------------------------------------------------------------------------
+
+
+def print_compared(bench: TaskBench) -> None:
+    """That a task is done, for whoever waits for the table."""
+    Console(stderr=True, highlight=False).print(Text(f"compared {bench.task.name}"), soft_wrap=True)
 
 
 def print_bench(result: BenchResult) -> bool:

@@ -17,7 +17,7 @@ from ir.errors import Unsupported, UserError
 from tilewright.problem import Problem, Way
 from tilewright.turns import Contender, TurnOptions, take_turns
 
-INSTALL = "pip install 'tilewright[peers]'"
+INSTALL = "pip install '.[peers]' in Tilewright's directory"
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,27 @@ def choose_peers(names: Iterable[str] | None) -> tuple[list[Peer], list[str]]:
 
 
 def right_contenders(peer: Peer, problem: Problem, expected: Reference) -> tuple[list[Contender], list[str]]:
-    """The peer in each setting whose answer is right; and a note on each that is not, or on why there are none."""
+    """The peer in each setting whose answer is right; and a note on each that is not, or on why there are none. Whatever a library raises is such a note."""
     try:
         ways = peer.ways(problem)
     except Unsupported as error:
         return [], [str(error)]
+    except Exception as error:
+        return [], [f"{peer.name} failed: {in_a_line(error)}"]
     right, notes = [], []
     for way in ways:
         try:
             check_output(way.answer(), expected)
             right.append(way.contender)
-        except WrongAnswer as error:
-            notes.append(f"{way.contender.name} ({way.contender.setting}) is left out: {error}")
+        except Exception as error:
+            why = str(error) if isinstance(error, WrongAnswer) else in_a_line(error)
+            notes.append(f"{way.contender.name} ({way.contender.setting}) is left out: {why}")
     return right, notes
+
+
+def in_a_line(error: Exception) -> str:
+    """What an error of somebody else's code says, its first line."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def fastest(contenders: Sequence[Contender], options: TurnOptions) -> Contender:

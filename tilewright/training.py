@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.text import Text
 
 from costmodel.features import FEATURE_VERSION
 from costmodel.held_out import HeldOutScores, held_out_scores
@@ -184,8 +185,8 @@ def print_training(training: Training, output: Path) -> None:
     out = console()
     out.print(f"learned from {training.n_trials} trials ({training.n_failed} failed) of {training.n_tasks} tasks")
     for reason, n in training.left_out.items():
-        out.print(f"left out: {n} trials whose {reason}")
-    out.print(f"model written to {output}")
+        out.print(Text(f"left out: {n} trials whose {reason}"))
+    out.print(Text(f"model written to {output}"))
 
 
 def print_judged(judged: Judged) -> None:
