@@ -235,14 +235,20 @@ class Round(Entry):
 
 
 def best_of(records: Iterable[Record]) -> Record | None:
-    """The schedule to use of one setting's records, oldest first: what the last tuning kept, unless a later trial was faster.
+    """The schedule to use of one setting's records: the fastest that a tuning kept, each as it was measured last, unless a trial after that was faster.
 
-    Trials before a final measurement do not count again: it has judged them, with more repeats and side by side.
+    Trials before a final measurement do not count again: it has judged them, with more repeats and side by side. What was kept loses its place only to what
+    is faster than it, whichever tuning found that, in whatever order their records came together.
     """
     best: Record | None = None
+    kept: dict[tuple[str, tuple[int, ...]], Record] = {}
     for record in records:
-        faster = best is None or record.best_seconds < best.best_seconds
-        if record.kept or (record.ok and record.is_trial and faster):
+        candidate = record.sketch, record.row
+        if record.kept or (candidate in kept and record.kind == "final"):
+            is_trial = best is not None and (best.sketch, best.row) not in kept and not record.kept
+            kept[candidate] = record
+            best = best if is_trial else min(kept.values(), key=lambda each: each.best_seconds)
+        elif record.ok and record.is_trial and (best is None or record.best_seconds < best.best_seconds):
             best = record
     return best
 

@@ -329,7 +329,7 @@ class Tuner:
             state.is_judged = best is not None and best.kept and (UNCHECKED not in best.versions or UNCHECKED in self._versions)
             if state.has_others and (last := [record for record in _last_final(known, state.n_trials) if record.ok]):  # none of which was marked as kept
                 best, state.is_judged = min(last, key=lambda record: record.best_seconds), True
-            kept = best if state.is_judged else next((record for record in reversed(known) if record.kept), None)
+            kept = best if best is not None and best.kind == "final" else next((record for record in reversed(known) if record.kept), None)
             state.kept = None if kept is None else Candidate(kept.sketch, kept.row)
             state.best = None if best is None else Candidate(best.sketch, best.row)
             for record in known:

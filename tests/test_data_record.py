@@ -126,7 +126,16 @@ def test_a_final_measurement_overrules_the_trials_before_it() -> None:
     assert best_of([*session, record(seconds=(1.9, 9.0), row=(4, 4), kind="final")]) == final_default  # lost, in spite of one fast repeat
     later = record(seconds=(2.05,), row=(3, 3))
     assert best_of([*session, record(seconds=(2.2,)), later]) == later
-    assert best_of([*session, later, record(seconds=(3.0,), kind="final", kept=True)]).best_seconds == 3.0  # type: ignore[union-attr]
+    slower = record(seconds=(3.0,), row=(3, 3), kind="final", kept=True)
+    assert best_of([*session, later, slower]) == final_default, "nobody has found it to be slower"
+    assert best_of([*session, later, slower, record(seconds=(3.5,), row=(2, 2), kind="final")]) == slower
+    assert best_of([*session, later, record(seconds=(3.5,), row=(2, 2), kind="final"), slower]) == slower
+    assert best_of([*session, later, record(seconds=(2.3,), row=(2, 2), kind="final")]) == later, "nothing was kept then"
+
+
+def test_an_older_tuning_that_is_imported_later_changes_nothing() -> None:
+    ours, theirs = (record(seconds=(seconds,), row=(at, at), kind="final", kept=True) for at, seconds in ((1, 0.5), (2, 0.6)))
+    assert best_of([ours, theirs]) == best_of([theirs, ours]) == ours
 
 
 def test_the_default_schedule_is_the_first_trial_of_a_search() -> None:
