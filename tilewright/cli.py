@@ -42,7 +42,10 @@ RecordsOption = Annotated[Path | None, typer.Option("--records", metavar="FILE",
 RequiredRecords = Annotated[Path, typer.Option("--records", metavar="FILE", help="Records file to read.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads to run kernels on; by default all this process may use.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=MAX_SEED, help="Same seed, same candidates.")]
-SecondsOption = Annotated[float | None, typer.Option("--max-seconds", min=1.0, max=MAX_SECONDS, help="Time for the whole run.")]
+SecondsOption = Annotated[
+    float | None,
+    typer.Option("--max-seconds", min=1.0, max=MAX_SECONDS, help="Time for the whole run; the final measurements of a tuning may take a little more."),
+]
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", callback=_with_place, help="Write the whole result as JSON.")]
 ShapeOption = Annotated[list[str] | None, typer.Option("--shape", metavar="NAME=1,3,48,320", help="Shape of a dynamic input; may be repeated.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print the result alone.")]
