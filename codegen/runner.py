@@ -166,7 +166,11 @@ class LiveRunner:
 
     def _refer(self, task: Task, algorithm: str) -> None:
         """Have the reference computed, which takes no time if it has been."""
-        answer = self._measurer.ask(Refer(task.key, self._seed, algorithm), REFERENCE_SECONDS)
+        job = Refer(task.key, self._seed, algorithm)
+        answer = self._measurer.ask(job, REFERENCE_SECONDS)
+        if answer.failure == "memory":  # in a worker of its own there is more: references of other tasks are kept, too
+            self._measurer.kill()
+            answer = self._measurer.ask(job, REFERENCE_SECONDS)
         if answer.failure:
             raise NoReference(f"the right result of {task.key} cannot be computed ({answer.failure}: {answer.message}); it can be measured unchecked")
 

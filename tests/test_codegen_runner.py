@@ -14,6 +14,7 @@ from codegen.kernel import Code
 from codegen.machine import detect_machine
 from codegen.openmp import register_openmp
 from codegen.process import environment
+from codegen.protocol import Answer, Job
 from codegen.runner import BUILDS_AHEAD, LiveRunner, default_memory_bytes
 from codegen.timing import Timing
 from ir.errors import NoReference, UserError
@@ -62,6 +63,26 @@ def test_every_candidate_gets_its_measurement(runner: LiveRunner, problem: Task)
         assert bool(result.seconds) == result.ok
     assert runner.build_seconds > before[0]
     assert runner.measure_seconds > before[1]
+
+
+def test_what_other_tasks_left_takes_no_memory_from_a_reference(runner: LiveRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that has no room left is replaced once, and its successor is asked."""
+    measurer, events = runner._measurer, list[str]()
+    ask, kill = measurer.ask, measurer.kill
+
+    def full_at_first(job: Job, timeout_seconds: float) -> Answer:
+        events.append(type(job).__name__)
+        return Answer.failed("memory", "full") if len(events) == 1 else ask(job, timeout_seconds)
+
+    def noted_kill() -> None:
+        events.append("kill")
+        kill()
+
+    monkeypatch.setattr(measurer, "ask", full_at_first)
+    monkeypatch.setattr(measurer, "kill", noted_kill)
+    assert runner(PROBLEM, candidates(PROBLEM, 1))[0].ok
+    assert events[:2] == ["Refer", "kill"]
+    assert [event for event in events if event != "kill"] == ["Refer", "Refer", "Measure"]
 
 
 def test_a_reference_that_cannot_be_computed_is_an_error_of_its_own(runner: LiveRunner, monkeypatch: pytest.MonkeyPatch) -> None:
