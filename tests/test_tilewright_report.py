@@ -116,6 +116,13 @@ def test_every_machine_and_thread_count_has_its_section(tmp_path: Path) -> None:
     assert page.tags.count("h2") == 2
 
 
+def test_reading_records_does_not_make_them_new(tmp_path: Path) -> None:
+    path = store(tmp_path / "r.db", trials(None))
+    os.utime(path, (1e9, 1e9))
+    page = write_report(path, tmp_path / "out")[-1].read_text()
+    assert "records last written 2001-09-09 01:46 UTC" in page
+
+
 def test_report_is_written_over_the_old_one(tmp_path: Path) -> None:
     path, output = store(tmp_path / "r.db", trials(None)), tmp_path / "out"
     output.mkdir()

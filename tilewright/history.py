@@ -201,8 +201,8 @@ class History:
 
 def read_history(path: Path) -> History:
     """All that a records file holds; `UserError` if it cannot be read or holds no trial."""
+    changed = _last_change(path)
     with Store(path, create=False) as store:
-        changed = _last_change(path)
         records, rounds = store.records(), store.rounds()
     if not records:
         raise UserError(f"{path} holds no trial; there is nothing to report")
@@ -327,6 +327,6 @@ def _chances(entry: Round, trials: pd.DataFrame) -> dict[str, float]:
 
 
 def _last_change(path: Path) -> datetime:
-    """Of the file, or of the log that SQLite keeps beside it while somebody writes."""
+    """Of the file, or of the log that SQLite keeps beside it while somebody writes, or has it open, so this is to be asked before. 1970 where there is none."""
     log = path.with_name(path.name + "-wal")
-    return datetime.fromtimestamp(max(file.stat().st_mtime for file in (path, log) if file.exists()), UTC)
+    return datetime.fromtimestamp(max((file.stat().st_mtime for file in (path, log) if file.exists()), default=0.0), UTC)
