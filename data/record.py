@@ -247,7 +247,8 @@ def best_of(records: Iterable[Record]) -> Record | None:
         if record.kept or (candidate in kept and record.kind == "final"):
             is_trial = best is not None and (best.sketch, best.row) not in kept and not record.kept
             kept[candidate] = record
-            best = best if is_trial else min(kept.values(), key=lambda each: each.best_seconds)
+            valid = (each for each in kept.values() if each.ok)  # what nobody had checked may have turned out to be wrong
+            best = best if is_trial else min(valid, key=lambda each: each.best_seconds, default=None)
         elif record.ok and record.is_trial and (best is None or record.best_seconds < best.best_seconds):
             best = record
     return best

@@ -133,6 +133,13 @@ def test_a_final_measurement_overrules_the_trials_before_it() -> None:
     assert best_of([*session, later, record(seconds=(2.3,), row=(2, 2), kind="final")]) == later, "nothing was kept then"
 
 
+def test_what_turns_out_to_be_wrong_is_not_the_best() -> None:
+    kept = record(seconds=(0.5,), row=(1, 1), kind="final", kept=True)
+    wrong, later = failed(row=(1, 1), kind="final"), record(seconds=(0.7,), row=(2, 2))
+    assert best_of([kept, wrong]) is None
+    assert best_of([kept, wrong, later]) == later
+
+
 def test_an_older_tuning_that_is_imported_later_changes_nothing() -> None:
     ours, theirs = (record(seconds=(seconds,), row=(at, at), kind="final", kept=True) for at, seconds in ((1, 0.5), (2, 0.6)))
     assert best_of([ours, theirs]) == best_of([theirs, ours]) == ours
