@@ -44,7 +44,7 @@ from search.tuner import SearchFactory, TuneOptions, Tuner
 from tilewright import api
 
 ROUNDS = "rounds.csv"
-AFTER = (16, 32, 64, 128, 256)  # trials
+FIRST, AFTER = (1, 2, 4, 8), (16, 32, 64, 128, 256)  # trials; the very first one is the default schedule
 AGAIN_ROUNDS = 20  # or as many as there is time for
 
 MakeLearner = Callable[[Target, int], Learner]  # of the machine and a seed
@@ -182,13 +182,19 @@ def _named(rows: pd.DataFrame, text: str, method: str, seed: int) -> pd.DataFram
     return pd.DataFrame({"task": text, "method": method, "seed": seed}, index=rows.index).join(rows)
 
 
-def summary(results: pd.DataFrame) -> pd.DataFrame:
+def summary(results: pd.DataFrame, after: Sequence[int] = AFTER) -> pd.DataFrame:
     """Per method, the share of the best that any run of a task found which it had reached after so many trials: geometric means over tasks and seeds. NaN for
     more trials than it had."""
     share = results["best_gflops"] / results.groupby("task")["best_gflops"].transform("max")
-    reached = best_after(results.assign(trial=results["trial"] + 1, best_share=share), AFTER)
+    reached = best_after(results.assign(trial=results["trial"] + 1, best_share=share), after)
     table = reached.groupby("method", sort=False).agg(lambda shares: geometric_mean(shares) if shares.notna().all() else float("nan"))
     return table.rename_axis(columns="trials")
+
+
+def model_shares(rounds: pd.DataFrame) -> pd.Series:
+    """Per method, the share of a run's time that features, fits and scores take: means over runs."""
+    runs = rounds.groupby(["method", "task", "seed"], sort=False)
+    return (runs["model_seconds"].sum() / runs["elapsed_seconds"].max()).groupby("method", sort=False).mean()
 
 
 def report(output: Path) -> str:
@@ -197,7 +203,9 @@ def report(output: Path) -> str:
     results, rounds = read_results(output), read_results(output, ROUNDS)
     draw(results, rounds, output / "search_efficiency.png")
     spread = f"geometric means over {results['task'].nunique()} tasks and {results['seed'].nunique()} seeds"
-    return f"share of the best of all, after so many trials ({spread})\n{summary(results).round(3).to_string()}"
+    shares = ", ".join(f"{method} {share:.1%}" for method, share in model_shares(rounds).items())
+    table = summary(results, (*FIRST, *AFTER)).round(3).to_string()
+    return f"share of the best of all, after so many trials ({spread})\n{table}\ntime for features, fits and scores: {shares}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -60,7 +60,7 @@ def symbol(name: str) -> Symbol:
 
 
 class _Known(weakref.ref[Op]):
-    """An operation in use, by its key; a `WeakValueDictionary` does the same in half as much time again, which counts where sketches are described."""
+    """An operation in use, by its key. A `WeakValueDictionary` does the same; with it the features of 43 tasks took 2.95 s instead of 2.65 (Zen 4)."""
 
     __slots__ = ("key",)
     key: tuple[object, ...]
