@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from codegen.check import Reference, WrongAnswer, check_output
+from codegen.protocol import first_line
 from ir.errors import Unsupported, UserError
 from tilewright.problem import Problem, Way
 from tilewright.turns import Contender, TurnOptions, take_turns
@@ -64,22 +65,25 @@ def right_contenders(peer: Peer, problem: Problem, expected: Reference) -> tuple
         ways = peer.ways(problem)
     except Unsupported as error:
         return [], [str(error)]
-    except Exception as error:
-        return [], [f"{peer.name} failed: {in_a_line(error)}"]
+    except Exception as error:  # a library may raise anything
+        return [], [f"{peer.name} failed: {_in_a_line(error)}"]
     right, notes = [], []
     for way in ways:
         try:
-            check_output(way.answer(), expected)
+            answer = way.answer()
+        except Exception as error:  # as above; what the check raises is ours
+            notes.append(f"{way.contender.name} ({way.contender.setting}) is left out: {_in_a_line(error)}")
+            continue
+        try:
+            check_output(answer, expected)
             right.append(way.contender)
-        except Exception as error:
-            why = str(error) if isinstance(error, WrongAnswer) else in_a_line(error)
-            notes.append(f"{way.contender.name} ({way.contender.setting}) is left out: {why}")
+        except WrongAnswer as error:
+            notes.append(f"{way.contender.name} ({way.contender.setting}) is left out: {error}")
     return right, notes
 
 
-def in_a_line(error: Exception) -> str:
-    """What an error of somebody else's code says, its first line."""
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(str(error))}"
 
 
 def fastest(contenders: Sequence[Contender], options: TurnOptions) -> Contender:
