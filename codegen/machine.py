@@ -17,11 +17,11 @@ from pathlib import Path, PurePosixPath
 import psutil
 from llvmlite import binding as llvm
 
+from codegen.openmp import PINNING
 from ir.errors import UserError
 from schedule.target import Target, vector_unit
 
 ROOT = Path("/")
-PINNING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")  # variables by which OpenMP's library pins threads
 
 # Bytes of the data caches of a machine that does not tell. Small for this decade, so that what is made to fit them fits the real ones too.
 ASSUMED_CACHES = {1: 32 << 10, 2: 512 << 10, 3: 8 << 20}

@@ -32,6 +32,7 @@ from llvmlite import binding as llvm
 SYMBOLS = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
 BUNDLING = ("xgboost", "scikit-learn")  # xgboost first: the cost model loads that very file, and one process needs only one team of threads
 LIBRARIES = ("gomp", "omp")
+PINNING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")  # variables by which the library pins threads
 
 
 @dataclass(frozen=True)

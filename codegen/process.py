@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from codegen.machine import PINNING
+from codegen.openmp import PINNING
 from codegen.protocol import JOB_MARK, Answer, Job, receive, send
 from ir.errors import UserError
 

@@ -1,5 +1,8 @@
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -10,7 +13,6 @@ from hypothesis import strategies as st
 from codegen import machine
 from codegen.machine import (
     ASSUMED_CACHES,
-    PINNING,
     Cache,
     allowed_cpus,
     check_cpu,
@@ -26,6 +28,7 @@ from codegen.machine import (
     read_caches,
     usable_threads,
 )
+from codegen.openmp import PINNING
 from ir.errors import UserError
 from schedule.target import Target
 
@@ -112,6 +115,15 @@ def test_cpus_that_a_library_takes_from_the_main_thread_count_where_it_may_do_so
     assert allowed_cpus() == before
     monkeypatch.setenv("OMP_PROC_BIND", "true")
     assert allowed_cpus() == {*before, 4095}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no affinity")
+def test_a_pinned_library_takes_no_cpu_from_who_tunes() -> None:
+    """The library comes with the cost model, long before anybody asks."""
+    code = "import os; before = os.sched_getaffinity(0); import tilewright.api; from codegen.machine import allowed_cpus; print(allowed_cpus() == before)"
+    environment = {**os.environ, "OMP_PROC_BIND": "true"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
 
 
 def test_affinity_without_proc_is_asked_of_the_system(tmp_path: Path) -> None:
