@@ -204,6 +204,17 @@ def test_a_reader_that_goes_away_costs_no_result(records, tmp_path, arguments):
     assert json.loads((tmp_path / "r.json").read_text())
 
 
+@pytest.mark.parametrize("arguments", [("show", "0"), ("export", "-o", "x.jsonl")])
+def test_output_that_nobody_reads_is_no_failure(records, tmp_path, arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "tilewright", *arguments, "--records", str(records)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_lines_of_tables_are_whole_where_there_is_no_terminal(tmp_path):
     long = "conv2d:n=1,c=4,h=5,w=5,k=4,r=3,s=3,stride=1,pad=1,groups=1,dilation=1,layout=nhwc,epilogue=bias+relu"
     done = tilewright("tune", long, "--records", "r.db", "--max-trials", 2, cwd=tmp_path)

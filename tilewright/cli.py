@@ -197,10 +197,10 @@ def show(
 ) -> None:
     """The code of a task's best schedule."""
     from schedule.algorithms import allowed_algorithms
-    from tilewright.display import console
+    from tilewright.display import say
     from tilewright.inspect import code_text
 
-    console().out(code_text(task, records, ir.value, threads, allowed_algorithms(no_winograd=no_winograd, deterministic=deterministic)))
+    say(code_text(task, records, ir.value, threads, allowed_algorithms(no_winograd=no_winograd, deterministic=deterministic)))
 
 
 @app.command()
@@ -331,10 +331,11 @@ def plot(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIRECTORY", help="Where figures and report.html go.")] = Path("report"),
 ) -> None:
     """Learning curves and more as PNG, and one self-contained report.html."""
+    from tilewright.display import say
     from tilewright.report import write_report
 
     for path in write_report(records, output):
-        print(path)
+        say(path)
 
 
 @app.command(name="export")
@@ -345,9 +346,10 @@ def export_records(
     """Write the records as Parquet or JSON lines."""
     from data import exchange
     from data.store import Store
+    from tilewright.display import say
 
     with Store(records, create=False) as store:
-        print(f"{exchange.export_records(store, output)} records written to {output}")
+        say(f"{exchange.export_records(store, output)} records written to {output}")
 
 
 @app.command(name="import")
@@ -357,9 +359,10 @@ def import_records(
 ) -> None:
     """Add exported records to a records file; those already there are skipped."""
     from data import exchange
+    from tilewright.display import say
 
     imported = exchange.import_records(records, source)
-    print(f"{imported.n_new} records added to {records}, {imported.n_known} were there already")
+    say(f"{imported.n_new} records added to {records}, {imported.n_known} were there already")
 
 
 def _network(target: str, shapes: list[str] | None) -> Network:

@@ -42,6 +42,11 @@ def console() -> Console:
     return out if out.is_terminal else _StandardOutput(highlight=False, width=LONGEST_LINE)
 
 
+def say(text: object) -> None:
+    """A line, or lines, as they are."""
+    console().out(text, highlight=False)
+
+
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> None:
     """A table whose first `left` columns are text and the others numbers."""
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
