@@ -10,18 +10,15 @@ import hashlib
 import json
 import math
 import statistics
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, NamedTuple, Self
 
-import numpy as np
-
 from data import fields
 from data.fields import Parser
 from ir.errors import UserError
-from schedule.sketch import Sketch
+from schedule.algorithms import ALGORITHMS, algorithm_of
 from schedule.target import Target
 
 SCHEMA_VERSION = 2  # of records in every format; a change of the fields below, or of what they may hold, is a new version. 2: more kinds
@@ -234,6 +231,20 @@ class Round(Entry):
             raise ValueError(f"n_failed is {self.n_failed}, more than the {self.n_measured} measured")
 
 
+def by_setting(records: Iterable[Record]) -> dict[Setting, list[Record]]:
+    """In the order of each setting's first record."""
+    found: dict[Setting, list[Record]] = {}
+    for record in records:
+        found.setdefault(record.setting, []).append(record)
+    return found
+
+
+def best_by_setting(records: Iterable[Record], algorithms: Collection[str] = ALGORITHMS) -> dict[Setting, Record]:
+    """The schedule to use (`best_of`) for each setting that has one, among those by these algorithms."""
+    groups = by_setting(record for record in records if algorithm_of(record.sketch) in algorithms)
+    return {setting: best for setting, mine in groups.items() if (best := best_of(mine)) is not None}
+
+
 def best_of(records: Iterable[Record]) -> Record | None:
     """The schedule to use of one setting's records: the fastest that a tuning kept, each as it was measured last, unless a trial after that was faster.
 
@@ -245,28 +256,13 @@ def best_of(records: Iterable[Record]) -> Record | None:
     for record in records:
         candidate = record.sketch, record.row
         if record.kept or (candidate in kept and record.kind == "final"):
-            is_trial = best is not None and (best.sketch, best.row) not in kept and not record.kept
             kept[candidate] = record
-            valid = (each for each in kept.values() if each.ok)  # what nobody had checked may have turned out to be wrong
-            best = best if is_trial else min(valid, key=lambda each: each.best_seconds, default=None)
+            if record.kept or best is None or (best.sketch, best.row) in kept:
+                valid = (each for each in kept.values() if each.ok)  # what nobody had checked may have turned out to be wrong
+                best = min(valid, key=lambda each: each.best_seconds, default=None)
         elif record.ok and record.is_trial and (best is None or record.best_seconds < best.best_seconds):
             best = record
     return best
-
-
-def with_meaning(records: Sequence[Record], sketches: Iterable[Sketch]) -> list[Record]:
-    """Those of one setting's records that mean something to these sketches of its task: of one that has the same columns now, and the row in its space. The
-    order stays."""
-    named = {sketch.name: sketch for sketch in sketches}
-    of_sketch: dict[str, list[int]] = defaultdict(list)
-    for at, record in enumerate(records):
-        if record.sketch in named and record.columns == named[record.sketch].space.names:
-            of_sketch[record.sketch].append(at)
-    known: list[int] = []
-    for name, places in of_sketch.items():
-        rows = np.array([records[at].row for at in places], dtype=np.int64)
-        known += [at for at, inside in zip(places, named[name].space.contains(rows), strict=True) if inside]
-    return [records[at] for at in sorted(known)]
 
 
 def default_of(records: Sequence[Record]) -> Record | None:

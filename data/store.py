@@ -7,7 +7,6 @@ import os
 import reprlib
 import sqlite3
 import time
-from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from data.record import FIRST_KINDS, SCHEMA_VERSION, Entry, Record, Round, Setting, best_of, canonical_json
+from data.record import FIRST_KINDS, SCHEMA_VERSION, Entry, Record, Round, Setting, best_by_setting, canonical_json
 from ir.errors import UserError
-from schedule.algorithms import ALGORITHMS, algorithm_of
+from schedule.algorithms import ALGORITHMS
 
 APPLICATION_ID = 0x54575254  # "TWRT", in the header of every records file
 BUSY_SECONDS = 30  # how long to wait for another process that writes; one write takes milliseconds
@@ -112,13 +111,8 @@ class Store:
     def best(
         self, task: str | None = None, machine: str | None = None, threads: int | None = None, algorithms: Collection[str] = ALGORITHMS
     ) -> dict[Setting, Record]:
-        """The schedule to use (`best_of`) for each setting that has one, among those by these algorithms."""
-        groups: dict[Setting, list[Record]] = defaultdict(list)
-        for record in self.records(task, machine, threads):
-            if algorithm_of(record.sketch) in algorithms:
-                groups[record.setting].append(record)
-        found = ((setting, best_of(group)) for setting, group in groups.items())
-        return {setting: best for setting, best in found if best is not None}
+        """The schedule to use for each setting that has one, among those by these algorithms."""
+        return best_by_setting(self.records(task, machine, threads), algorithms)
 
     def tasks(self) -> list[TaskCounts]:
         """All settings that have trials, in the order of their first one."""

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from costmodel.task_features import TaskFeatures
-from data.record import FIRST_KINDS, Record, machine_id, with_meaning
+from data.meaning import with_meaning
+from data.record import FIRST_KINDS, Record, machine_id
 from data.store import Store
 from ir.errors import NoReference
 from ir.task import Task

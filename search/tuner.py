@@ -14,7 +14,8 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from data.record import UNCHECKED, Record, Round, best_of, machine_id, with_meaning
+from data.meaning import with_meaning
+from data.record import UNCHECKED, Record, Round, best_of, machine_id
 from data.store import Store
 from ir.errors import InternalError, NoReference
 from ir.task import Task

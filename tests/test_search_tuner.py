@@ -10,7 +10,8 @@ from search_samples import TARGET, TASK, FakeRunner, known_sketches
 from costmodel.features import FeatureExtractor
 from costmodel.model import CostModel, RandomModel
 from costmodel.roofline import RooflineModel
-from data.record import UNCHECKED, with_meaning
+from data.meaning import with_meaning
+from data.record import UNCHECKED
 from data.store import Store
 from ir.errors import NoReference
 from ir.task import task

@@ -20,7 +20,8 @@ from codegen.runner import LiveRunner
 from costmodel.features import FEATURE_VERSION
 from costmodel.model import RandomModel
 from costmodel.trained import shipped_model, trained_model
-from data.record import UNCHECKED, Record, best_of, machine_id, with_meaning
+from data.meaning import with_meaning
+from data.record import UNCHECKED, Record, best_of, machine_id
 from data.store import Store
 from graph.targets import resolve_target
 from ir.errors import IllegalCandidate, UserError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from codegen.build import assembly, optimize, target_machine
 from codegen.kernel import find_sketch, llvm_text
 from codegen.lower import lower
 from codegen.machine import detect_machine
-from data.record import Record, Setting, default_of, machine_id
+from data.record import Record, best_by_setting, by_setting, default_of, machine_id
 from data.store import Store
 from ir.errors import IllegalCandidate, UserError
 from ir.nest import nest_text
@@ -43,12 +42,9 @@ class Best:
 def best_schedules(path: Path, threads: int | None, algorithms: Collection[str] = ALGORITHMS) -> list[Best]:
     """One by these algorithms for each recorded setting (only those with this many threads, if given), in the order in which their tasks were recorded."""
     with Store(path, create=False) as store:
-        bests = store.best(threads=threads, algorithms=algorithms)
         counts = {count.setting: (count.n_trials, count.n_failed) for count in store.tasks()}
         records = store.records(threads=threads)
-    by_setting: dict[Setting, list[Record]] = defaultdict(list)
-    for record in records:
-        by_setting[record.setting].append(record)
+    bests, of_setting = best_by_setting(records, algorithms), by_setting(records)
     if not bests:
         raise UserError(f"{path} has no valid trial{'' if threads is None else f' with {threads} threads'}; {len(records)} records in all")
     machine = detect_machine()
@@ -58,7 +54,7 @@ def best_schedules(path: Path, threads: int | None, algorithms: Collection[str] 
         here = setting.machine == machine_id(machine_record(machine))
         if here and setting.threads not in peaks and setting.threads <= machine.target.threads:
             peaks[setting.threads] = quiet_limits(detect_machine(setting.threads).target).fma_gflops_all.best
-        default = default_of(by_setting[setting])
+        default = default_of(of_setting[setting])
         found.append(
             Best(
                 known_task(record.task), record, *counts.get(setting, (0, 0)),  # where a schedule that was kept came without its trials

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,19 +13,17 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from costmodel.task_features import TaskFeatures
+from data.meaning import meaning, rows
 from data.measurements import Measured
-from data.record import Record, Setting
+from data.record import Record, Setting, by_setting
 from ir.errors import UserError
 from ir.identity import program_id
 from ir.task import Task, known_task, task
 from schedule.rules import sketches
-from schedule.sketch import Sketch
-from schedule.space import Population
 
 UNKNOWN = "unknown"  # the source of a task that nothing is said about
 MANY_SETTINGS = 32  # for as many it is worth to start other processes
-UNKNOWN_TASK, NO_SKETCH = "task is not known here", "sketch is not made any more"
-OTHER_COLUMNS, NOT_IN_SPACE = "sketch has other columns now", "row is not in the sketch's space now"
+UNKNOWN_TASK = "task is not known here"  # why measurements are left out; other reasons are those of `data.meaning`
 
 
 @dataclass(frozen=True)
@@ -92,18 +90,15 @@ def training_set(measured: Measured, *, mix_machines: bool = False) -> TrainingS
     """
     if len(measured.machines) > 1 and not measured.merged and not mix_machines:
         raise UserError(f"the measurements are of {len(measured.machines)} machines ({', '.join(measured.machines)}); --mix-machines takes them together")
-    by_setting: dict[Setting, list[Record]] = defaultdict(list)
-    for record in measured.records:
-        if record.is_trial:
-            by_setting[record.setting].append(record)
-    n = sum(map(len, by_setting.values()))
-    tasks = {setting: of for setting in by_setting if (of := known_task(setting.task))}
-    left_out = Counter({UNKNOWN_TASK: sum(len(records) for setting, records in by_setting.items() if setting not in tasks)})
+    of_setting = by_setting(record for record in measured.records if record.is_trial)
+    n = sum(map(len, of_setting.values()))
+    tasks = {setting: of for setting in of_setting if (of := known_task(setting.task))}
+    left_out = Counter({UNKNOWN_TASK: sum(len(records) for setting, records in of_setting.items() if setting not in tasks)})
     groups = _Groups()
     features, new, numbers = list[NDArray[np.float32]](), list[Record](), list[int]()
     taken: set[tuple[int, int, tuple[int, ...]]] = set()
-    for (setting, of), known in zip(tasks.items(), _all_described([by_setting[setting] for setting in tasks]), strict=True):
-        records = by_setting[setting]
+    for (setting, of), known in zip(tasks.items(), _all_described([of_setting[setting] for setting in tasks]), strict=True):
+        records = of_setting[setting]
         number = groups.add(setting, of, measured.sources.get(setting.task, {UNKNOWN: 1}))
         first = []
         for i, (sketch, at) in enumerate(zip(known.sketches, known.places, strict=True)):
@@ -175,40 +170,16 @@ def _described(records: Sequence[Record]) -> _Described:
     """Of records of one setting, of which there is one at least."""
     target = records[0].target
     every = sketches(task(records[0].task).program, target)
-    left_out: Counter[str] = Counter()
-    known = list(_known(records, every, left_out))
-    rows = [_rows([records[at] for at in places], len(every[which].space.columns)) for which, places in known]
-    describe = TaskFeatures(every, target) if known else None
-    features = [describe(every[which], X) for (which, _), X in zip(known, rows, strict=True)] if describe else []
-    numbers = [which for which, places in known for _ in places]
-    return _Described(
-        np.concatenate([np.empty((0, len(TaskFeatures.names)), np.float32), *features]), numbers, [at for _, places in known for at in places], left_out
-    )
-
-
-def _known(records: Sequence[Record], every: Sequence[Sketch], left_out: Counter[str]) -> Iterator[tuple[int, list[int]]]:
-    """Of records of one setting, whose task has `every` sketch: each by its number, and the places of the records whose rows it has; the others are counted.
-
-    By number, because the name of a sketch has a name of an axis in it, and these differ between the names of one program.
-    """
-    by_name: dict[str, list[int]] = defaultdict(list)
-    for at, record in enumerate(records):
-        by_name[record.sketch].append(at)
-    for number, sketch in enumerate(every):
-        mine = by_name.pop(sketch.name, [])
-        columns = sketch.space.names
-        same = [at for at in mine if records[at].columns == columns]
-        rows = _rows([records[at] for at in same], len(columns))
-        inside = [at for at, there in zip(same, sketch.space.contains(rows), strict=True) if there]
-        left_out[OTHER_COLUMNS] += len(mine) - len(same)
-        left_out[NOT_IN_SPACE] += len(same) - len(inside)
-        if inside:
-            yield number, inside
-    left_out[NO_SKETCH] += sum(map(len, by_name.values()))
-
-
-def _rows(records: Sequence[Record], n_columns: int) -> Population:
-    return np.array([record.row for record in records], dtype=np.int64).reshape(len(records), n_columns)
+    known = meaning(records, every)
+    features, numbers, places = [np.empty((0, len(TaskFeatures.names)), np.float32)], list[int](), list[int]()
+    if not known.places:
+        return _Described(features[0], numbers, places, known.left_out)
+    describe = TaskFeatures(every, target)
+    for number, mine in known.places.items():
+        features.append(describe(every[number], rows([records[at] for at in mine], len(every[number].space.columns))))
+        numbers += [number] * len(mine)
+        places += mine
+    return _Described(np.concatenate(features), numbers, places, known.left_out)
 
 
 def _place(row: tuple[int, ...]) -> float:
