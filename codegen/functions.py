@@ -1,6 +1,6 @@
 """Transcendental functions of a float or a vector of floats as LLVM IR: no branch, no table, and no call of a scalar function.
 
-The largest errors found, in units in the last place with fused multiply-add (and without): exp 0.9 (1.2), log 0.85 (0.85), tanh 1.4 (1.4),
+The largest errors found, in units in the last place with fused multiply-add (and without): exp 0.9 (1.2), exp2 1.9 (2.1), log 0.85 (0.85), tanh 1.4 (1.4),
 erf 1.2 (1.3), sigmoid 1.7 (2.0), and pow of `codegen.power` 0.9 (1.2); subnormal arguments and results are no worse. Infinities go where the
 limits go, NaN stays. `tests/test_codegen_functions.py` holds them to that.
 
@@ -24,6 +24,8 @@ _ROUNDER, _BIAS = 1.5 * 2**23, 127
 
 # exp(r), |r| <= ln(2)/2: relative error 2^-28.2.
 EXP = (1.0, 1.0, 0.4999999403953552, 0.1666651964187622, 0.041668277233839035, 0.00836887676268816, 0.001382031012326479)
+# 2^f, |f| <= 1/2: relative error 2^-23.4.
+EXP2 = (1.0, 0.6931470036506653, 0.24022246897220612, 0.0555071085691452, 0.009671291336417198, 0.0013269521296024323)
 # (tanh(x) / x - 1) / x^2 of x^2, |x| <= 0.65: relative error of tanh 2^-27.1.
 TANH = (-0.3333325982093811, 0.1333082914352417, -0.05368790403008461, 0.020469000563025475, -0.005514679942280054)
 # (log(1 + f) - f + f^2 / 2) / f^3, sqrt(1/2) <= 1 + f <= sqrt(2): relative error of log(1 + f) 2^-27.4.
@@ -42,6 +44,7 @@ _ERF_BORDER, _ERF_IS_ONE = 0.85, 4.0
 _TANH_BORDER, _TANH_IS_ONE = 0.65, 10.0
 _ONE_BITS, _SQRT_HALF_BITS = 0x3F800000, 0x3F3504F3
 _EXP_IS_ZERO, _EXP_IS_INFINITE = -104.0, 89.0
+_EXP2_IS_ZERO, _EXP2_IS_INFINITE = -151.0, 129.0
 
 
 def exponential(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
@@ -56,6 +59,21 @@ def _exponential(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     if scales_in_one(x.type):
         return scaled(builder, result, builder.fsub(rounded, splat(x.type, rounder)))
     return scaled_in_halves(builder, result, builder.bitcast(rounded, lanes_of(x.type, I32)))
+
+
+def power_of_two(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """2^x = 2^n 2^f for the whole number n next to x, and thus an exact f."""
+    if scales_in_one(x.type):
+        n = intrinsic(builder, "llvm.rint", x)
+        f = builder.fsub(x, n)
+        least = splat(x.type, -0.5)  # also for the NaN that is made of an infinity, which is n's own affair
+        f = builder.select(builder.fcmp_ordered(">", f, least), f, least)
+        return scaled(builder, polynomial(builder, f, EXP2), n)
+    x = at_least(builder, at_most(builder, x, _EXP2_IS_INFINITE), _EXP2_IS_ZERO)
+    rounder = _ROUNDER + 2 * _BIAS
+    rounded = builder.fadd(x, splat(x.type, rounder))
+    f = builder.fsub(x, builder.fsub(rounded, splat(x.type, rounder)))
+    return scaled_in_halves(builder, polynomial(builder, f, EXP2), builder.bitcast(rounded, lanes_of(x.type, I32)))
 
 
 def _remainder(builder: ir.IRBuilder, x: ir.Value, rounded: ir.Value, rounder: float) -> ir.Value:

@@ -11,7 +11,7 @@ from schedule.sketch import EPILOGUE_LEVELS, TiledStage
 FUNCTION_KINDS = {
     "add": "add", "sub": "add", "mul": "multiply",
     **dict.fromkeys(("max", "min", "less", "equal", "select", "abs", *CASTS), "compare"),
-    **dict.fromkeys(("div", "pow", "sqrt", "exp", "log", "tanh", "erf", "sigmoid"), "special"),
+    **dict.fromkeys(("div", "pow", "sqrt", "exp", "exp2", "log", "tanh", "erf", "sigmoid"), "special"),
 }  # fmt: skip
 SPECIAL_HALF_CYCLES = 16
 STORE_HALF_CYCLES = 3

@@ -8,7 +8,9 @@ Notation: n rows (candidates), c columns, f features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +34,8 @@ class TaskFeatures:
     groups: tuple[str, ...] = (*(feature.group for feature in FEATURES), *(FEATURES[i].group for i in _RELATIVE))  # of `costmodel.feature_table.GROUPS`
 
     def __init__(self, sketches: Sequence[Sketch], target: Target) -> None:
-        self._extractors = {sketch.name: FeatureExtractor(sketch, target) for sketch in sketches}
+        with _without_collection():
+            self._extractors = {sketch.name: FeatureExtractor(sketch, target) for sketch in sketches}
         samples = [self._extractors[sketch.name](sketch.space.sample(SAMPLED_ROWS, np.random.default_rng(0))) for sketch in sketches]
         self._usual = np.concatenate(samples)[:, _RELATIVE].mean(axis=0)
 
@@ -40,3 +43,15 @@ class TaskFeatures:
         """(n, c) valid rows of the sketch's space -> (n, f) features, columns as `names`."""
         features = self._extractors[sketch.name](X)
         return np.concatenate([features, features[:, _RELATIVE] - self._usual], axis=1)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Expressions are many, and refer only to what they are made of: to look for cycles among them takes up to a third of the time and finds none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -62,6 +62,7 @@ NUMPY_FUNCTIONS: dict[str, Callable[..., Values]] = {
     "abs": np.abs,
     "sqrt": np.sqrt,
     "exp": np.exp,
+    "exp2": np.exp2,
     "log": np.log,
     "tanh": np.tanh,
     "erf": erf,

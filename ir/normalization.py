@@ -68,7 +68,7 @@ def softmax(shape: Sequence[int], axis: int) -> Program:
     """exp(x) over its sum along an axis."""
     rows = _rows("softmax", shape, (axis,))
     top = rows.reduce("top", rows.x, "max")
-    power = rows.each("power", Apply("exp", (Apply("sub", (rows.x, rows.at(top))),)))
+    power = rows.each("power", _exponential(Apply("sub", (rows.x, rows.at(top)))))
     total = rows.reduce("total", power.write, "sum")
     inverse = rows.follow("inverse", Apply("div", (Constant(1.0), total.write)))
     y = rows.each("y", Apply("mul", (power.write, rows.at(inverse))))
@@ -80,10 +80,15 @@ def log_softmax(shape: Sequence[int], axis: int) -> Program:
     rows = _rows("log_softmax", shape, (axis,))
     top = rows.reduce("top", rows.x, "max")
     below = Apply("sub", (rows.x, rows.at(top)))
-    total = rows.reduce("total", Apply("exp", (below,)), "sum")
+    total = rows.reduce("total", _exponential(below), "sum")
     logarithm = rows.follow("logarithm", Apply("log", (total.write,)))
     y = rows.each("y", Apply("sub", (below, rows.at(logarithm))))
     return Program((rows.x.tensor,), (top, total, logarithm, y))
+
+
+def _exponential(value: Value) -> Value:
+    """exp of a difference, as a power of two: it is off by as much as rounding the difference puts it off, and takes half the time of exp."""
+    return Apply("exp2", (Apply("mul", (value, Constant(1 / math.log(2)))),))
 
 
 # --- mean and variance ----------------------------------------------------------------------------------------------

@@ -170,7 +170,7 @@ class Read:
 # Integers wrap around. Casts: `ir.types`.
 FUNCTIONS = {
     "add": 2, "sub": 2, "mul": 2, "div": 2, "max": 2, "min": 2, "pow": 2, "less": 2, "equal": 2, "select": 3,
-    "abs": 1, "sqrt": 1, "exp": 1, "log": 1, "tanh": 1, "erf": 1, "sigmoid": 1,
+    "abs": 1, "sqrt": 1, "exp": 1, "exp2": 1, "log": 1, "tanh": 1, "erf": 1, "sigmoid": 1,
     **dict.fromkeys(CASTS, 1),
 }  # fmt: skip
 

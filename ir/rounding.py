@@ -166,11 +166,12 @@ _PASSED_ON: dict[str, Callable[..., Doubles]] = {
     "select": lambda c, ec, a, ea, b, eb: np.where(_is_unsure(c, ec), np.abs(a - b) + np.maximum(ea, eb), np.where(c != 0, ea, eb)),
     "abs": lambda a, ea: ea,
     "exp": lambda a, ea: np.exp(a) * np.expm1(ea),
+    "exp2": lambda a, ea: np.exp2(a) * np.expm1(math.log(2.0) * ea),
     "log": lambda a, ea: ea / np.maximum(a - ea, TINY),
     "tanh": lambda a, ea: ea,
     "erf": lambda a, ea: 2 / math.sqrt(math.pi) * ea,
     "sqrt": lambda a, ea: np.minimum(np.sqrt(ea), ea / np.sqrt(np.maximum(a, np.finfo(np.float64).tiny))),
 }
-_ROUNDINGS = {"max": 0, "min": 0, "less": 0, "equal": 0, "select": 0, "abs": 0, **dict.fromkeys(("pow", "exp", "log", "tanh", "erf", "sigmoid"), FEW)}
+_ROUNDINGS = {"max": 0, "min": 0, "less": 0, "equal": 0, "select": 0, "abs": 0, **dict.fromkeys(("pow", "exp", "exp2", "log", "tanh", "erf", "sigmoid"), FEW)}
 # To units of 1: other libraries, which are held to this bound too, lose what is small (our own code: `codegen.functions`).
 _BOUNDED = ("tanh", "erf", "sigmoid")

@@ -324,7 +324,7 @@ def _updates(body: Value) -> int:
 
     def count(value: Value) -> int:
         match value:
-            case Apply("exp" | "log" | "tanh" | "erf" | "sigmoid" | "pow", args):
+            case Apply("exp" | "exp2" | "log" | "tanh" | "erf" | "sigmoid" | "pow", args):
                 return TRANSCENDENTAL + sum(map(count, args))
             case Apply(_, args):
                 return 1 + sum(map(count, args))

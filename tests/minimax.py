@@ -96,6 +96,7 @@ MOST = (math.sqrt(2) - 1) / (math.sqrt(2) + 1)  # of (m - 1) / (m + 1)
 FITS = {
     # A little further than ln(2)/2: rounding goes to the wrong one of two numbers that are almost as near.
     "exp": Fit(np.exp, lambda r: np.exp(-r), -0.502 * LN2, 0.502 * LN2, 7, given=(1.0, 1.0)),
+    "exp2": Fit(np.exp2, lambda f: np.exp2(-f), -0.5, 0.5, 6, given=(1.0,)),
     "tanh": Fit(_tanh_tail, lambda s: s / (1 + s * _tanh_tail(s)), 0, 0.65**2, 5),
     "log": Fit(_log_tail, lambda f: f**3 / np.log1p(f), math.sqrt(0.5) - 1, math.sqrt(2) - 1, 8),
     "log2": Fit(_atanh, lambda s: 1 / _atanh(s), 0, MOST * MOST, 5, single=False),

@@ -52,7 +52,7 @@ def test_nothing_is_left_to_simplify(text: str) -> None:
         (
             "log_softmax:shape=1x9,axis=1",
             "top[d0] = max over d1<9 of x[d0, d1]  for d0<1\n"
-            "total[d0] = sum over d1<9 of exp((x[d0, d1] - top[d0]))  for d0<1\n"
+            "total[d0] = sum over d1<9 of exp2(((x[d0, d1] - top[d0]) * 1.4427))  for d0<1\n"
             "logarithm[d0] = log(total[d0])  for d0<1\n"
             "y[d0, d1] = ((x[d0, d1] - top[d0]) - logarithm[d0])  for d0<1, d1<9",
         ),
