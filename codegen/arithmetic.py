@@ -6,14 +6,16 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
-from codegen.functions import erf, exponential, logarithm, power_of_two, sigmoid, tanh
+from codegen.functions import erf, exp2, exponential, logarithm, sigmoid, tanh
 from codegen.integers import cast, integer_function, is_not_zero
 from codegen.power import power
 from codegen.vectors import intrinsic, splat
 from ir.errors import InternalError
 from ir.program import CASTS, FLOAT
 
-TRANSCENDENTAL: dict[str, Callable[..., ir.Value]] = {"exp": exponential, "exp2": power_of_two, "log": logarithm, "tanh": tanh, "erf": erf, "sigmoid": sigmoid, "pow": power}
+TRANSCENDENTAL: dict[str, Callable[..., ir.Value]] = {
+    "exp": exponential, "exp2": exp2, "log": logarithm, "tanh": tanh, "erf": erf, "sigmoid": sigmoid, "pow": power,
+}  # fmt: skip
 
 
 def apply_function(builder: ir.IRBuilder, function: str, args: list[ir.Value], dtype: str = FLOAT) -> ir.Value:

@@ -61,7 +61,7 @@ def _exponential(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     return scaled_in_halves(builder, result, builder.bitcast(rounded, lanes_of(x.type, I32)))
 
 
-def power_of_two(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+def exp2(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """2^x = 2^n 2^f for the whole number n next to x, and thus an exact f."""
     if scales_in_one(x.type):
         n = intrinsic(builder, "llvm.rint", x)

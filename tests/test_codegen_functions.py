@@ -135,7 +135,15 @@ def test_powers_of_a_known_exponent(exponent: float, machine: Machine) -> None:
 
 @pytest.mark.parametrize(
     ("name", "coefficients", "exponent"),
-    [("exp", EXP, -28.2), ("exp2", EXP2, -23.4), ("tanh", TANH, -27.1), ("log", LOG, -27.4), ("log2", LOG2, -37.8), ("erf_near", ERF_NEAR, -27.1), ("erf_far", ERF_FAR, -28.8)],
+    [
+        ("exp", EXP, -28.2),
+        ("exp2", EXP2, -23.4),
+        ("tanh", TANH, -27.1),
+        ("log", LOG, -27.4),
+        ("log2", LOG2, -37.8),
+        ("erf_near", ERF_NEAR, -27.1),
+        ("erf_far", ERF_FAR, -28.8),
+    ],
 )
 def test_polynomials_are_as_good_as_they_can_be(name: str, coefficients: tuple[float, ...], exponent: float) -> None:
     found = FITS[name].error(coefficients)

@@ -31,7 +31,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "less": lambda a, b: np.less(a, b).astype(a.dtype),
     "equal": lambda a, b: np.equal(a, b).astype(a.dtype),
     "select": lambda condition, a, b: np.where(condition != 0, a, b),
-    **{"abs": np.abs, "sqrt": np.sqrt, "exp": np.exp, "log": np.log, "tanh": np.tanh},
+    **{"abs": np.abs, "sqrt": np.sqrt, "exp": np.exp, "exp2": np.exp2, "log": np.log, "tanh": np.tanh},
     "sigmoid": lambda x: _sigmoid(x, np.empty_like(x)),
     **{name: partial(np.ndarray.astype, dtype=dtype) for name, dtype in CASTS.items()},
 }  # of `ir.program`; there is no erf

@@ -223,6 +223,8 @@ def _elementwise(value: Value) -> tuple[list[Any], dict[str, NDArray[Any]]]:
                 name = f"constant{len(constants)}"
                 constants[name] = np.array(number, dtype)
                 return name
+            case Apply("exp2", (exponent,)):  # ONNX has powers of any base alone
+                return name_of(Apply("pow", (Constant(2.0), exponent)))
             case Apply(function, args):
                 names = [name_of(arg) for arg in args]
                 if function in CASTS:

@@ -187,7 +187,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "less": lambda a, b: torch.lt(a, b).to(a.dtype),
     "equal": lambda a, b: torch.eq(a, b).to(a.dtype),
     "select": lambda condition, a, b: torch.where(condition != 0, a, b),
-    **{name: getattr(torch, name) for name in ("abs", "sqrt", "exp", "log", "tanh", "erf", "sigmoid")},
+    **{name: getattr(torch, name) for name in ("abs", "sqrt", "exp", "exp2", "log", "tanh", "erf", "sigmoid")},
     **{name: partial(torch.Tensor.to, dtype=getattr(torch, dtype)) for name, dtype in CASTS.items()},
 }  # of `ir.program`
 MAKERS = {
