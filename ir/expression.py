@@ -32,9 +32,9 @@ class Symbol:
         return self.name
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)  # `frozen` would make it four times slower to make, and there are many
 class Op:
-    """One operation of `OPERATIONS` on `args`; `table` is the constant operand of `take`. Made by the functions below."""
+    """One operation of `OPERATIONS` on `args`; `table` is the constant operand of `take`. Made by the functions below, and never changed."""
 
     name: str
     args: tuple[Expr, ...]
@@ -71,23 +71,22 @@ _operations: dict[tuple[object, ...], _Known] = {}
 
 def _op(name: str, *args: Expr, table: tuple[int, ...] = ()) -> Op:
     key = (name, args, table)
-    return _found(key) or _made(key, Op(name, args, table))
-
-
-def _found(key: tuple[object, ...]) -> Op | None:
     known = _operations.get(key)
-    return None if known is None else known()
+    return (known and known()) or _made(key, Op(name, args, table))
 
 
 def _made(key: tuple[object, ...], new: Op) -> Op:
     """`new`, or what another thread has made meanwhile."""
-    with _making:
-        found = _found(key)
+    mine = _Known(new, _forget)
+    mine.key = key
+    if _operations.setdefault(key, mine) is mine:
+        return new
+    with _making:  # what was known may be gone, and about to be forgotten
+        known = _operations.get(key)
+        found = known and known()
         if found is None:
-            found, known = new, _Known(new, _forget)
-            known.key = key
-            _operations[key] = known
-    return found
+            _operations[key] = mine
+    return found or new
 
 
 def _forget(gone: _Known) -> None:

@@ -217,7 +217,7 @@ def test_an_interval_asks_for_positive_divisors(divide: object) -> None:
         interval(divide(A, B), {A: (0, 9), B: (0, 3)})
 
 
-def test_equal_expressions_of_two_threads_are_one_object() -> None:
+def test_equal_symbols_of_two_threads_are_one_object() -> None:
     """Made while another thread makes the same: whoever looks first does not see the other's."""
     missed = threading.Barrier(2, timeout=10)
 
@@ -231,6 +231,34 @@ def test_equal_expressions_of_two_threads_are_one_object() -> None:
         patch.setattr(expression, "_symbols", Slow())
         one, other = pool.map(expression.symbol, ["both make it"] * 2)
     assert one is other
+
+
+def test_equal_operations_of_two_threads_are_one_object() -> None:
+    missed, looks = threading.Barrier(2, timeout=10), threading.Semaphore(2)
+
+    class Slow(dict[object, object]):
+        def get(self, key: object, default: object = None) -> object:
+            found = super().get(key, default)
+            if looks.acquire(blocking=False):
+                missed.wait()
+            return found
+
+    with ThreadPoolExecutor(2) as pool, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(expression, "_operations", Slow())
+        one, other = pool.map(lambda factor: less(A, factor), [7, 7])
+        assert one is other is less(A, 7)
+
+
+def test_an_operation_is_made_anew_while_another_thread_forgets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget, gone = expression._forget, list[expression._Known]()
+    monkeypatch.setattr(expression, "_forget", gone.append)
+    old = less(A, 1234567)
+    key = next(known.key for known in expression._operations.values() if known() is old)
+    del old
+    assert [known.key for known in gone] == [key]
+    new = less(A, 1234567)
+    forget(gone[0])
+    assert less(A, 1234567) is new
 
 
 @settled
