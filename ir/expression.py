@@ -383,7 +383,9 @@ def _assign_memory(operations: Sequence[Op], at: dict[object, int], first: int) 
                 free.append(first + n_places)
                 n_places += 1
             at[op] = free.pop()
-        free.extend(at[arg] for arg in set(op.args) if last_use[arg] == step and at[arg] >= first)
+        for arg in set(op.args):
+            if last_use[arg] == step and at[arg] >= first:
+                free.append(at[arg])
     return n_places
 
 
