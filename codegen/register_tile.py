@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 from codegen.stage_scope import Place, Position, StageScope, all_of, as_number, round_up
 from codegen.stage_values import StageValues
@@ -17,6 +18,31 @@ from ir.expression import Expr, Symbol, add, floor_div, minimum, mod, mul, sub, 
 from ir.nest import Across, Buffer, For, If, Load, NestValue, Statement, Store
 from ir.program import REDUCTIONS, Axis, Constant, Read
 from schedule.sketch import turned_axis
+
+
+@dataclass(frozen=True)
+class _Points:
+    """The points of one register tile that begins at `corner`: how many there are along each axis, and `at` the loop variables that go over them. The vector
+    axis comes last."""
+
+    corner: Place
+    sizes: Mapping[Axis, int]
+    at: dict[Axis, Symbol]
+
+    @cached_property
+    def place(self) -> Place:
+        place = self.corner
+        for axis, variable in self.at.items():
+            place = place.moved(axis, variable)
+        return place
+
+    def over(self, *statements: Statement) -> list[Statement]:
+        """The loops over all of them."""
+        *_, vector = self.at
+        result: tuple[Statement, ...] = statements
+        for axis, variable in reversed(self.at.items()):
+            result = (For(variable, self.sizes[axis], result, "vector" if axis == vector else "unrolled"),)
+        return list(result)
 
 
 class RegisterTile:
@@ -32,60 +58,68 @@ class RegisterTile:
         if self.stage.tables:
             return [self._transform(place, sizes)]
         lanes, vector = self.scope.target.lanes, self.tiled.vector
-        axes = [*(axis for axis in self.stage.spatial if axis != vector), vector]
-        shape = tuple(round_up(sizes[axis], lanes) if axis == vector else sizes[axis] for axis in axes)
-        tile = Buffer(f"{self.scope.prefix}accumulator", shape, "register", whole_vectors=True)
-        inside = {axis: self.scope.variable(f"{axis.name}3", sizes[axis]) for axis in axes}
-        at = tuple(inside[axis] for axis in axes)
-
-        def over(*statements: Statement) -> list[Statement]:
-            result: tuple[Statement, ...] = statements
-            for axis in reversed(axes):
-                result = (For(inside[axis], sizes[axis], result, "vector" if axis == vector else "unrolled"),)
-            return list(result)
-
-        corner = place
-        for axis, variable in inside.items():
-            place = place.moved(axis, variable)
-        out = self.scope.at(self.tiled.result, self.stage.indices, place.absolute, place.in_chunk)
-        guard = self.scope.inside(self.stage.write, tuple(index.at(place.absolute) for index in self.stage.indices))
-
-        def finished(value: NestValue) -> Store:
-            return Store(self.scope.output, out, value, guard=guard, streamed=self.scope.streams)
-
+        axes = (*(axis for axis in self.stage.spatial if axis != vector), vector)
+        points = _Points(place, {axis: sizes[axis] for axis in axes}, {axis: self.scope.variable(f"{axis.name}3", sizes[axis]) for axis in axes})
         if not self.stage.reduce:
-            turned, before = self._turned(corner, sizes, inside)
+            return self._mapped(points)
+        shape = tuple(round_up(sizes[axis], lanes) if axis == vector else sizes[axis] for axis in axes)
+        accumulators = Load(Buffer(f"{self.scope.prefix}accumulator", shape, "register", whole_vectors=True), tuple(points.at.values()))
+        return [
+            *self._start(points, accumulators, first),
+            *self._updates(points, accumulators),
+            *self._finish(points, accumulators, last),
+        ]
 
-            def store(straight: Symbol | None) -> Store:
-                read = {each: turned.get(each) or self.values.load(each, place, {}, straight) for each in self.scope.operands}
-                return finished(self.values.with_epilogue(self.values.value(self.stage.body, read.__getitem__), place))
+    def _mapped(self, points: _Points) -> list[Statement]:
+        """A tile of a stage without reduction."""
+        turned, before = self._turned(points)
 
-            return [*before, *over(*self._by_vector(self.scope.operands.keys() - turned.keys(), place, inside[vector], store))]
+        def store(straight: Symbol | None) -> Store:
+            read = {each: turned.get(each) or self.values.load(each, points.place, {}, straight) for each in self.scope.operands}
+            return self._finished(points, self.values.with_epilogue(self.values.value(self.stage.body, read.__getitem__), points.place))
+
+        others = self.scope.operands.keys() - turned.keys()
+        return [*before, *points.over(*self._by_vector(others, points.place, points.at[self.tiled.vector], store))]
+
+    def _start(self, points: _Points, accumulators: Load, first: Expr) -> list[Statement]:
         _, identity = REDUCTIONS[self.stage.reduction or "sum"]
-        start = over(Store(tile, at, Constant(identity)))
-        if first != 1:
-            start = [If(first, tuple(start), tuple(over(Store(tile, at, Load(self.scope.output, out, guard)))))]
+        start = points.over(Store(accumulators.buffer, accumulators.indices, Constant(identity)))
+        if first == 1:
+            return start
+        return [If(first, tuple(start), tuple(points.over(Store(accumulators.buffer, accumulators.indices, self._result(points)))))]
 
+    def _updates(self, points: _Points, accumulators: Load) -> list[Statement]:
         def update(inside: bool, here: Position) -> list[Statement]:
-            value = self.values.value(self.stage.body, lambda read: self.values.load(read, place, here, inside=inside))
-            return over(Store(tile, at, value, self.stage.reduction), *self.values.kept(value, place, here))
+            value = self.values.value(self.stage.body, lambda read: self.values.load(read, points.place, here, inside=inside))
+            store = Store(accumulators.buffer, accumulators.indices, value, self.stage.reduction)
+            return points.over(store, *self.values.kept(value, points.place, here))
 
-        interior = self._interior(corner, sizes)
-        inner = partial(self._inner, list(self.tiled.ordered("inner")), corner)
+        interior = self._interior(points)
+        inner = partial(self._inner, list(self.tiled.ordered("inner")), points.corner)
         if isinstance(interior, int):
-            loops = inner(partial(update, bool(interior)))
-        else:
-            loops = [If(interior, *(tuple(inner(partial(update, inside))) for inside in (True, False)))]
-        finish = over(finished(Load(tile, at)))
-        if self.tiled.epilogue is not None and self.scope.in_registers:
-            whole = over(finished(self.values.with_epilogue(Load(tile, at), place)))
-            finish = whole if last == 1 else [If(last, tuple(whole), tuple(finish))]
-        return [*start, *loops, *finish]
+            return inner(partial(update, bool(interior)))
+        return [If(interior, *(tuple(inner(partial(update, inside))) for inside in (True, False)))]
 
-    def _interior(self, corner: Place, sizes: Mapping[Axis, int]) -> Expr:
+    def _finish(self, points: _Points, accumulators: Load, last: Expr) -> list[Statement]:
+        finish = points.over(self._finished(points, accumulators))
+        if self.tiled.epilogue is None or not self.scope.in_registers:
+            return finish
+        whole = points.over(self._finished(points, self.values.with_epilogue(accumulators, points.place)))
+        return whole if last == 1 else [If(last, tuple(whole), tuple(finish))]
+
+    def _result(self, points: _Points) -> Load:
+        """What the stage has stored for these points before."""
+        out = self.scope.at(self.tiled.result, self.stage.indices, points.place.absolute, points.place.in_chunk)
+        return Load(self.scope.output, out, self.scope.inside(self.stage.write, tuple(index.at(points.place.absolute) for index in self.stage.indices)))
+
+    def _finished(self, points: _Points, value: NestValue) -> Store:
+        result = self._result(points)
+        return Store(result.buffer, result.indices, value, guard=result.guard, streamed=self.scope.streams)
+
+    def _interior(self, points: _Points) -> Expr:
         """Whether all that the register tile reads in place lies inside of its tensor; where the loops visit the positions inside alone it does."""
-        reach = {**sizes, **{axis: axis.extent for axis in self.stage.reduce}}
-        base = {axis: corner.absolute.get(axis, 0) if axis in sizes else 0 for axis in reach}
+        reach = {**points.sizes, **{axis: axis.extent for axis in self.stage.reduce}}
+        base = {axis: points.corner.absolute.get(axis, 0) if axis in points.sizes else 0 for axis in reach}
         confined = {window.reduce for window in self.tiled.windows if self.tiled.is_confined(window)}
         guards: list[Expr] = []
         for operand in (operand for operand in self.tiled.operands if self.tiled.is_guarded(operand)):
@@ -96,21 +130,21 @@ class RegisterTile:
                     guards += self.scope.guards((low, high), (size, size))
         return all_of(guards)
 
-    def _turned(self, corner: Place, sizes: Mapping[Axis, int], inside: Mapping[Axis, Symbol]) -> tuple[dict[Read, Load], list[Statement]]:
+    def _turned(self, points: _Points) -> tuple[dict[Read, Load], list[Statement]]:
         """Reads whose elements lie apart along the vector axis: loaded in vectors along another axis, then turned over."""
         vector = self.tiled.vector
         found: dict[Read, Load] = {}
         statements: list[Statement] = []
         for read in self.scope.operands:
             along = turned_axis(read, self.stage, vector)
-            if along is None or sizes[along] == 1:
+            if along is None or points.sizes[along] == 1:
                 continue
             others = [axis for axis in read.axes if axis not in (vector, along)]
             order = (*others, vector, along)
-            fill = partial(self._load_rows, read, corner, order)
-            columns, made = self.scope.turn(f"{read.tensor.name}{len(found)}", {f"{axis.name}t": sizes[axis] for axis in order}, fill)
+            fill = partial(self._load_rows, read, points.corner, order)
+            columns, made = self.scope.turn(f"{read.tensor.name}{len(found)}", {f"{axis.name}t": points.sizes[axis] for axis in order}, fill)
             statements += made
-            found[read] = Load(columns, tuple(inside[axis] for axis in (*others, along, vector)))
+            found[read] = Load(columns, tuple(points.at[axis] for axis in (*others, along, vector)))
         return found, statements
 
     def _load_rows(self, read: Read, corner: Place, order: Sequence[Axis], rows: Buffer, at: Sequence[Symbol]) -> list[Statement]:

@@ -187,20 +187,10 @@ def tune(
     `deterministic` those by split reductions too, which add the terms of a sum in parts. Records of what is left out do not count.
     `UserError` if anything asked for cannot be had. Ctrl-C ends the run early and keeps what was found.
     """
-    if search not in SEARCHES:
-        raise UserError(f"unknown search {search!r} (known: {', '.join(SEARCHES)})")
-    numbers = {
-        "max_trials": max_trials,
-        "max_trials_per_task": max_trials_per_task,
-        "max_seconds": max_seconds,
-        "batch": batch,
-        "timeout_seconds": timeout_seconds,
-    }
-    for name, number in numbers.items():
-        if number is not None and not 0 < number < math.inf:
-            raise UserError(f"{name} must be positive and finite, got {number}")
-    if cost_model is not None and search in UNSCORED:
-        raise UserError(f"the search {search} asks no cost model, so it takes none; got {cost_model}")
+    _check_search(search, cost_model)
+    _check_positive(
+        max_trials=max_trials, max_trials_per_task=max_trials_per_task, max_seconds=max_seconds, batch=batch, timeout_seconds=timeout_seconds,
+    )  # fmt: skip
     if max_trials is None and max_trials_per_task is None and max_seconds is None:
         max_trials_per_task = DEFAULT_TRIALS_PER_TASK
     chosen = _chosen(what)
@@ -217,6 +207,19 @@ def tune(
         )  # fmt: skip
         found = tuner.run()
     return Result(found.tasks, machine, limits, found.elapsed_seconds, found.interrupted)
+
+
+def _check_search(search: str, cost_model: str | None) -> None:
+    if search not in SEARCHES:
+        raise UserError(f"unknown search {search!r} (known: {', '.join(SEARCHES)})")
+    if cost_model is not None and search in UNSCORED:
+        raise UserError(f"the search {search} asks no cost model, so it takes none; got {cost_model}")
+
+
+def _check_positive(**numbers: float | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and not 0 < number < math.inf:
+            raise UserError(f"{name} must be positive and finite, got {number}")
 
 
 def _chosen(what: Task | str | Path | Iterable[Task]) -> tuple[Task, ...]:
