@@ -13,7 +13,7 @@ from codegen.vectors import intrinsic, splat
 from ir.errors import InternalError
 from ir.program import CASTS, FLOAT
 
-TRANSCENDENTAL: dict[str, Callable[..., ir.Value]] = {
+_TRANSCENDENTAL: dict[str, Callable[..., ir.Value]] = {
     "exp": exponential, "exp2": exp2, "log": logarithm, "tanh": tanh, "erf": erf, "sigmoid": sigmoid, "pow": power,
 }  # fmt: skip
 
@@ -45,6 +45,6 @@ def apply_function(builder: ir.IRBuilder, function: str, args: list[ir.Value], d
             return intrinsic(builder, "llvm.fabs", *args)
         case "sqrt":
             return intrinsic(builder, "llvm.sqrt", *args)
-    if function in TRANSCENDENTAL:
-        return TRANSCENDENTAL[function](builder, *args)
+    if function in _TRANSCENDENTAL:
+        return _TRANSCENDENTAL[function](builder, *args)
     raise InternalError(f"no code for the function {function}")

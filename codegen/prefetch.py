@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from codegen.addresses import linear
-from codegen.arithmetic import TRANSCENDENTAL
 from ir.expression import Symbol, add, substitute, symbols_of
 from ir.nest import Buffer, Call, For, If, Load, NestValue, Prefetch, Statement, Store, loads
+from ir.program import TRANSCENDENTAL
 from schedule.target import Target
 
 Stage = Sequence[Statement]  # what a stage does in a chunk

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 from ir.expression import Expr, add, equal, mul, where
-from ir.program import CASTS, Apply, Stage, Value, n_applies, reads
+from ir.program import CASTS, TRANSCENDENTAL, Apply, Stage, Value, n_applies, reads
 from schedule.sketch import EPILOGUE_LEVELS, TiledStage
 
 FUNCTION_KINDS = {
     "add": "add", "sub": "add", "mul": "multiply",
     **dict.fromkeys(("max", "min", "less", "equal", "select", "abs", *CASTS), "compare"),
-    **dict.fromkeys(("div", "pow", "sqrt", "exp", "exp2", "log", "tanh", "erf", "sigmoid"), "special"),
+    **dict.fromkeys(("div", "sqrt", *TRANSCENDENTAL), "special"),
 }  # fmt: skip
 SPECIAL_HALF_CYCLES = 16
 STORE_HALF_CYCLES = 3

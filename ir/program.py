@@ -166,6 +166,8 @@ class Read:
         return sum(index.factor(axis) * stride for index, stride in zip(self.indices, self.tensor.strides, strict=True))
 
 
+TRANSCENDENTAL = ("exp", "exp2", "log", "tanh", "erf", "sigmoid", "pow")  # of FUNCTIONS, those that are many instructions
+
 # Scalar functions a body may apply, with their number of arguments. `less` and `equal` give 1 or 0; `select` its second argument where the first is not 0.
 # Integers wrap around. Casts: `ir.types`.
 FUNCTIONS = {

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ir.interpreter import NUMPY_FUNCTIONS, Doubles, Values, cast, evaluate, exact_inputs, interpret_stage, multiplied, reduced
 from ir.parts import in_parts
-from ir.program import CASTS, FLOAT, Apply, Axis, Constant, Program, Read, Stage, Table, Value
+from ir.program import CASTS, FLOAT, TRANSCENDENTAL, Apply, Axis, Constant, Program, Read, Stage, Table, Value
 from ir.types import integer_range, type_of
 
 UNIT = 2.0**-24
@@ -172,6 +172,6 @@ _PASSED_ON: dict[str, Callable[..., Doubles]] = {
     "erf": lambda a, ea: 2 / math.sqrt(math.pi) * ea,
     "sqrt": lambda a, ea: np.minimum(np.sqrt(ea), ea / np.sqrt(np.maximum(a, np.finfo(np.float64).tiny))),
 }
-_ROUNDINGS = {"max": 0, "min": 0, "less": 0, "equal": 0, "select": 0, "abs": 0, **dict.fromkeys(("pow", "exp", "exp2", "log", "tanh", "erf", "sigmoid"), FEW)}
+_ROUNDINGS = {"max": 0, "min": 0, "less": 0, "equal": 0, "select": 0, "abs": 0, **dict.fromkeys(TRANSCENDENTAL, FEW)}
 # To units of 1: other libraries, which are held to this bound too, lose what is small (our own code: `codegen.functions`).
 _BOUNDED = ("tanh", "erf", "sigmoid")

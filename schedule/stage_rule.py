@@ -25,7 +25,7 @@ from ir.expression import (
     take,
     where,
 )
-from ir.program import FLOAT_BYTES, Apply, Axis, Read, Stage, Value, reads
+from ir.program import FLOAT_BYTES, TRANSCENDENTAL, Apply, Axis, Read, Stage, Value, reads
 from schedule.fusion import Group
 from schedule.sketch import (
     PACK_LEVELS,
@@ -42,7 +42,7 @@ MAX_REGISTER_TILE = 32  # elements of a register tile along an axis that is not 
 MAX_VECTORS = 8  # vectors of a register tile along the vector axis
 MAX_UPDATES = 768  # vector updates in the text of one kernel; more only costs compile time
 MAX_FUNCTIONS = 96  # updates that the body of one counts as; not more, so that every program has rows
-TRANSCENDENTAL = 16  # updates that a function counts as that is one of many instructions
+TRANSCENDENTAL_UPDATES = 16  # that a function of `TRANSCENDENTAL` counts as
 MAX_WORKSPACE_BYTES = 1 << 28
 SERIAL_UPDATES = 1 << 16  # vectors updated; with fewer, starting the threads may take longer than what they do
 WHOLE_REDUCE_EXTENT = 12  # reduce axes up to here (the windows of convolutions) are not sliced
@@ -324,8 +324,8 @@ def _updates(body: Value) -> int:
 
     def count(value: Value) -> int:
         match value:
-            case Apply("exp" | "exp2" | "log" | "tanh" | "erf" | "sigmoid" | "pow", args):
-                return TRANSCENDENTAL + sum(map(count, args))
+            case Apply(function, args) if function in TRANSCENDENTAL:
+                return TRANSCENDENTAL_UPDATES + sum(map(count, args))
             case Apply(_, args):
                 return 1 + sum(map(count, args))
         return 0

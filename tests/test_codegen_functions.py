@@ -13,7 +13,6 @@ from minimax import FITS
 from numpy.typing import NDArray
 from scipy import special
 
-from codegen.arithmetic import TRANSCENDENTAL
 from codegen.build import assembly, compile_object
 from codegen.emit import emit
 from codegen.functions import ERF_FAR, ERF_NEAR, EXP, EXP2, LOG, TANH
@@ -21,7 +20,7 @@ from codegen.kernel import aligned_copy
 from codegen.power import LOG2
 from ir.expression import add, mul, symbol
 from ir.nest import Buffer, Call, For, Load, Nest, Store
-from ir.program import CASTS, FUNCTIONS, Constant
+from ir.program import CASTS, FUNCTIONS, TRANSCENDENTAL, Constant
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
