@@ -136,6 +136,7 @@ class Kernel:
         self.empty = empty
         self._workspace = empty((code.workspace_bytes // FLOAT_BYTES,), FLOAT)
         self._lock = threading.Lock()
+        self._inputs = {tensor.name: tensor for tensor in self.task.program.inputs}
 
     def __call__(self, *arrays: NDArray[Any], out: Array | None = None) -> Array:
         inputs = self.task.program.inputs
@@ -163,9 +164,9 @@ class Kernel:
 
     def checked(self, name: str, array: NDArray[Any]) -> Array:
         """`array`, contiguous, in the tensor's type and shape; TypeError or ValueError says what is wrong."""
-        tensor = next(tensor for tensor in self.task.program.inputs if tensor.name == name)
-        check_array(f"{self.task.key}: {name}", array, tensor)
-        return np.require(array, requirements=["C", "ALIGNED"])
+        check_array(f"{self.task.key}: {name}", array, self._inputs[name])
+        flags = array.flags
+        return array if flags.c_contiguous and flags.aligned else np.require(array, requirements=["C", "ALIGNED"])
 
     def run(self, pointers: Any, times: int = 1) -> None:
         """Run on an array of pointers made by `BoundKernel.pointers`, `times` times in a row."""
@@ -208,6 +209,9 @@ class BoundKernel:
         self._constants = {a.name: aligned_copy(constants[a.name], kernel.empty) for a in kernel.code.arguments if a.name in constants}
         self._prepared = {a.name: kernel.prepare(a.source, a.shape, constants[a.source]) for a in kernel.code.arguments if a.scope == "prepared"}
         self._variables = [tensor for tensor in kernel.task.program.inputs if not tensor.constant]
+        # Numpy takes a microsecond to tell an address.
+        self._addresses = {name: array.ctypes.data for name, array in (self._constants | self._prepared).items()}
+        self._workspace_address = kernel.workspace.ctypes.data
 
     def __call__(self, *arrays: NDArray[Any], out: Array | None = None) -> Array:
         if len(arrays) != len(self._variables):
@@ -228,13 +232,13 @@ class BoundKernel:
 
     def pointers(self, inputs: Mapping[str, Array], out: Array) -> Any:
         """The kernel's argument: addresses of all its buffers. The arrays must outlive every run with it; `out` must be aligned as `aligned_empty`."""
-        arrays: list[Array] = []
+        addresses: list[int] = []
         for argument in self.kernel.code.arguments:
-            if argument.scope == "prepared":
-                arrays.append(self._prepared[argument.name])
-            elif argument.scope == "output":
-                arrays.append(out)
+            if argument.scope == "output":
+                addresses.append(out.ctypes.data)
+            elif argument.name in self._addresses:
+                addresses.append(self._addresses[argument.name])
             else:
-                arrays.append(inputs[argument.name] if argument.name in inputs else self._constants[argument.name])
-        arrays.append(self.kernel.workspace)
-        return (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
+                addresses.append(inputs[argument.name].ctypes.data)
+        addresses.append(self._workspace_address)
+        return (ctypes.c_void_p * len(addresses))(*addresses)
