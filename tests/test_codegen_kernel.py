@@ -103,6 +103,7 @@ NARROW = [
     "pack:shape=2x48x16x16,from=nchw32c,to=nhwc",
     "concat:shapes=32x64.48x64,axis=0",
     "conv_transpose2d:c=16,h=7,w=7,k=16,r=3,s=3,stride=2,epilogue=bias",
+    "conv_transpose2d:c=16,h=3,w=1,k=20,r=1,s=3,stride=2,pad=1x0x0x0",  # a transform whose input does not move along all of its axes
     "einsum:equation=bihd.bjhd.bhij,sizes=b2.d37.h3.i20.j50",
     "einsum:equation=ik.jk.ij,sizes=i21.j35.k70,epilogue=bias",
     "einsum:equation=ki.kj.ij,sizes=i21.j35.k70,prologue=scale+bias+gelu",
