@@ -209,7 +209,7 @@ class BoundKernel:
         self._constants = {a.name: aligned_copy(constants[a.name], kernel.empty) for a in kernel.code.arguments if a.name in constants}
         self._prepared = {a.name: kernel.prepare(a.source, a.shape, constants[a.source]) for a in kernel.code.arguments if a.scope == "prepared"}
         self._variables = [tensor for tensor in kernel.task.program.inputs if not tensor.constant]
-        # Numpy takes a microsecond to tell an address.
+        # Told once, for numpy takes a microsecond to tell an address; the arrays are kept as long.
         self._addresses = {name: array.ctypes.data for name, array in (self._constants | self._prepared).items()}
         self._workspace_address = kernel.workspace.ctypes.data
 

@@ -92,9 +92,8 @@ def _bounded(value: Value, values: Mapping[str, Values], errors: Mapping[str, Do
     match value:
         case Constant(number):
             return evaluate(value, values, axes), np.array(abs(float(np.float32(number)) - number) if value.dtype == FLOAT else 0.0)
-        case Table():  # its numbers are rounded
-            numbers = evaluate(value, values, axes)
-            return numbers, UNIT * np.abs(np.asarray(numbers, np.float64))
+        case Table():  # that its numbers are rounded `_stage_error` counts
+            return evaluate(value, values, axes), np.array(0.0)
         case Read(tensor):
             # What a read gives outside of its tensor is exact.
             error = evaluate(replace(value, outside=0.0), errors, axes) if tensor.name in errors else np.array(0.0)
