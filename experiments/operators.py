@@ -3,7 +3,8 @@
     python -m experiments.operators [--output DIRECTORY] [--families C1D,GMM] [--max-trials 256] [--max-seconds 60] [--no-tuning | --plot-only]
 
 The shapes are those of `graph.operator_suite`. Tunes each case as `tilewright tune` does, then lets the kernels and the peers that are installed take
-turns. Writes results.csv (a row a case and contender), machine.json, and operators.md and operators.png, which are made from the CSV alone.
+turns: beside peers calls from Python are timed, beside the machine's limit runs in a row. Writes results.csv (a row a case and contender), machine.json,
+and operators.md and operators.png, which are made from the CSV alone.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from ir.files import make_directory, write_file
 from ir.task import Task
 from schedule.algorithms import WINOGRAD, algorithm_of
 from tilewright import api
-from tilewright.bench import DISTURBING_CPUS, BenchResult, run_bench
+from tilewright.bench import DISTURBING_CPUS, BenchResult, Row, run_bench
 from tilewright.peers import PEERS
 
 MEAN_RATIO, FAMILY_RATIO, CASE_RATIO = 1.3, 1.05, 0.95  # what all cases together, each family, and each case are to reach of the best peer
@@ -101,13 +102,18 @@ def rows(result: BenchResult, cases: dict[Task, tuple[str, int]], records: Path)
                 "failed": sum(not record.ok for record in trials),
                 "tuning_seconds": max((record.elapsed_seconds for record in known), default=0.0),
             }
-            found += [{"family": family, "batch": batch, **asdict(row), **limit(row), **tuning} for row in bench.rows(result.limits)]
+            found += [{"family": family, "batch": batch, **asdict(row), **kernel(row), **tuning} for row in bench.rows(result.limits)]
     return found
 
 
-def limit(row: object) -> dict[str, object]:
-    """Which part of the machine's limit the fastest call reached: of what takes longer at full speed, multiply-adds or memory traffic."""
-    return {"limit_fraction": max(row.peak_fraction, row.bandwidth_fraction)}  # type: ignore[attr-defined]  # a Row
+def kernel(row: Row) -> dict[str, object]:
+    """What the machine's limit leaves to our kernel: speeds and fractions of runs in a row, for a call from Python takes half a microsecond, and "limit", the
+    larger of both fractions: that of what takes longer at full speed, multiply-adds or memory traffic. Nothing of the other contenders."""
+    if row.kernel_seconds is None:
+        return {}
+    faster = row.min_seconds / row.kernel_seconds
+    peak, bandwidth = faster * row.peak_fraction, faster * row.bandwidth_fraction
+    return {"kernel_gflops": faster * row.gflops, "kernel_peak_fraction": peak, "kernel_bandwidth_fraction": bandwidth, "limit_fraction": max(peak, bandwidth)}
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -120,7 +126,7 @@ def table(results: pd.DataFrame) -> str:
     cases = [_case_line(row) for _, row in tuned.iterrows()]
     means = tuned.groupby("family")["ratio_to_best_peer"].agg(geometric_mean)
     by_winograd = tuned["setting"].map(algorithm_of).isin(list(WINOGRAD))
-    by_memory = tuned["bandwidth_fraction"] > tuned["peak_fraction"]
+    by_memory = tuned["kernel_bandwidth_fraction"] > tuned["kernel_peak_fraction"]
     compute, memory = (tuned.loc[which & ~by_winograd, "limit_fraction"] for which in (~by_memory, by_memory))
     summary = (
         f"All {len(tuned)} cases: {geometric_mean(tuned['ratio_to_best_peer']):.3f} × the best peer (wanted: {MEAN_RATIO}); "
@@ -131,11 +137,12 @@ def table(results: pd.DataFrame) -> str:
     )
     heads = (
         ["family", "", "cases", "× best peer", "slowest", "fastest", "of the limit"],
-        ["family", "batch", "case", "ms", "GFLOP/s", "of peak", "of bandwidth", "best peer", "× best peer", "by medians", "A/A", "trials"],
+        ["family", "batch", "case", "ms", "in a row", "GFLOP/s", "of peak", "of bandwidth", "best peer", "× best peer", "by medians", "A/A", "trials"],
     )
     notes = "\n".join([
-        "“× best peer”: seconds of the best peer's fastest call over ours, above 1 is faster; family lines are geometric means. Limit: the larger of the",
-        "fractions of FMA peak and of the bandwidth of the level of memory that holds the case. A star: other processes disturbed the comparison.",
+        "“ms” and “× best peer” are of calls from Python, the latter the seconds of the best peer's fastest over ours: above 1 is faster; family lines are",
+        "geometric means. “In a row” and the speeds are of our kernel run many times by native code. Limit: the larger of the fractions of FMA peak and of the",
+        "bandwidth of the level of memory that holds the case. A star: other processes disturbed the comparison.",
         "A convolution's flops are those of all its windows, padding included, as the field counts; kernels that leave the padding out may pass the peak.",
     ])  # fmt: skip
     return "\n\n".join([summary, markdown_table(heads[0], families), markdown_table(heads[1], cases), notes]) + "\n"
@@ -153,9 +160,10 @@ def _case_line(row: pd.Series) -> list[str]:
         str(row["batch"]),
         row["task"],
         f"{1e3 * row['min_seconds']:.4f}",
-        f"{row['gflops']:.1f}" if row["gflops"] else "–",
-        f"{row['peak_fraction']:.0%}" if row["gflops"] else "–",
-        f"{row['bandwidth_fraction']:.0%} of {row['memory_level']}",
+        f"{1e3 * row['kernel_seconds']:.4f}",
+        f"{row['kernel_gflops']:.1f}" if row["gflops"] else "–",
+        f"{row['kernel_peak_fraction']:.0%}" if row["gflops"] else "–",
+        f"{row['kernel_bandwidth_fraction']:.0%} of {row['memory_level']}",
         row["best_peer"] if isinstance(row["best_peer"], str) else "–",
         f"{row['ratio_to_best_peer']:.2f}{'*' if row['other_cpus'] > DISTURBING_CPUS else ''}",
         f"{row['median_ratio_to_best_peer']:.2f}",

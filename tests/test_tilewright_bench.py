@@ -53,8 +53,9 @@ def record(**changes):
 
 
 def test_rows_tell_speed_fractions_and_ratios():
-    found = TaskBench(TASK, (series("peak", 4e-6, 2e-6), series("tuned", 3e-6, 1e-6), series("default", 4e-6), series("again", 1.1e-6), series("numpy", 3e-6),
-                             series("torch", 2e-6, 2.5e-6)), 400_000, 0.25, ())  # fmt: skip
+    ours = (series("tuned", 3e-6, 1e-6), series("default", 4e-6), series("again", 1.1e-6), series("in a row", 0.8e-6))
+    peers = (series("numpy", 3e-6), series("torch", 2e-6, 2.5e-6))
+    found = TaskBench(TASK, (series("peak", 4e-6, 2e-6), *ours, *peers), 400_000, 0.25, ())
     tuned, default, numpy, torch = found.rows(LIMITS)
     assert [row.contender for row in (tuned, default, numpy, torch)] == ["tuned", "default", "numpy", "torch"]
     assert tuned.peak_gflops == pytest.approx(200.0)
@@ -64,6 +65,7 @@ def test_rows_tell_speed_fractions_and_ratios():
     assert [row.ratio_to_best_peer for row in (tuned, default, numpy, torch)] == pytest.approx([2.0, 0.5, 2 / 3, 1.0])
     assert tuned.median_ratio_to_best_peer == pytest.approx(4.5 / 4.0)
     assert (tuned.noise_minima, tuned.noise_medians) == pytest.approx((1.1, 2.2 / 4.0))
+    assert [row.kernel_seconds for row in (tuned, default, numpy, torch)] == [0.8e-6, None, None, None]
     assert tuned.gb_per_second == pytest.approx(TASK.program.n_bytes / 1e3)
     assert (tuned.memory_level, tuned.count, tuned.name, tuned.setting, tuned.other_cpus) == ("DRAM", 3, "layer", "of tuned", 0.25)
 
@@ -116,8 +118,8 @@ def test_bench_end_to_end(tmp_path):
     result = run_bench([TASK, other], tmp_path / "records.db", ["numpy"], rounds=1, turn_seconds=1e-3, watch=seen.append)
     assert seen == list(result.tasks)
     assert [[each.contender for each in bench.series] for bench in result.tasks] == [
-        ["peak", "tuned", "default", "again", "numpy"],
-        ["peak", "default", "again"],
+        ["peak", "tuned", "default", "again", "in a row", "numpy"],
+        ["peak", "default", "again", "in a row"],
     ]
     assert [bench.tuned for bench in result.tasks] == [True, False]
     assert any("numpy has no convolutions" in note for note in result.tasks[1].notes)
@@ -157,7 +159,7 @@ def test_schedules_that_cannot_be_used_are_left_out_and_noted(monkeypatch):
     target = detect_machine().target
     problem = Problem(TASK, random_inputs(TASK.key, bench_worker.SEED), target.threads)
     contenders, notes = bench_worker.our_contenders(problem, Candidate("no such", (1,)), target)
-    assert [each.name for each in contenders] == ["default", "again"]
+    assert [each.name for each in contenders] == ["default", "again", "in a row"]
     assert len(notes) == 1
     assert notes[0].startswith("tuned is left out: no sketch 'no such' for matmul:m=24,n=40,k=32")
 

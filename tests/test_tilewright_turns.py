@@ -47,6 +47,12 @@ def test_a_turn_is_spent_inside_the_contender_s_context():
     assert len(seconds) == turns.TIMED_CALLS
 
 
+def test_seconds_of_a_call_that_computes_several_times_are_those_of_one(monkeypatch):
+    clock = iter(range(0, 1000, 2))
+    monkeypatch.setattr(turns.time, "perf_counter", lambda: next(clock))
+    assert set(take_turn(Contender("a", "", lambda: None, times=8), SHORT)) == {0.25}
+
+
 def test_calls_go_on_until_they_took_long_enough(monkeypatch):
     clock = iter(range(0, 1000, 2))
     monkeypatch.setattr(turns.time, "perf_counter", lambda: next(clock))

@@ -24,7 +24,7 @@ from ir.task import Task
 from schedule.algorithms import ALGORITHMS
 from schedule.measurement import Candidate
 from tilewright.api import one_thread_without_openmp, recorded_best
-from tilewright.bench_worker import AGAIN, PEAK
+from tilewright.bench_worker import AGAIN, IN_A_ROW, PEAK
 from tilewright.peers import PEERS, choose_peers
 from tilewright.turns import Series, TurnOptions
 
@@ -45,6 +45,7 @@ class Row:
     setting: str
     min_seconds: float
     median_seconds: float
+    kernel_seconds: float | None  # of the fastest runs in a row, without the way through Python; None but of the first of our schedules
     gflops: float
     peak_gflops: float  # of multiply-adds in registers, which took turns with the contenders
     peak_fraction: float
@@ -61,8 +62,8 @@ class Row:
 
 @dataclass(frozen=True)
 class TaskBench:
-    """The series of one task: "tuned" (if there is a record) and "default", the first of them "again", "peak", and the peers by name. Each peer is in
-    the setting that was its fastest one. `notes` tell what is left out and why."""
+    """The series of one task: "tuned" (if there is a record) and "default", the first of them "again" and "in a row", "peak", and the peers by name. Each
+    peer is in the setting that was its fastest one. `notes` tell what is left out and why."""
 
     task: Task
     series: tuple[Series, ...]
@@ -85,7 +86,7 @@ class TaskBench:
 
     def rows(self, limits: Mapping[str, Any]) -> list[Row]:
         """A row for each of our schedules and each peer. `limits`: of the machine, as `codegen.limits` writes them."""
-        return [self._row(each, limits) for each in self.series if each.contender not in (AGAIN, PEAK)]
+        return [self._row(each, limits) for each in self.series if each.contender not in (AGAIN, IN_A_ROW, PEAK)]
 
     def noise(self) -> tuple[float, float]:
         """Of the minima and of the medians: our second series over our first."""
@@ -104,6 +105,7 @@ class TaskBench:
         level, bandwidth = memory_bandwidth(limits, self.task.program.n_bytes)
         gb_per_second = 1e-9 * self.task.program.n_bytes / series.min_seconds
         noise_minima, noise_medians = self.noise()
+        in_a_row = self._series(IN_A_ROW) if series is self.ours else None
         return Row(
             task=self.task.key,
             name=self.task.name,
@@ -112,6 +114,7 @@ class TaskBench:
             setting=series.setting,
             min_seconds=series.min_seconds,
             median_seconds=series.median_seconds,
+            kernel_seconds=in_a_row.min_seconds if in_a_row else None,
             gflops=gflops,
             peak_gflops=peak_gflops,
             peak_fraction=gflops / peak_gflops,

@@ -21,6 +21,7 @@ from codegen.check import WrongAnswer, check_output, random_inputs, reference, s
 from codegen.kernel import Kernel, aligned_copy, aligned_empty, build, find_sketch
 from codegen.limits import FMA_TURNS, Walk, aligned, build_probes, measure_limits
 from codegen.openmp import register_openmp
+from codegen.timing import Timing, calibrate
 from codegen.worker import die_with
 from ir.errors import IllegalCandidate, UserError
 from ir.task import Task, task
@@ -33,7 +34,10 @@ from tilewright.turns import Contender, OtherWork, TurnOptions, take_turns
 
 SEED = 0  # of the inputs
 SETTING_ROUNDS = 3  # to find a peer's best setting
-PEAK, AGAIN = "peak", "again"  # contenders of the comparison itself: one that only multiplies and adds, and one of our kernels once more
+# Contenders of the comparison itself: one that only multiplies and adds, and one of our kernels once more, called alike, and many times in each call.
+PEAK, AGAIN, IN_A_ROW = "peak", "again", "in a row"
+ONE_RUN = Timing(repeat_seconds=0.0)
+ROW_TIMING = Timing(repeat_seconds=1e-3)  # of calls of `IN_A_ROW`: a thousand times as long as the clock and the way through Python
 
 
 def main() -> None:
@@ -77,35 +81,39 @@ def bench_task(of: Task, tuned: Mapping[str, Any] | None, target: Target, peers:
 
 def our_contenders(problem: Problem, tuned: Candidate | None, target: Target) -> tuple[list[Contender], list[str]]:
     """The tuned schedule, if there is one, and the default one; then the first of them "again", in memory of its own: by how much the two
-    differ is the noise of the comparison. And notes on what is left out."""
-    first = sketches(problem.task.program, target)[0]
-    default = Candidate(first.name, tuple(first.default_row().tolist()))
+    differ is the noise of the comparison; and "in a row": what is left without calls. And notes on what is left out."""
+    sketch = sketches(problem.task.program, target)[0]
+    default = Candidate(sketch.name, tuple(sketch.default_row().tolist()))
     found, notes = [], []
     for name, candidate in {"tuned": tuned, "default": default}.items():
         if candidate is None:
             continue
         try:
             found.append(our_contender(name, problem, candidate, target))
+            if len(found) == 1:
+                first = candidate
         except (IllegalCandidate, WrongAnswer) as error:
             notes.append(f"{name} is left out: {error}")
     if found:
-        found.append(our_contender(AGAIN, problem, tuned if found[0].name == "tuned" and tuned else default, target))
+        found += [our_contender(AGAIN, problem, first, target), our_contender(IN_A_ROW, problem, first, target, ROW_TIMING)]
     return found, notes
 
 
-def our_contender(name: str, problem: Problem, candidate: Candidate, target: Target) -> Contender:
-    """A kernel with its constants packed and its buffers in place. `IllegalCandidate` if it cannot be built, `WrongAnswer` if it is not right."""
+def our_contender(name: str, problem: Problem, candidate: Candidate, target: Target, timing: Timing = ONE_RUN) -> Contender:
+    """A kernel with its constants packed and its buffers in place, and as many runs in a call as take the seconds of `timing`. `IllegalCandidate` if it
+    cannot be built, `WrongAnswer` if it is not right."""
     of = problem.task
     register_openmp()
     kernel = Kernel(build(of, find_sketch(of, candidate.sketch, target), np.array(candidate.row, dtype=np.int64), target))
     constants = {tensor.name: problem.inputs[tensor.name] for tensor in of.program.inputs if tensor.constant}
     inputs = {name: aligned_copy(array) for name, array in problem.inputs.items() if name not in constants}
     bound, out = kernel.bind(**constants), aligned_empty(of.program.output.shape, of.program.output.dtype)
-    pointers = bound.pointers(inputs, out)
+    run = partial(kernel.run, bound.pointers(inputs, out))
     spoil(out)
-    kernel.run(pointers)
+    run(1)
     check_output(out, reference(of.key, SEED, kernel.code.algorithm))
-    return Contender(name, candidate.sketch, partial(kernel.run, pointers), alive=(bound, inputs, out))
+    times, _ = calibrate(run, timing)
+    return Contender(name, candidate.sketch, partial(run, times), alive=(bound, inputs, out), times=times)
 
 
 def peak_contender(target: Target) -> tuple[Contender, int]:

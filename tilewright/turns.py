@@ -30,7 +30,7 @@ LONG_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to compute a task, on buffers made beforehand: `run` is one call. `setting` says which of the contender's ways it is.
+    """One way to compute a task, on buffers made beforehand: `run` computes it `times` times. `setting` says which of the contender's ways it is.
 
     A turn is spent inside of `turn()`. `alive` holds what `run` needs without referring to it, such as memory that it has the addresses of.
     """
@@ -40,6 +40,7 @@ class Contender:
     run: Callable[[], object]
     turn: Callable[[], AbstractContextManager[object]] = nullcontext
     alive: object = None
+    times: int = 1
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class TurnOptions:
 
 @dataclass(frozen=True)
 class Series:
-    """The seconds of a contender's calls: the minimum and the median of each turn. `n_disturbed` turns began although threads of this
+    """The seconds in which a contender computes its task: the minimum and the median of each turn's calls. `n_disturbed` turns began although threads of this
     process were still busy after `QUIET_LIMIT_SECONDS`."""
 
     contender: str
@@ -96,10 +97,10 @@ def take_turns(contenders: Sequence[Contender], options: TurnOptions) -> list[Se
 
 
 def take_turn(contender: Contender, options: TurnOptions) -> list[float]:
-    """The seconds of each call."""
+    """The seconds of computing the task once, as each call tells them."""
     with contender.turn():
         time_calls(contender.run, options.warm_seconds, WARM_CALLS)
-        return time_calls(contender.run, options.turn_seconds, TIMED_CALLS)
+        return [seconds / contender.times for seconds in time_calls(contender.run, options.turn_seconds, TIMED_CALLS)]
 
 
 def time_calls(run: Callable[[], object], seconds: float, least: int) -> list[float]:
