@@ -146,7 +146,7 @@ class Access:
         box = self._moving(box)
         key = (name, tuple(box.items()))
         if key not in self._known:
-            packed = [quantity(self._packed_memory_rows(rows, self._in_copy(box))) for rows in self._packed_layouts]
+            packed = [quantity(self._packed_memory_rows(rows, box)) for rows in self._packed_layouts]
             self._known[key] = self._where_packed(quantity(self._memory_rows(self._in_memory(box))), packed)
         return self._known[key]
 
@@ -191,7 +191,7 @@ class Access:
 
     # -- the two readings
 
-    @property
+    @cached_property
     def in_place(self) -> Expr:
         """1 where the tensor itself is accessed, 0 where a packed copy is."""
         return 1 if self.operand is None else equal(self.operand.level, PACK_LEVELS.index("none"))
@@ -250,9 +250,13 @@ class Access:
 
     def _in_copy(self, box: Box) -> Box:
         """The part of the box that the packed copy has at a time; what lies beyond takes its place in turn."""
+        return {axis: extent if self._regions[axis] == axis.extent else minimum(extent, self._regions[axis]) for axis, extent in box.items()}
+
+    @cached_property
+    def _regions(self) -> Box:
+        """Of what moves the access, how much a packed copy has."""
         assert self.operand is not None
-        regions = {axis: self.tiled.region(self.operand, axis) for axis in box}
-        return {axis: extent if regions[axis] == axis.extent else minimum(extent, regions[axis]) for axis, extent in box.items()}
+        return {axis: self.tiled.region(self.operand, axis) for axis in self.read.axes}
 
     def _elements(self, box: Box) -> Expr:
         return mul(*(distinct(_terms(index, box)) for index in self.read.indices))
@@ -268,7 +272,8 @@ class Access:
         return rows
 
     def _packed_memory_rows(self, rows: Sequence[PackedRow], box: Box) -> list[Row]:
-        return [Row(*self._touched(row, box), row.stride) for row in rows]
+        in_copy = self._in_copy(box)
+        return [Row(*self._touched(row, in_copy), row.stride) for row in rows]
 
     def _touched(self, row: PackedRow, box: Box) -> tuple[Expr, Expr]:
         """(indices touched, from the first to the last of them) along a row."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 from ir.expression import Expr, both, ceil_div, minimum, mul, where
 from ir.program import Axis
@@ -46,12 +48,18 @@ class LoopStructure:
 
     def index(self, band: str, entered: int) -> int:
         """Number of the place inside the first `entered` loops of the band, or inside all of them if there are fewer."""
-        outside = sum(BANDS.index(loop.band) < BANDS.index(band) for loop in self.loops)
-        return outside + min(entered, len(self.of(band)))
+        numbers = self._numbers[band]
+        return min(numbers.start + entered, numbers.stop)
 
     def inside(self, band: str) -> int:
         """Number of the place inside all loops of the band."""
-        return self.index(band, len(self.of(band)))
+        return self._numbers[band].stop
+
+    @cached_property
+    def _numbers(self) -> dict[str, range]:
+        """Of the loops of each band."""
+        stops = list(accumulate(len(self.of(band)) for band in BANDS))
+        return {band: range(start, stop) for band, start, stop in zip(BANDS, (0, *stops), stops, strict=False)}
 
 
 def is_at(tiled: TiledStage, band: str, axis: Axis, number: int) -> Expr:

@@ -67,7 +67,9 @@ class StageQuantities:
 
     def all(self) -> dict[str, Expr]:
         """Every quantity but those of packing, of the epilogue, and of time."""
-        accesses = {f"{role}.{name}": quantity for role in ACCESSES for name, quantity in self.access(role).items()}
+        by_role = {role: self.access(role) for role in ACCESSES if role in self.accesses}
+        nothing = dict.fromkeys(by_role["output"], 0)  # of an operand that the stage has not
+        accesses = {f"{role}.{name}": quantity for role in ACCESSES for name, quantity in by_role.get(role, nothing).items()}
         return self.arithmetic() | self.register_tile() | self.parallel() | self.loops() | accesses | self.caches() | self.places()
 
     # -- sizes that several parts use
@@ -230,9 +232,7 @@ class StageQuantities:
         return {**axes, "vector": (self.tiled.vector,)}
 
     def access(self, role: str) -> dict[str, Expr]:
-        """Footprints, reuse, loads and strides of one access; zeros where the stage has no such operand."""
-        if role not in self.accesses:
-            return dict.fromkeys(self.access("output"), 0)
+        """Footprints, reuse, loads and strides of one access."""
         access = self.accesses[role]
         result: dict[str, Expr] = {"packed": sub(1, access.in_place)}
         for name in FOOTPRINT_PLACES:

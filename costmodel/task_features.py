@@ -8,14 +8,13 @@ Notation: n rows (candidates), c columns, f features.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from costmodel.features import FEATURES, FeatureExtractor
+from ir.garbage import without_collection
 from schedule.sketch import Sketch
 from schedule.space import Population
 from schedule.target import Target
@@ -34,7 +33,7 @@ class TaskFeatures:
     groups: tuple[str, ...] = (*(feature.group for feature in FEATURES), *(FEATURES[i].group for i in _RELATIVE))  # of `costmodel.feature_table.GROUPS`
 
     def __init__(self, sketches: Sequence[Sketch], target: Target) -> None:
-        with _without_collection():
+        with without_collection():
             self._extractors = {sketch.name: FeatureExtractor(sketch, target) for sketch in sketches}
         samples = [self._extractors[sketch.name](sketch.space.sample(SAMPLED_ROWS, np.random.default_rng(0))) for sketch in sketches]
         self._usual = np.concatenate(samples)[:, _RELATIVE].mean(axis=0)
@@ -43,15 +42,3 @@ class TaskFeatures:
         """(n, c) valid rows of the sketch's space -> (n, f) features, columns as `names`."""
         features = self._extractors[sketch.name](X)
         return np.concatenate([features, features[:, _RELATIVE] - self._usual], axis=1)
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Expressions are many, and refer only to what they are made of: to look for cycles among them takes up to a third of the time and finds none."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

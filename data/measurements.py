@@ -18,6 +18,7 @@ from data import exchange
 from data.record import Record
 from data.store import Store
 from ir.errors import UserError
+from ir.garbage import without_collection
 
 STORE = "campaign.db"
 ABOUT = ".about.json"  # not any .json: whoever exports records may well have a JSON result of the same name
@@ -53,7 +54,8 @@ def read_measured(paths: Iterable[Path]) -> Measured:
     sources: Sources = {}
     together: list[set[str]] = []  # of each directory the machines
     for path in paths:
-        mine = [record for part in _parts(path) for record in _records(part)]
+        with without_collection():
+            mine = [record for part in _parts(path) for record in _records(part)]
         if path.is_dir():
             together.append(_machines(mine))
         records.update(dict.fromkeys(mine))

@@ -17,6 +17,7 @@ from data.meaning import meaning, rows
 from data.measurements import Measured
 from data.record import Record, Setting, by_setting
 from ir.errors import UserError
+from ir.garbage import without_collection
 from ir.identity import program_id
 from ir.task import Task, known_task, task
 from schedule.rules import sketches
@@ -166,6 +167,7 @@ def _all_described(by_setting: Collection[Sequence[Record]]) -> Iterator[_Descri
     return found
 
 
+@without_collection()
 def _described(records: Sequence[Record]) -> _Described:
     """Of records of one setting, of which there is one at least."""
     target = records[0].target
