@@ -33,6 +33,7 @@ from tilewright.bench import DISTURBING_CPUS, BenchResult, Row, run_bench
 from tilewright.peers import PEERS
 
 MEAN_RATIO, FAMILY_RATIO, CASE_RATIO = 1.3, 1.05, 0.95  # what all cases together, each family, and each case are to reach of the best peer
+KERNEL_COLUMNS = ("kernel_gflops", "kernel_peak_fraction", "kernel_bandwidth_fraction")  # of runs in a row
 COMPUTE_MARK, MEMORY_MARK = 0.92, 0.8  # wanted of the FMA peak and of the bandwidth, of the cases that each of them bounds
 
 
@@ -64,6 +65,8 @@ def run(config: Config, output: Path, records: Path | None = None, tune: Callabl
     """Tune (not where `tune` is None), compare, and write all files; the rows of the CSV. Of an earlier run it keeps the rows of other cases, so that
     the whole can be made in parts."""
     make_directory(output)
+    if (output / RESULTS).exists():
+        read_rows(output)  # refused before hours are spent
     records = records or output / "records.db"
     cases = config.cases()
     for number, (of, (family, _)) in enumerate(cases.items(), 1):
@@ -79,10 +82,19 @@ def run(config: Config, output: Path, records: Path | None = None, tune: Callabl
     return results
 
 
+def read_rows(output: Path) -> pd.DataFrame:
+    """Of an earlier run; `UserError` where it made no such rows as today's."""
+    results = read_results(output)
+    missing = [name for name in (*KERNEL_COLUMNS, "kernel_seconds", "limit_fraction") if name not in results]
+    if missing:
+        raise UserError(f"{output / RESULTS}: it has no column {missing[0]}; an earlier version made it, so run all cases again, into another directory")
+    return results
+
+
 def _with_earlier(results: pd.DataFrame, output: Path) -> pd.DataFrame:
     """In the order of the suite."""
     if (output / RESULTS).exists():
-        earlier = read_results(output)
+        earlier = read_rows(output)
         results = pd.concat([earlier[~earlier["task"].isin(results["task"])], results])
     place = {of.key: number for number, of in enumerate(Config().cases())}
     order = results["task"].map(lambda key: place.get(key, len(place)))
@@ -112,8 +124,8 @@ def kernel(row: Row) -> dict[str, object]:
     if row.kernel_seconds is None:
         return {}
     faster = row.min_seconds / row.kernel_seconds
-    peak, bandwidth = faster * row.peak_fraction, faster * row.bandwidth_fraction
-    return {"kernel_gflops": faster * row.gflops, "kernel_peak_fraction": peak, "kernel_bandwidth_fraction": bandwidth, "limit_fraction": max(peak, bandwidth)}
+    of_kernel = [faster * each for each in (row.gflops, row.peak_fraction, row.bandwidth_fraction)]
+    return dict(zip(KERNEL_COLUMNS, of_kernel, strict=True)) | {"limit_fraction": max(of_kernel[1:])}
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -191,7 +203,7 @@ def main() -> int:
         )  # fmt: skip
         if not given.plot_only:
             run(config, given.output, given.records, None if given.no_tuning else tune_case)
-        results = read_results(given.output)
+        results = read_rows(given.output)
         text = table(results)
         write_file(given.output / "operators.md", text.encode())
     except UserError as error:

@@ -65,3 +65,9 @@ def test_a_tiny_run(tmp_path, monkeypatch):
     assert "| TBG | transpose, batched product | 2 | " in text
     draw(read, tmp_path / "operators.png")
     assert (tmp_path / "operators.png").stat().st_size > 10_000
+
+
+def test_rows_of_an_earlier_version_are_refused(tmp_path):
+    pd.DataFrame({"task": ["matmul:m=1,n=1,k=1"], "limit_fraction": [1.0]}).to_csv(tmp_path / "results.csv")
+    with pytest.raises(UserError, match=r"results\.csv: it has no column kernel_gflops; an earlier version made it"):
+        operators.run(Config(families=("TBG",)), tmp_path, tune=None)
