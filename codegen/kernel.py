@@ -118,6 +118,11 @@ def aligned_copy(array: NDArray[Any], empty: Empty = aligned_empty) -> Array:
     return result
 
 
+def as_aligned(array: Array) -> Array:
+    """The array itself where it is contiguous and begins where `aligned_empty` would, otherwise a copy that does."""
+    return array if array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0 else aligned_copy(array)
+
+
 class Kernel:
     """A loaded candidate. Call it with the task's input arrays in order; or `bind` the constant ones first.
 

@@ -146,7 +146,7 @@ class Access:
         box = self._moving(box)
         key = (name, tuple(box.items()))
         if key not in self._known:
-            packed = [quantity(self._packed_memory_rows(rows, box)) for rows in self._packed_layouts]
+            packed = [quantity(self._packed_memory_rows(rows, self._in_copy(box))) for rows in self._packed_layouts]
             self._known[key] = self._where_packed(quantity(self._memory_rows(self._in_memory(box))), packed)
         return self._known[key]
 
@@ -272,8 +272,7 @@ class Access:
         return rows
 
     def _packed_memory_rows(self, rows: Sequence[PackedRow], box: Box) -> list[Row]:
-        in_copy = self._in_copy(box)
-        return [Row(*self._touched(row, in_copy), row.stride) for row in rows]
+        return [Row(*self._touched(row, box), row.stride) for row in rows]
 
     def _touched(self, row: PackedRow, box: Box) -> tuple[Expr, Expr]:
         """(indices touched, from the first to the last of them) along a row."""

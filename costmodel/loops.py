@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from ir.expression import Expr, both, ceil_div, minimum, mul, where
 from ir.program import Axis
@@ -58,8 +58,8 @@ class LoopStructure:
     @cached_property
     def _numbers(self) -> dict[str, range]:
         """Of the loops of each band."""
-        stops = list(accumulate(len(self.of(band)) for band in BANDS))
-        return {band: range(start, stop) for band, start, stop in zip(BANDS, (0, *stops), stops, strict=False)}
+        ends = accumulate((len(self.of(band)) for band in BANDS), initial=0)
+        return {band: range(start, stop) for band, (start, stop) in zip(BANDS, pairwise(ends), strict=True)}
 
 
 def is_at(tiled: TiledStage, band: str, axis: Axis, number: int) -> Expr:

@@ -33,8 +33,8 @@ from tilewright.bench import DISTURBING_CPUS, BenchResult, Row, run_bench
 from tilewright.peers import PEERS
 
 MEAN_RATIO, FAMILY_RATIO, CASE_RATIO = 1.3, 1.05, 0.95  # what all cases together, each family, and each case are to reach of the best peer
-KERNEL_COLUMNS = ("kernel_gflops", "kernel_peak_fraction", "kernel_bandwidth_fraction")  # of runs in a row
 COMPUTE_MARK, MEMORY_MARK = 0.92, 0.8  # wanted of the FMA peak and of the bandwidth, of the cases that each of them bounds
+KERNEL_COLUMNS = ("kernel_gflops", "kernel_peak_fraction", "kernel_bandwidth_fraction")  # of runs in a row
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def rows(result: BenchResult, cases: dict[Task, tuple[str, int]], records: Path)
 
 
 def kernel(row: Row) -> dict[str, object]:
-    """What the machine's limit leaves to our kernel: speeds and fractions of runs in a row, for a call from Python takes half a microsecond, and "limit", the
+    """What the machine's limit leaves to our kernel: speeds and fractions of runs in a row, for a call from Python takes half a microsecond, and the
     larger of both fractions: that of what takes longer at full speed, multiply-adds or memory traffic. Nothing of the other contenders."""
     if row.kernel_seconds is None:
         return {}

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,6 +11,7 @@ from experiments.operators import CONFIG, Config, table
 from experiments.operators_figure import draw
 from graph.operator_suite import FAMILIES
 from ir.errors import UserError
+from ir.task import task
 from tilewright import api
 
 
@@ -58,6 +60,12 @@ def test_a_tiny_run(tmp_path, monkeypatch):
     assert list(read["batch"].unique()) == [1, 16]
     assert (read["trials"] == 1).all()
     assert len(read) == len(results)
+    tuned = read[read["contender"] == "tuned"]
+    flops = np.array([task(key).flops for key in tuned["task"]])
+    assert tuned["kernel_gflops"].to_numpy() == pytest.approx(1e-9 * flops / tuned["kernel_seconds"].to_numpy())
+    assert tuned["kernel_peak_fraction"].to_numpy() == pytest.approx((tuned["kernel_gflops"] / tuned["peak_gflops"]).to_numpy())
+    assert (tuned["limit_fraction"] == tuned[["kernel_peak_fraction", "kernel_bandwidth_fraction"]].max(axis=1)).all()
+    assert read.loc[read["contender"] == "numpy", "limit_fraction"].isna().all()
     again = operators.run(replace(config, batches=(16,)), tmp_path, tune=None)
     assert list(again["task"]) == list(read["task"])
     text = table(read)

@@ -160,6 +160,7 @@ def test_schedules_that_cannot_be_used_are_left_out_and_noted(monkeypatch):
     problem = Problem(TASK, random_inputs(TASK.key, bench_worker.SEED), target.threads)
     contenders, notes = bench_worker.our_contenders(problem, Candidate("no such", (1,)), target)
     assert [each.name for each in contenders] == ["default", "again", "in a row"]
+    assert [each.times > 1 for each in contenders] == [False, False, True]
     assert len(notes) == 1
     assert notes[0].startswith("tuned is left out: no sketch 'no such' for matmul:m=24,n=40,k=32")
 

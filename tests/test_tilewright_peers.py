@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from operator_samples import movement_texts, operator_texts, pool_texts, row_texts
 
 from codegen.check import random_inputs, reference
+from codegen.kernel import aligned_copy, as_aligned
+from codegen.workspace import ALIGNMENT
 from ir.convolution import RANKS
 from ir.errors import Unsupported, UserError
 from ir.program import CASTS, FUNCTIONS, Tensor
@@ -37,6 +39,7 @@ def problem(text, threads=2):
 def answers(peer, text):
     """The settings whose answer is right. Settings with a wrong one fail the test; None where the peer cannot compute the task."""
     given = problem(text)
+    before = {name: array.copy() for name, array in given.arrays.items()}
     try:
         peer.ways(given)
     except Unsupported:
@@ -46,7 +49,19 @@ def answers(peer, text):
     for contender in contenders:
         with contender.turn():
             contender.run()
+    for name, array in given.arrays.items():  # whoever is compared reads the same ones
+        np.testing.assert_array_equal(array, before[name])
     return [contender.setting for contender in contenders]
+
+
+def test_inputs_are_shared_where_peers_expect_them_as_they_are():
+    of = task(CONVOLUTION + ",layout=nhwc")
+    given = Problem(of, {name: as_aligned(array) for name, array in random_inputs(of.key, 0).items()}, 2)
+    assert given.arrays["weights"] is given.inputs["weights"]
+    assert not np.shares_memory(given.arrays["x"], given.inputs["x"])
+    apart = aligned_copy(np.zeros(17, np.float32))[1:]
+    assert not np.shares_memory(as_aligned(apart), apart)
+    assert all(array.ctypes.data % ALIGNMENT == 0 and array.flags.c_contiguous for array in (*given.arrays.values(), as_aligned(apart)))
 
 
 @pytest.mark.parametrize("peer", INSTALLED)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from codegen.check import WrongAnswer, check_output, random_inputs, reference, spoil
-from codegen.kernel import Kernel, aligned_copy, aligned_empty, build, find_sketch
+from codegen.kernel import Kernel, aligned_empty, as_aligned, build, find_sketch
 from codegen.limits import FMA_TURNS, Walk, aligned, build_probes, measure_limits
 from codegen.openmp import register_openmp
 from codegen.timing import Timing, calibrate
@@ -36,7 +36,6 @@ SEED = 0  # of the inputs
 SETTING_ROUNDS = 3  # to find a peer's best setting
 # Contenders of the comparison itself: one that only multiplies and adds, and one of our kernels once more, called alike, and many times in each call.
 PEAK, AGAIN, IN_A_ROW = "peak", "again", "in a row"
-ONE_RUN = Timing(repeat_seconds=0.0)
 ROW_TIMING = Timing(repeat_seconds=1e-3)  # of calls of `IN_A_ROW`: a thousand times as long as the clock and the way through Python
 
 
@@ -65,7 +64,7 @@ def work(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def bench_task(of: Task, tuned: Mapping[str, Any] | None, target: Target, peers: Sequence[str], options: TurnOptions) -> dict[str, Any]:
     """Series of the FMA peak, of our schedules and of the peers. `tuned`: sketch and row, None where there are none."""
-    inputs = {name: aligned_copy(array) for name, array in random_inputs(of.key, SEED).items()}
+    inputs = {name: as_aligned(array) for name, array in random_inputs(of.key, SEED).items()}
     problem = Problem(of, inputs, target.threads)
     contenders, notes = our_contenders(problem, Candidate(tuned["sketch"], tuple(tuned["row"])) if tuned else None, target)
     trial = replace(options, rounds=SETTING_ROUNDS)
@@ -88,23 +87,22 @@ def our_contenders(problem: Problem, tuned: Candidate | None, target: Target) ->
     """
     sketch = sketches(problem.task.program, target)[0]
     default = Candidate(sketch.name, tuple(sketch.default_row().tolist()))
-    found, notes = [], []
+    found, usable, notes = [], [], []
     for name, candidate in {"tuned": tuned, "default": default}.items():
         if candidate is None:
             continue
         try:
             found.append(our_contender(name, problem, candidate, target))
-            if len(found) == 1:
-                first = candidate
+            usable.append(candidate)
         except (IllegalCandidate, WrongAnswer) as error:
             notes.append(f"{name} is left out: {error}")
     if found:
-        found += [our_contender(AGAIN, problem, first, target), our_contender(IN_A_ROW, problem, first, target, ROW_TIMING)]
+        found += [our_contender(AGAIN, problem, usable[0], target), our_contender(IN_A_ROW, problem, usable[0], target, ROW_TIMING)]
     return found, notes
 
 
-def our_contender(name: str, problem: Problem, candidate: Candidate, target: Target, timing: Timing = ONE_RUN) -> Contender:
-    """A kernel with its constants packed and its buffers in place, and as many runs in a call as take the seconds of `timing`. `IllegalCandidate` if it
+def our_contender(name: str, problem: Problem, candidate: Candidate, target: Target, timing: Timing | None = None) -> Contender:
+    """A kernel with its constants packed and its buffers in place; a call is one run, or as many as take the seconds of `timing`. `IllegalCandidate` if it
     cannot be built, `WrongAnswer` if it is not right."""
     of = problem.task
     register_openmp()
@@ -115,7 +113,7 @@ def our_contender(name: str, problem: Problem, candidate: Candidate, target: Tar
     spoil(out)
     run(1)
     check_output(out, reference(of.key, SEED, kernel.code.algorithm))
-    times, _ = calibrate(run, timing)
+    times = calibrate(run, timing)[0] if timing else 1
     return Contender(name, candidate.sketch, partial(run, times), alive=(bound, problem, out), times=times)
 
 

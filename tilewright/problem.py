@@ -14,8 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from codegen.kernel import aligned_copy
-from codegen.workspace import ALIGNMENT
+from codegen.kernel import as_aligned
 from ir.convolution import KERNEL, LAYOUTS, RANKS
 from ir.operators import OPERATORS
 from ir.program import Value
@@ -123,7 +122,7 @@ class Problem:
     @cached_property
     def arrays(self) -> Mapping[str, Array]:
         """The inputs by tensor name as peers expect them, contiguous and aligned; those that are so already are no copies."""
-        return {name: _aligned(self._theirs(name, array)) for name, array in self.inputs.items()}
+        return {name: as_aligned(self._theirs(name, array)) for name, array in self.inputs.items()}
 
     def _theirs(self, name: str, array: Array) -> Array:
         if self.operator == "capsule_conv2d":
@@ -148,10 +147,6 @@ class Problem:
             return result.reshape(n, rows, columns, channels, high, wide).transpose(0, 4, 5, 1, 2, 3)
         # Where the whole image is pooled, some give it with dimensions of 1.
         return (in_layout(result, self.parameters["layout"], shape) if self.has_images else result).reshape(shape)
-
-
-def _aligned(array: Array) -> Array:
-    return array if array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0 else aligned_copy(array)
 
 
 @dataclass(frozen=True)
