@@ -273,8 +273,8 @@ class _Body:
             return
         function = declare(self.module, "llvm.prefetch.p0", ir.VoidType(), [POINTER, I32, I32, I32])
         pointer = self.addresses.pointer(statement.buffer, statement.indices)
-        read, locality, data = I32(0), I32(4 - statement.level), I32(1)
-        self.builder.call(function, [pointer, read, locality, data])
+        writes, locality, data = I32(int(statement.writes)), I32(4 - statement.level), I32(1)
+        self.builder.call(function, [pointer, writes, locality, data])
 
     def across(self, value: Across) -> ir.Value:
         """A number, by halves: first of the vectors, then of the one that is left."""

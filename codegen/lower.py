@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codegen.packing import Packing, renamed
-from codegen.prefetch import with_prefetches
+from codegen.prefetch_chunk import with_prefetches
 from codegen.register_tile import RegisterTile
-from codegen.stage_scope import Place, Position, StageScope, as_number, decode
+from codegen.stage_scope import Loop, Place, Position, StageScope, as_number, decode
 from codegen.stage_values import StageValues
 from ir.errors import IllegalCandidate, InternalError
-from ir.expression import Expr, Symbol, add, both, equal, less, minimum, mul, sub, symbol
+from ir.expression import Expr, Symbol, add, both, equal, less, minimum, sub, symbol
 from ir.nest import Buffer, For, If, Load, Nest, Statement, Store
 from ir.program import Axis, Read
 from schedule.sketch import Sketch, TiledStage, handed_on
@@ -137,8 +137,9 @@ class _StageLowering:
     def in_chunk(self) -> list[Statement]:
         """What the parallel loop does of this stage."""
         place = Place()
-        for axis, index in decode(self.chunk()[0], self._chunk_counts):
-            place = place.moved(axis, mul(index, self.scope.size(axis, 2)), chunk=False, block=False)
+        counts = self._chunk_counts
+        for (axis, number), (_, count) in zip(decode(self.chunk()[0], counts), counts, strict=True):
+            place = place.inside(Loop("parallel", axis, number, count, self.scope.size(axis, 2)))
         return [*self.packing.at_level("chunk", place), *self._outer(list(self.tiled.ordered("outer")), place)]
 
     def _outer(self, axes: list[Axis], place: Place) -> list[Statement]:
@@ -149,8 +150,8 @@ class _StageLowering:
         if count == 1:
             return self._outer(rest, place)
         variable = self.scope.variable(f"{axis.name}1", count)
-        moved = place.moved(axis, mul(variable, self.scope.size(axis, 1)), block=False)
-        return [For(variable, count, tuple(self._outer(rest, moved)))]
+        loop = Loop("outer", axis, variable, self.scope.most(count), self.scope.size(axis, 1))
+        return [For(variable, count, tuple(self._outer(rest, place.inside(loop))))]
 
     def _block_tile(self, place: Place) -> list[Statement]:
         """One block: packing, the slices of the reduction, and an epilogue of its own if the schedule wants one."""
@@ -167,8 +168,8 @@ class _StageLowering:
         if count == 1:
             return self._slices(rest, place, first, last)
         variable = self.scope.variable(f"{axis.name}0", count)
-        moved = place.moved(axis, mul(variable, self.scope.size(axis, 0)), chunk=False, block=False)
-        return [For(variable, count, tuple(self._slices(rest, moved, both(first, equal(variable, 0)), both(last, equal(variable, count - 1)))))]
+        inside = place.inside(Loop("slice", axis, variable, count, self.scope.size(axis, 0)))
+        return [For(variable, count, tuple(self._slices(rest, inside, both(first, equal(variable, 0)), both(last, equal(variable, count - 1)))))]
 
     def _block(self, axes: list[Axis], place: Place, first: Expr, last: Expr) -> list[Statement]:
         if not axes:
@@ -178,7 +179,8 @@ class _StageLowering:
         if count == 1:
             return self._block(rest, place, first, last)
         variable = self.scope.variable(f"{axis.name}2", count)
-        return [For(variable, count, tuple(self._block(rest, place.moved(axis, mul(variable, self.scope.size(axis, 0))), first, last)))]
+        loop = Loop("block", axis, variable, self.scope.most(count), self.scope.size(axis, 0))
+        return [For(variable, count, tuple(self._block(rest, place.inside(loop), first, last)))]
 
     def _variants(self, axes: list[Axis], place: Place, sizes: dict[Axis, int], first: Expr, last: Expr) -> list[Statement]:
         """The register tile for each combination of full and remaining sizes that occurs."""

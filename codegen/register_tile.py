@@ -6,16 +6,18 @@ Three kinds: updates of whole vectors along an axis of the output; vectors along
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from codegen.stage_scope import Place, Position, StageScope, all_of, as_number, round_up
+from codegen.prefetch_block import claims_result, next_block
+from codegen.stage_scope import Loop, Place, Position, StageScope, all_of, as_number, round_up
 from codegen.stage_values import StageValues
 from codegen.transform import apply_tables
 from ir.errors import InternalError
 from ir.expression import Expr, Symbol, add, floor_div, minimum, mod, mul, sub, substitute, symbols_of
-from ir.nest import Across, Buffer, For, If, Load, NestValue, Statement, Store
+from ir.nest import Across, Buffer, For, If, Load, NestValue, Prefetch, Statement, Store
 from ir.program import REDUCTIONS, Axis, Constant, Read
 from schedule.sketch import turned_axis
 
@@ -51,6 +53,12 @@ class RegisterTile:
     def __init__(self, scope: StageScope, values: StageValues) -> None:
         self.scope, self.tiled, self.stage, self.values = scope, scope.tiled, scope.stage, values
 
+    @property
+    def _n_vectors(self) -> int:
+        """Of a whole register tile."""
+        steps = {self.tiled.vector: self.scope.target.lanes}
+        return math.prod(-(-self.scope.size(axis, 0) // steps.get(axis, 1)) for axis in self.stage.spatial)
+
     def tile(self, place: Place, sizes: Mapping[Axis, int], first: Expr, last: Expr) -> list[Statement]:
         """The tile of these sizes that begins at `place`; `first` and `last` say whether it is of the first and the last slice of the reduction."""
         if self.tiled.is_across:
@@ -65,6 +73,7 @@ class RegisterTile:
         shape = tuple(round_up(sizes[axis], lanes) if axis == vector else sizes[axis] for axis in axes)
         accumulators = Load(Buffer(f"{self.scope.prefix}accumulator", shape, "register", whole_vectors=True), tuple(points.at.values()))
         return [
+            *self._claim(points),
             *self._start(points, accumulators, first),
             *self._updates(points, accumulators),
             *self._finish(points, accumulators, last),
@@ -80,6 +89,11 @@ class RegisterTile:
 
         others = self.scope.operands.keys() - turned.keys()
         return [*before, *points.over(*self._by_vector(others, points.place, points.at[self.tiled.vector], store))]
+
+    def _claim(self, points: _Points) -> list[Statement]:
+        """Asks for the lines that are stored at the end."""
+        result = self._result(points)
+        return points.over(Prefetch(result.buffer, result.indices, 1, writes=True)) if claims_result(self.scope) else []
 
     def _start(self, points: _Points, accumulators: Load, first: Expr) -> list[Statement]:
         _, identity = REDUCTIONS[self.stage.reduction or "sum"]
@@ -239,8 +253,9 @@ class RegisterTile:
         first, extent, lengths = self._reduce_range(axis, place)
         if rest:
             variable = self.scope.variable(f"{axis.name}1", extent)
-            return [For(variable, extent, tuple(self._inner(rest, place, body, {**here, axis: add(first, variable)})))]
-        return self._unrolled(axis, extent, lengths, lambda index: body({**here, axis: add(first, index)}))
+            inside = place.inside(Loop("inner", axis, variable, max(lengths), 1))
+            return [For(variable, extent, tuple(self._inner(rest, inside, body, {**here, axis: add(first, variable)})))]
+        return self._unrolled(axis, extent, lengths, place, lambda index: body({**here, axis: add(first, index)}))
 
     def _reduce_range(self, axis: Axis, place: Place) -> tuple[Expr, Expr, Sequence[int]]:
         """(first, count, all counts that occur) of the axis' positions in its slice that the register tile at `place` needs."""
@@ -251,15 +266,20 @@ class RegisterTile:
         extent = size if axis.extent % size == 0 else minimum(size, sub(axis.extent, place.absolute.get(axis, 0)))
         return 0, extent, (size, axis.extent % size)
 
-    def _unrolled(self, axis: Axis, extent: Expr, lengths: Sequence[int], body: Callable[[Expr], list[Statement]]) -> list[Statement]:
+    def _unrolled(self, axis: Axis, extent: Expr, lengths: Sequence[int], place: Place, body: Callable[[Expr], list[Statement]]) -> list[Statement]:
         """The innermost reduce loop with `unroll` copies of its body, and the iterations left over; `lengths` are its extents that occur."""
         copies = min(as_number(self.tiled.unroll), self.scope.size(axis, 0))
+
+        def asked(variable: Symbol) -> list[Statement]:
+            loop = Loop("inner", axis, variable, max(lengths) // copies, copies)
+            return next_block(self.scope, place.inside(loop), copies * self._n_vectors)
+
         if copies == 1:
             variable = self.scope.variable(f"{axis.name}1", extent)
-            return [For(variable, extent, tuple(body(variable)))]
+            return [For(variable, extent, (*asked(variable), *body(variable)))]
         outer, inner = self.scope.variable(f"{axis.name}1", floor_div(extent, copies)), self.scope.variable(f"{axis.name}u", copies)
         result: list[Statement] = [
-            For(outer, floor_div(extent, copies), (For(inner, copies, tuple(body(add(mul(outer, copies), inner))), "unrolled"),)),
+            For(outer, floor_div(extent, copies), (*asked(outer), For(inner, copies, tuple(body(add(mul(outer, copies), inner))), "unrolled"))),
         ]
         if any(length % copies for length in lengths):
             left = self.scope.variable(f"{axis.name}r", mod(extent, copies))

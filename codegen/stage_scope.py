@@ -23,18 +23,44 @@ MAX_VECTOR_LOOP = 4  # vectors of a vector loop written out one by one when copy
 
 
 @dataclass(frozen=True)
+class Loop:
+    """A loop of a band: it takes the `number`-th of at most `count` tiles of `size` positions along the axis."""
+
+    band: str
+    axis: Axis
+    number: Expr
+    count: int
+    size: int
+
+
+# Whether the loops of a band move the absolute position, the one in the chunk and the one in the block. Positions inside of a slice are told apart.
+MOVES = {
+    "parallel": (True, False, False),
+    "outer": (True, True, False),
+    "slice": (True, False, False),
+    "block": (True, True, True),
+    "inner": (False, False, False),
+}
+
+
+@dataclass(frozen=True)
 class Place:
-    """Where the nest stands: `base` in absolute positions, and the same relative to the start of the chunk and of the block."""
+    """Where the nest stands: `base` in absolute positions, the same relative to the start of the chunk and of the block, and the loops around, outermost
+    first."""
 
     absolute: dict[Axis, Expr] = field(default_factory=dict)
     in_chunk: dict[Axis, Expr] = field(default_factory=dict)
     in_block: dict[Axis, Expr] = field(default_factory=dict)
+    loops: tuple[Loop, ...] = ()
 
-    def moved(self, axis: Axis, by: Expr, *, chunk: bool = True, block: bool = True) -> Place:
-        def shift(position: dict[Axis, Expr], moves: bool) -> dict[Axis, Expr]:
-            return {**position, axis: add(position.get(axis, 0), by)} if moves else position
+    def moved(self, axis: Axis, by: Expr, moves: tuple[bool, bool, bool] = (True, True, True)) -> Place:
+        positions = (self.absolute, self.in_chunk, self.in_block)
+        shifted = [{**each, axis: add(each.get(axis, 0), by)} if shifts else each for each, shifts in zip(positions, moves, strict=True)]
+        return Place(shifted[0], shifted[1], shifted[2], self.loops)
 
-        return Place(shift(self.absolute, True), shift(self.in_chunk, chunk), shift(self.in_block, block))
+    def inside(self, loop: Loop) -> Place:
+        moved = self.moved(loop.axis, mul(loop.number, loop.size), MOVES[loop.band])
+        return replace(moved, loops=(*self.loops, loop))
 
 
 class StageScope:
@@ -61,8 +87,12 @@ class StageScope:
 
     def variable(self, name: str, extent: Expr) -> Symbol:
         variable = symbol(self.prefix + name)
-        self.ranges[variable] = (0, max(0, interval(extent, self.ranges)[1] - 1))
+        self.ranges[variable] = (0, max(0, self.most(extent) - 1))
         return variable
+
+    def most(self, extent: Expr) -> int:
+        """The largest value that the extent of a loop takes."""
+        return interval(extent, self.ranges)[1]
 
     def size(self, axis: Axis, level: int) -> int:
         size = self.tiled.tilings[axis].sizes[level]

@@ -92,12 +92,13 @@ class Turn:
 
 @dataclass(frozen=True)
 class Prefetch:
-    """The cache line of an element is brought into the cache of this level, 1 or 2, before it is needed. Nothing else changes, so the indices may lie
-    beyond the buffer."""
+    """The cache line of an element is brought into the cache of this level, 1 or 2, before it is needed, to be read or to be written. Nothing else changes,
+    so the indices may lie beyond the buffer."""
 
     buffer: Buffer
     indices: tuple[Expr, ...]
     level: int
+    writes: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,8 +187,8 @@ def _print(body: Sequence[Statement], depth: int, lines: list[str]) -> None:
                 if otherwise:
                     lines.append(f"{indent}else:")
                     _print(otherwise, depth + 1, lines)
-            case Prefetch(buffer, indices, level):
-                lines.append(f"{indent}prefetch {_place(buffer, indices)} into L{level}")
+            case Prefetch(buffer, indices, level, writes):
+                lines.append(f"{indent}prefetch {_place(buffer, indices)} into L{level}{' to write' if writes else ''}")
             case Turn(source, target):
                 lines.append(f"{indent}{target.name} = {source.name} turned over")
             case Store(buffer, indices, value, reduction, guard, streamed):

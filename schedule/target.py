@@ -20,6 +20,10 @@ class Target:
     l3_bytes: int
     threads: int
 
+    def keeps(self, n_bytes: int) -> bool:
+        """Whether a thread's share of a tensor of so many bytes stays in its L2 cache until the next run; half of the cache is for what else is used."""
+        return n_bytes / self.threads <= self.l2_bytes / 2
+
     def to_json(self) -> dict[str, str | int]:
         return asdict(self)
 

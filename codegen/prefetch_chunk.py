@@ -43,9 +43,9 @@ def with_prefetches(stages: Sequence[Stage], chunk: Symbol, n_chunks: int, targe
 
 
 def _level(buffer: Buffer, n_chunks: int, computes: bool, target: Target) -> int:
-    """The cache into which the next chunk is to be brought, 0 for none. Half of a cache is for what else the stages read and write."""
+    """The cache into which the next chunk is to be brought, 0 for none. Half of it is for what else the stages read and write."""
     n_bytes = math.prod(buffer.shape) * buffer.element_bytes
-    if n_bytes / target.threads <= target.l2_bytes / 2:
+    if target.keeps(n_bytes):
         return 0
     two_chunks = 2 * n_bytes / n_chunks
     if two_chunks <= target.l1_bytes / 2:
