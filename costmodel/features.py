@@ -75,15 +75,16 @@ def _slots(sketch: Sketch, target: Target) -> dict[str, Quantities]:
     main = max(sketch.stages, key=lambda tiled: (tiled.stage.flops, tiled.stage.n_points))
     stages = [StageQuantities(tiled, target) for tiled in (main, *(tiled for tiled in sketch.stages if tiled is not main))]
     times = [StageTimes(stage) for stage in stages]
-    all_of_each = [stage.all() | of_stage.quantities() for stage, of_stage in zip(stages, times, strict=True)]
+    described = [stages[0].all(), *(stage.outline() for stage in stages[1:])]
+    of_each = [quantities | of_stage.quantities() for quantities, of_stage in zip(described, times, strict=True)]
     packs = [_packs(stage) for stage in stages]
-    slots = {"compute": all_of_each[0], **{f"pack_{role}": packs[0][role] for role in ROLES if role in packs[0]}}
+    slots = {"compute": of_each[0], **{f"pack_{role}": packs[0][role] for role in ROLES if role in packs[0]}}
     if len(stages) > 1:
-        slots["final"] = _sum(all_of_each[1:])
+        slots["final"] = _sum(of_each[1:])
     epilogues = [(stage, stage.tiled.epilogue) for stage in stages if stage.tiled.epilogue is not None]
     if epilogues:
         slots["epilogue"] = _sum([epilogue_quantities(stage.tiled, epilogue, stage.output_vectors) for stage, epilogue in epilogues])
-    slots["program"] = _program(sketch, target, times, packs, all_of_each, slots)
+    slots["program"] = _program(sketch, target, times, packs, of_each, slots)
     slots["machine"] = {
         "lanes": target.lanes, "vector_registers": target.vector_registers, "threads": target.threads,
         "l1_bytes": target.l1_bytes, "l2_bytes": target.l2_bytes, "l3_bytes": target.l3_bytes,

@@ -72,6 +72,13 @@ class StageQuantities:
         accesses = {f"{role}.{name}": quantity for role in ACCESSES for name, quantity in by_role.get(role, nothing).items()}
         return self.arithmetic() | self.register_tile() | self.parallel() | self.loops() | accesses | self.caches() | self.places()
 
+    def outline(self) -> dict[str, Expr]:
+        """Those of them that stages beside the main one are described by, which most stages are: work and threads, what the caches move, and of operands and
+        loops the sizes alone."""
+        sizes = {f"{role}.{name}": size for role in ACCESSES for name, size in self._sizes(role).items()}
+        trips = {f"{band}.trips": self._trips(band) for band in BANDS}
+        return self.arithmetic() | self.register_tile() | self.parallel() | trips | sizes | self.caches()
+
     # -- sizes that several parts use
 
     @cached_property
@@ -215,7 +222,7 @@ class StageQuantities:
         result: dict[str, Expr] = {}
         for band in BANDS:
             loops = self.structure.of(band)
-            result[f"{band}.trips"] = mul(*(loop.trips for loop in loops))
+            result[f"{band}.trips"] = self._trips(band)
             result[f"{band}.executions"] = self.structure.places[self.structure.inside(band)].executions
             result[f"{band}.n_loops"] = add(*(less(1, loop.trips) for loop in loops))
             result[f"{band}.innermost_trips"] = _innermost(loops, [loop.trips for loop in loops], 1)
@@ -225,6 +232,9 @@ class StageQuantities:
         result["n_loops"] = add(*(result[f"{band}.n_loops"] for band in BANDS))
         result["n_slices"] = self.n_slices
         return result
+
+    def _trips(self, band: str) -> Expr:
+        return mul(*(loop.trips for loop in self.structure.of(band)))
 
     @cached_property
     def _axes_of_accesses(self) -> dict[str, tuple[Axis, ...]]:
@@ -236,9 +246,8 @@ class StageQuantities:
         access = self.accesses[role]
         result: dict[str, Expr] = {"packed": sub(1, access.in_place)}
         for name in FOOTPRINT_PLACES:
-            place = self.place(name)
-            result[f"{name}.bytes"] = mul(access.elements(place.extents), access.element_bytes)
-            result[f"{name}.lines"] = access.lines(place.extents)
+            result[f"{name}.bytes"] = self._bytes(role, name)
+            result[f"{name}.lines"] = access.lines(self.place(name).extents)
         for name in RUN_PLACES:
             result[f"{name}.runs"] = access.runs(self.place(name).extents)
         result |= self._reuse(role) | self._loads(role)
@@ -246,14 +255,25 @@ class StageQuantities:
         tile = {axis: extent for axis, extent in self.tile.full.items() if axis != self.tiled.vector}
         result["vector_stride"] = vector_stride
         result["row_conflicts"] = access.set_conflicts(tile)
-        result["reduce_stride"] = self._innermost_reduce_stride(access)
+        result["reduce_stride"] = self._innermost_reduce_stride(role)
         result["slice_conflicts"] = access.set_conflicts({axis: self.place("tile").extents[axis] for axis in self.stage.reduce})
         return result
 
-    def _innermost_reduce_stride(self, access: Access) -> Expr:
+    def _sizes(self, role: str) -> dict[str, Expr]:
+        """Of an access, a part of what `access` says."""
+        if role not in self.accesses:
+            return dict.fromkeys(("whole.bytes", "tile.lines", "reduce_stride"), 0)
+        lines = self.accesses[role].lines(self.place("tile").extents)
+        return {"whole.bytes": self._bytes(role, "whole"), "tile.lines": lines, "reduce_stride": self._innermost_reduce_stride(role)}
+
+    def _bytes(self, role: str, place: str) -> Expr:
+        access = self.accesses[role]
+        return mul(access.elements(self.place(place).extents), access.element_bytes)
+
+    def _innermost_reduce_stride(self, role: str) -> Expr:
         result: Expr = 0
         for axis in self.tiled.axes("inner"):
-            result = where(is_at(self.tiled, "inner", axis, -1), access.stride(axis), result)
+            result = where(is_at(self.tiled, "inner", axis, -1), self.accesses[role].stride(axis), result)
         return result
 
     def _loads(self, role: str) -> dict[str, Expr]:

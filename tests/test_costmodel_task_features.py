@@ -8,7 +8,7 @@ import pytest
 
 from costmodel.feature_table import GROUPS
 from costmodel.features import FEATURE_VERSION, FEATURES, FeatureExtractor
-from costmodel.task_features import RELATIVE, SAMPLED_ROWS, TaskFeatures
+from costmodel.task_features import RELATIVE, SAMPLED_ROWS, TaskFeatures, described_once
 from ir.task import task
 from schedule.rules import sketches
 from schedule.target import Target
@@ -47,6 +47,16 @@ def test_the_same_rows_have_the_same_features_in_whatever_order():
     known = sketches(task(TASKS[0]).program, TARGET)
     X = known[0].space.sample(50, np.random.default_rng(1))
     np.testing.assert_array_equal(TaskFeatures(known, TARGET)(known[0], X)[::-1], TaskFeatures(known, TARGET)(known[0], X[::-1]))
+
+
+@pytest.mark.parametrize("text", TASKS)
+def test_described_once_is_the_same(text):
+    """Also of sketches that have no rows."""
+    known = sketches(task(text).program, TARGET)
+    describe = TaskFeatures(known, TARGET)
+    populations = [(sketch, sketch.space.sample(30, np.random.default_rng(1))[: 30 * (number % 2)]) for number, sketch in enumerate(known)]
+    for (sketch, X), found in zip(populations, described_once(populations, TARGET), strict=True):
+        np.testing.assert_array_equal(found, describe(sketch, X))
 
 
 def test_every_feature_has_a_group():

@@ -12,7 +12,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
-from costmodel.task_features import TaskFeatures
+from costmodel.task_features import TaskFeatures, described_once
 from data.meaning import meaning, rows
 from data.measurements import Measured
 from data.record import Record, Setting, by_setting
@@ -173,15 +173,13 @@ def _described(records: Sequence[Record]) -> _Described:
     target = records[0].target
     every = sketches(task(records[0].task).program, target)
     known = meaning(records, every)
-    features, numbers, places = [np.empty((0, len(TaskFeatures.names)), np.float32)], list[int](), list[int]()
     if not known.places:
-        return _Described(features[0], numbers, places, known.left_out)
-    describe = TaskFeatures(every, target)
-    for number, mine in known.places.items():
-        features.append(describe(every[number], rows([records[at] for at in mine], len(every[number].space.columns))))
-        numbers += [number] * len(mine)
-        places += mine
-    return _Described(np.concatenate(features), numbers, places, known.left_out)
+        return _Described(np.empty((0, len(TaskFeatures.names)), np.float32), [], [], known.left_out)
+    of_sketch = [known.places.get(number, []) for number in range(len(every))]
+    populations = [(sketch, rows([records[at] for at in mine], len(sketch.space.columns))) for sketch, mine in zip(every, of_sketch, strict=True)]
+    numbers = [number for number, mine in enumerate(of_sketch) for _ in mine]
+    places = [at for mine in of_sketch for at in mine]
+    return _Described(np.concatenate(described_once(populations, target)), numbers, places, known.left_out)
 
 
 def _place(row: tuple[int, ...]) -> float:
