@@ -47,7 +47,7 @@ def draw(results: pd.DataFrame, path: Path) -> None:
         axis.set_ylim(0, top)
     for row in axes:
         row[0].set_ylabel("× best peer", fontsize=8)
-    axes[0, 0].legend(fontsize=7, loc="best")
+    axes[0, 0].legend(fontsize=7, loc="upper left")
     figure.suptitle(
         "Speed over the fastest of numpy, PyTorch and ONNX Runtime (line: as fast). Orange: the limit of the machine for direct algorithms, the longer one of\n"
         "multiply-adds at peak and memory traffic at full bandwidth; a triangle where it lies above the panel",
