@@ -17,9 +17,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from codegen.stage_scope import Loop, Place, StageScope, as_number, decode
+from codegen.stage_scope import Loop, Place, StageScope, decode
 from codegen.workspace import ALIGNMENT
-from ir.expression import Expr, add, ceil_div, less, mul
+from ir.expression import Expr, add, less, mul
 from ir.nest import For, If, Prefetch, Statement
 from ir.program import Axis
 from schedule.sketch import Operand
@@ -28,7 +28,8 @@ LINE_BYTES = ALIGNMENT
 MOST_LINES = 4  # that a step asks for, of each operand
 LEAST_UPDATES = 32  # of vectors, to a line
 
-# The bands whose loops go from one packing of an operand to the next, by the level at which it is packed. Of what is read in place, a slice is a block.
+# The bands whose loops go from one packing of an operand to the next, by the level at which it is packed. Of what is read in place, a block is what a
+# register tile has of a slice.
 AROUND = {"chunk": ("parallel",), "block": ("parallel", "outer"), "slice": ("parallel", "outer", "slice"), "none": ("parallel", "outer", "slice", "block")}
 
 
@@ -59,25 +60,31 @@ def _share(scope: StageScope, operand: Operand, loops: Sequence[Loop], n_updates
     if not moving:
         return []
     around, steps = loops[: moving[-1] + 1], loops[moving[-1] + 1 :]
-    sizes = {axis: _extent(scope, operand, axis) for axis in read.axes}
-    start = _next_start(around)
-    corner: list[Expr] = []
-    extents: list[int] = []
-    for index, size in zip(read.indices, read.tensor.shape, strict=True):
-        ends = [factor * (sizes[axis] - 1) for axis, factor in index.terms]
-        corner.append(add(index.at({axis: start.get(axis, 0) for axis in index.axes}), sum(end for end in ends if end < 0)))
-        extents.append(min(size, 1 + sum(map(abs, ends))))
-    extents[-1] = as_number(ceil_div(extents[-1] * buffer.element_bytes, LINE_BYTES))
-    n_lines, n_steps = math.prod(extents), math.prod(max(1, loop.count) for loop in steps)
+    corner, sizes = _next_box(scope, operand, around)
+    counts = [*sizes[:-1], -(-sizes[-1] * buffer.element_bytes // LINE_BYTES)]
+    n_lines, n_steps = math.prod(counts), math.prod(loop.count for loop in steps)
     share = -(-n_lines // n_steps)
     if share > MOST_LINES or share * LEAST_UPDATES > n_updates or n_lines * LINE_BYTES > scope.target.l2_bytes / 2:
         return []
     first, each = mul(_number(steps), share), scope.variable(f"{buffer.name}_line", share)
-    *outer, line = (digit for _, digit in decode(add(first, each), list(enumerate(extents))))
-    digits = (*outer, mul(line, LINE_BYTES // buffer.element_bytes))
-    ask = For(each, share, (Prefetch(buffer, tuple(map(add, corner, digits)), 2),), "unrolled")
+    *outer, line = (digit for _, digit in decode(add(first, each), list(enumerate(counts))))
+    place = (*outer, mul(line, LINE_BYTES // buffer.element_bytes))
+    ask = For(each, share, (Prefetch(buffer, tuple(map(add, corner, place)), 2),), "unrolled")
     # The last step asks for nothing: were there no branch, the prefetches were in one basic block with the updates, which LLVM then orders badly.
     return [If(less(first, min(n_lines, share * (n_steps - 1))), (ask,))]
+
+
+def _next_box(scope: StageScope, operand: Operand, around: Sequence[Loop]) -> tuple[list[Expr], list[int]]:
+    """First corner and size, along each dimension of the tensor, of what the next block has of an operand."""
+    extents = {axis: _extent(scope, operand, axis) for axis in operand.read.axes}
+    start = _next_start(around)
+    corner: list[Expr] = []
+    sizes: list[int] = []
+    for index, size in zip(operand.read.indices, operand.read.tensor.shape, strict=True):
+        ends = [factor * (extents[axis] - 1) for axis, factor in index.terms]
+        corner.append(add(index.at({axis: start.get(axis, 0) for axis in index.axes}), sum(end for end in ends if end < 0)))
+        sizes.append(min(size, 1 + sum(map(abs, ends))))
+    return corner, sizes
 
 
 def _extent(scope: StageScope, operand: Operand, axis: Axis) -> int:
@@ -100,5 +107,5 @@ def _number(loops: Sequence[Loop]) -> Expr:
     """Of the place, counted through all of the loops."""
     number: Expr = 0
     for loop in loops:
-        number = add(mul(number, max(1, loop.count)), loop.number)
+        number = add(mul(number, loop.count), loop.number)
     return number

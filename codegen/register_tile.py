@@ -253,7 +253,7 @@ class RegisterTile:
         first, extent, lengths = self._reduce_range(axis, place)
         if rest:
             variable = self.scope.variable(f"{axis.name}1", extent)
-            inside = place.inside(Loop("inner", axis, variable, max(lengths), 1))
+            inside = place.inside(_inner_loop(axis, variable, lengths, 1))
             return [For(variable, extent, tuple(self._inner(rest, inside, body, {**here, axis: add(first, variable)})))]
         return self._unrolled(axis, extent, lengths, place, lambda index: body({**here, axis: add(first, index)}))
 
@@ -271,8 +271,7 @@ class RegisterTile:
         copies = min(as_number(self.tiled.unroll), self.scope.size(axis, 0))
 
         def asked(variable: Symbol) -> list[Statement]:
-            loop = Loop("inner", axis, variable, max(lengths) // copies, copies)
-            return next_block(self.scope, place.inside(loop), copies * self._n_vectors)
+            return next_block(self.scope, place.inside(_inner_loop(axis, variable, lengths, copies)), copies * self._n_vectors)
 
         if copies == 1:
             variable = self.scope.variable(f"{axis.name}1", extent)
@@ -285,3 +284,8 @@ class RegisterTile:
             left = self.scope.variable(f"{axis.name}r", mod(extent, copies))
             result.append(For(left, mod(extent, copies), tuple(body(add(mul(floor_div(extent, copies), copies), left)))))
         return result
+
+
+def _inner_loop(axis: Axis, variable: Symbol, lengths: Sequence[int], step: int) -> Loop:
+    """A loop over the positions of a reduce axis in a slice; `lengths` are the numbers of them that occur."""
+    return Loop("inner", axis, variable, max(1, max(lengths) // step), step)
