@@ -137,9 +137,9 @@ class _StageLowering:
     def in_chunk(self) -> list[Statement]:
         """What the parallel loop does of this stage."""
         place = Place()
-        counts = self._chunk_counts
-        for (axis, number), (_, count) in zip(decode(self.chunk()[0], counts), counts, strict=True):
-            place = place.inside(Loop("parallel", axis, number, count, self.scope.size(axis, 2)))
+        counts = dict(self._chunk_counts)
+        for axis, number in decode(self.chunk()[0], list(counts.items())):
+            place = place.inside(Loop("parallel", axis, number, counts[axis], self.scope.size(axis, 2)))
         return [*self.packing.at_level("chunk", place), *self._outer(list(self.tiled.ordered("outer")), place)]
 
     def _outer(self, axes: list[Axis], place: Place) -> list[Statement]:

@@ -48,8 +48,7 @@ def described_once(populations: Iterable[tuple[Sketch, Population]], target: Tar
     samples, features = list[NDArray[np.float32]](), list[NDArray[np.float32]]()
     for sketch, X in populations:
         sample = _sample(sketch)
-        with without_collection():
-            found = FeatureExtractor(sketch, target)(np.concatenate([sample, X]))
+        found = FeatureExtractor(sketch, target)(np.concatenate([sample, X]))
         samples.append(found[: len(sample)])
         features.append(found[len(sample) :])
     usual = _usual(samples)
