@@ -65,10 +65,8 @@ def exp2(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """2^x = 2^n 2^f for the whole number n next to x, and thus an exact f."""
     if scales_in_one(x.type):
         n = intrinsic(builder, "llvm.rint", x)
-        f = builder.fsub(x, n)
-        least = splat(x.type, -0.5)  # also for the NaN that is made of an infinity, which is n's own affair
-        f = builder.select(builder.fcmp_ordered(">", f, least), f, least)
-        return scaled(builder, polynomial(builder, f, EXP2), n)
+        # An infinity makes f, and the polynomial of it, no number; scaled by 2^n it is what n says, 0 or an infinity.
+        return scaled(builder, polynomial(builder, builder.fsub(x, n), EXP2), n)
     x = at_least(builder, at_most(builder, x, _EXP2_IS_INFINITE), _EXP2_IS_ZERO)
     rounder = _ROUNDER + 2 * _BIAS
     rounded = builder.fadd(x, splat(x.type, rounder))

@@ -10,7 +10,7 @@ import ctypes
 import importlib.metadata
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TypeAlias
@@ -37,6 +37,7 @@ ALIGNMENT = 4096
 FMA_TURNS = 1 << 17  # of the loop in a call: half a millisecond of a fast core, beside which a region's start and end are nothing
 CACHE_CALL_BYTES = 1 << 27  # read by each thread in a call: for a quarter of a millisecond or more
 MAX_ROUNDS = 1000
+PASSES = 3  # over the levels of memory, for a disturbance may last as long as one of them takes
 FMA_SHARE = 0.4  # of the measuring time; the rest is shared by the levels of memory
 PACKAGES = ("numpy", "llvmlite", "xgboost", "scikit-learn", "pandas", "pyarrow", "matplotlib", "onnx", "torch", "onnxruntime")
 
@@ -196,30 +197,55 @@ def time_fma(probes: Probes, seconds: float) -> list[tuple[float, ...]]:
 
 def measure_bandwidths(probes: Probes, machine: Machine, seconds: float) -> tuple[Bandwidth, ...]:
     """Reads from half of each cache; reads and copies of DRAM. By one thread and by all."""
-    teams = sorted({1, probes.threads})
-    results = []
-    share = seconds / (len(machine.caches) + 1)
+    levels = [*_caches(probes, machine), _dram(probes, dram_bytes(machine))]
+    series: list[dict[tuple[str, int], tuple[float, ...]]] = [dict.fromkeys(level.runs, ()) for level in levels]
+    for _ in range(PASSES):
+        for level, found in zip(levels, series, strict=True):
+            times = measure(list(level.runs.values()), seconds / (PASSES * len(levels)))
+            for kind, more in zip(level.runs, times, strict=True):
+                found[kind] += more
+    return tuple(
+        Bandwidth(level.name, operation, team, level.buffer_bytes, rate(level.moved[operation, team], times))
+        for level, found in zip(levels, series, strict=True)
+        for (operation, team), times in found.items()
+    )
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of memory, and by operation and threads what is timed there, and the bytes that a call of it moves."""
+
+    name: str
+    buffer_bytes: int
+    runs: Mapping[tuple[str, int], Run]
+    moved: Mapping[tuple[str, int], int]
+
+
+def _caches(probes: Probes, machine: Machine) -> Iterator[Level]:
     sink = aligned(probes.step * probes.threads)
     for cache in machine.caches:
         elements = whole_steps(probes, cache.size_bytes // 2)
         buffer = aligned(elements)
         buffer.fill(1.0)
         repeats = CACHE_CALL_BYTES // buffer.nbytes + 1
-        runs = [probes.run("read", team, buffer, sink, Walk(team, elements, 0, repeats)) for team in teams]
-        for team, series in zip(teams, measure(runs, share), strict=True):
-            results.append(Bandwidth(f"L{cache.level}", "read", team, buffer.nbytes, rate(team * repeats * buffer.nbytes, series)))
+        kinds = [("read", team) for team in _teams(probes)]
+        runs = {kind: probes.run(*kind, buffer, sink, Walk(kind[1], elements, 0, repeats)) for kind in kinds}
+        yield Level(f"L{cache.level}", buffer.nbytes, runs, {kind: kind[1] * repeats * buffer.nbytes for kind in kinds})
 
-    elements = whole_steps(probes, dram_bytes(machine) // probes.threads)
+
+def _dram(probes: Probes, n_bytes: int) -> Level:
+    elements = whole_steps(probes, n_bytes // probes.threads)
     walk = Walk(probes.threads, elements, stride=elements)
     source, destination = aligned(elements * probes.threads), aligned(elements * probes.threads)
     for each in (source, destination):  # each thread first touches what it will read or write, which places it in that thread's memory
         probes.run("fill", probes.threads, each, each, walk)(1)
-    kinds = [(operation, team) for operation in ("read", "copy") for team in teams]
-    runs = [probes.run(operation, team, source, destination, walk) for operation, team in kinds]
-    for (operation, team), series in zip(kinds, measure(runs, share), strict=True):
-        moved = source.nbytes * (2 if operation == "copy" else 1)
-        results.append(Bandwidth("DRAM", operation, team, source.nbytes, rate(moved, series)))
-    return tuple(results)
+    kinds = [(operation, team) for operation in ("read", "copy") for team in _teams(probes)]
+    runs = {kind: probes.run(*kind, source, destination, walk) for kind in kinds}
+    return Level("DRAM", source.nbytes, runs, {kind: source.nbytes * (2 if kind[0] == "copy" else 1) for kind in kinds})
+
+
+def _teams(probes: Probes) -> list[int]:
+    return sorted({1, probes.threads})
 
 
 def dram_bytes(machine: Machine) -> int:

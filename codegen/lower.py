@@ -22,7 +22,7 @@ from ir.errors import IllegalCandidate, InternalError
 from ir.expression import Expr, Symbol, add, both, equal, less, minimum, sub, symbol
 from ir.nest import Buffer, For, If, Load, Nest, Statement, Store
 from ir.program import Axis, Read
-from schedule.sketch import Sketch, TiledStage, handed_on
+from schedule.sketch import Sketch, TiledStage, handed_on, overwritten
 from schedule.target import Target
 
 
@@ -47,6 +47,8 @@ def lower(sketch: Sketch, row: NDArray[np.int64], target: Target) -> Lowered:
         raise IllegalCandidate(f"row {[int(v) for v in row]} breaks a limit of sketch {sketch.name}")
     stages = sketch.instantiate(canonical[0])
     between = {access.tensor.name: _intermediate(stage, access) for stage, access in handed_on(stages)}
+    if (home := overwritten(stages)) is not None and stages[-1].streams == 0:
+        between[home.name] = _result(stages[-1])
     between |= {made.result.name: _intermediate(made, made.write) for made in sketch.beforehand}
     lowerings = [_StageLowering(stage, target, between, sketch.fused, f"s{number}_" if len(stages) > 1 else "") for number, stage in enumerate(stages)]
     body: list[Statement] = []
@@ -59,7 +61,7 @@ def lower(sketch: Sketch, row: NDArray[np.int64], target: Target) -> Lowered:
     buffers: dict[str, Buffer] = {}
     prepare: dict[str, Nest] = {}
     for lowering in lowerings:
-        buffers |= lowering.scope.buffers
+        buffers |= {buffer.name: buffer for buffer in lowering.scope.buffers.values()}
         prepare |= lowering.prepare
     for made in sketch.beforehand:
         name, nest = _with_stage_before(prepare.pop(made.stage.output.name), _StageLowering(made, target, between, (), ""))
@@ -76,6 +78,11 @@ def _intermediate(stage: TiledStage, access: Read) -> Buffer:
         assert isinstance(size, int)
         shape.append(size)
     return Buffer(access.tensor.name, tuple(shape), "private" if stage.fused else "shared", dtype=access.tensor.dtype)
+
+
+def _result(stage: TiledStage) -> Buffer:
+    """The caller's memory of what the stage stores."""
+    return Buffer(stage.result.name, stage.result.shape, "output", dtype=stage.result.dtype)
 
 
 def _parallel(lowerings: Sequence[_StageLowering]) -> For:

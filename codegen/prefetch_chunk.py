@@ -4,9 +4,9 @@ The stages of a softmax or a normalization each go over the rows of a chunk. The
 they read in a cache: a core does not look so far ahead that one would hide the other. So the first stage that reads something again asks, element by
 element, for the same place one chunk ahead. It does so
 
-- where a thread reads more in a run than its L2 cache keeps for the next one, and
-- where nothing else keeps the way from memory busy: the chunk and the next one fit into L1; or they fit into L2, and the stage computes a
-  transcendental function of what it reads.
+- where L1 has room for the chunk and the next one, if a thread reads more in a run than it has;
+- where L2 has, if a thread reads more than L2 keeps for the next run, and the stage computes a transcendental function of what it reads: otherwise the
+  way from memory is busy with what the stage itself asks for.
 """
 
 from __future__ import annotations
@@ -45,12 +45,10 @@ def with_prefetches(stages: Sequence[Stage], chunk: Symbol, n_chunks: int, targe
 def _level(buffer: Buffer, n_chunks: int, computes: bool, target: Target) -> int:
     """The cache into which the next chunk is to be brought, 0 for none. Half of it is for what else the stages read and write."""
     n_bytes = math.prod(buffer.shape) * buffer.element_bytes
-    if target.keeps(n_bytes):
-        return 0
     two_chunks = 2 * n_bytes / n_chunks
     if two_chunks <= target.l1_bytes / 2:
-        return 1
-    return 2 if computes and two_chunks <= target.l2_bytes / 2 else 0
+        return 1 if n_bytes / target.threads > target.l1_bytes / 2 else 0
+    return 2 if computes and two_chunks <= target.l2_bytes / 2 and not target.keeps(n_bytes) else 0
 
 
 def _values(body: Sequence[Statement]) -> Iterator[NestValue]:

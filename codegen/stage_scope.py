@@ -80,8 +80,8 @@ class StageScope:
         return self.buffers.setdefault(tensor.name, self.between.get(tensor.name) or Buffer(tensor.name, tensor.shape, scope, dtype=tensor.dtype))
 
     def at(self, tensor: Tensor, indices: Sequence[Affine], absolute: Position, in_chunk: Position) -> tuple[Expr, ...]:
-        """Where in its memory an element is: an intermediate tensor of fused stages begins with the chunk."""
-        if not self.fused or tensor.name not in self.between:
+        """Where in its memory an element is: a thread's own begins with the chunk."""
+        if not self.fused or tensor.name not in self.between or self.between[tensor.name].scope != "private":
             return tuple(index.at(absolute) for index in indices)
         return tuple(index.at(in_chunk if index.axes and index.axes[0] in self.fused else absolute) for index in indices)
 

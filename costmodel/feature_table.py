@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-FEATURE_VERSION = 8
+FEATURE_VERSION = 9
 
 SCALES = ("plain", "log", "ratio", "log ratio")
 

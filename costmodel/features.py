@@ -8,6 +8,7 @@ Notation: n rows (candidates), c columns, q quantities, f features.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -20,7 +21,7 @@ from costmodel.stage import ROLES, StageQuantities
 from costmodel.times import StageTimes
 from ir.errors import InternalError
 from ir.expression import Evaluator, Expr, add, ceil_div, less, mul
-from schedule.sketch import Sketch, handed_on
+from schedule.sketch import Sketch, TiledStage, handed_on, overwritten
 from schedule.space import Population
 from schedule.target import Target
 
@@ -115,7 +116,7 @@ def _program(
     starting = _starting(sketch, target, stages, all_packs)
     others = add(private, shared, epilogue, starting)
     parts = {part: add(*(of_stage.of_busiest[part] for of_stage in times)) for part in times[0].of_busiest}
-    between = add(*(mul(access.tensor.element_bytes, *tiled.memory_shape(access)) for tiled, access in handed_on(sketch.stages)))
+    between = _between(sketch.stages)
     own, common = (mul(target.threads, between), 0) if sketch.fused else (0, between)
     prepared = [(stage.tiled, operand) for stage in stages for operand in stage.operands.values() if operand.prepared]
     return {
@@ -133,6 +134,13 @@ def _program(
         "half_cycles.sum": add(others, *(stage["half_cycles.sum"] for stage in of_each)),
         "half_cycles.ideal": -(-sketch.work // (2 * target.lanes * target.threads)),
     }
+
+
+def _between(stages: Sequence[TiledStage]) -> Expr:
+    """Bytes of what stages hand on, as far as that has memory of its own."""
+    home, streams = overwritten(stages), stages[-1].streams
+    own = {access.tensor: streams if access.tensor == home else 1 for _, access in handed_on(stages)}
+    return add(*(mul(own[access.tensor], access.tensor.element_bytes, *tiled.memory_shape(access)) for tiled, access in handed_on(stages)))
 
 
 def _starting(sketch: Sketch, target: Target, stages: list[StageQuantities], packs: list[Quantities]) -> Expr:

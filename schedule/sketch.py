@@ -46,7 +46,7 @@ from ir.expression import (
     take,
     where,
 )
-from ir.program import FLOAT, Apply, Axis, Read, Stage, Tensor
+from ir.program import FLOAT, Apply, Axis, Read, Stage, Tensor, reads
 from schedule.space import Space
 
 BANDS = ("parallel", "outer", "slice", "block", "inner")
@@ -328,6 +328,21 @@ def turned_axis(read: Read, stage: Stage, vector: Axis) -> Axis | None:
 def handed_on(stages: Sequence[TiledStage]) -> list[tuple[TiledStage, Read]]:
     """What the stages of a sketch store for one another: results other than the last stage's, and what they keep."""
     return [(stage, stage.write) for stage in stages if stage.result != stages[-1].result] + [(stage, stage.keeps) for stage in stages if stage.keeps]
+
+
+def overwritten(stages: Sequence[TiledStage]) -> Tensor | None:
+    """What fused stages may hand on in the place of the result, if that is not stored past the caches: the last stage reads an element of it where it writes
+    the result, and no other. A chunk must be as contiguous there as in memory of its own."""
+    last = stages[-1]
+    leading = {axis for index in last.stage.indices[: len(last.fused)] for axis in index.axes}
+    if last.stage.reduce or not last.fused or leading != set(last.fused):
+        return None
+    read = {read for stage in (last.stage, last.epilogue) if stage is not None for read in reads(stage.body)}
+    for tensor in dict.fromkeys(access.tensor for _, access in handed_on(stages)):
+        is_alike = (tensor.shape, tensor.dtype) == (last.result.shape, last.result.dtype)
+        if is_alike and {each for each in read if each.tensor == tensor} == {Read(tensor, last.stage.indices)}:
+            return tensor
+    return None
 
 
 @cache

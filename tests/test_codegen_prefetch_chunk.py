@@ -90,8 +90,9 @@ def test_a_chunk_asks_for_what_the_next_one_reads(text: str) -> None:
     [
         (ROWS[0], 32 << 10, 64 << 10, "L1"),  # two chunks of 8 KB in half of L1
         (ROWS[0], 16 << 10, 64 << 10, "L2"),
+        (ROWS[0], 80 << 10, 64 << 10, None),  # what a thread reads, 40 KB, is half of L1
         (ROWS[0], 16 << 10, 16 << 10, None),  # too large for half of L2
-        (ROWS[0], 32 << 10, 80 << 10, None),  # what a thread reads stays in L2
+        (ROWS[0], 16 << 10, 80 << 10, None),  # what a thread reads stays in L2
         (ROWS[2], 32 << 10, 64 << 10, "L1"),
         (ROWS[2], 16 << 10, 64 << 10, None),  # no stage computes enough
     ],
