@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from codegen.build import LoadedCode, compile_object, load_object
 from codegen.control import counted_loop, declare
+from codegen.functions import exp2
 from codegen.machine import Machine, check_cpu, detect_machine
 from codegen.openmp import register_openmp
 from codegen.timing import Run, Timing, time_in_turns
@@ -30,15 +31,16 @@ from ir.program import FLOAT_BYTES
 from schedule.target import Target
 
 F32, I32, I64, POINTER, VOID = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.PointerType(), ir.VoidType()
-KERNELS = ("fma", "read", "copy", "fill")
+KERNELS = ("fma", "exp2", "read", "copy", "fill")
 ARGUMENTS = {"source": POINTER, "destination": POINTER, "parts": I64, "elements": I64, "stride": I64, "repeats": I64}  # eight bytes each, in an array
 
 ALIGNMENT = 4096
 FMA_TURNS = 1 << 17  # of the loop in a call: half a millisecond of a fast core, beside which a region's start and end are nothing
+POWERS = 1 << 22  # that each thread works out in a call, for as long
 CACHE_CALL_BYTES = 1 << 27  # read by each thread in a call: for a quarter of a millisecond or more
 MAX_ROUNDS = 1000
 PASSES = 3  # over the levels of memory, for a disturbance may last as long as one of them takes
-FMA_SHARE = 0.4  # of the measuring time; the rest is shared by the levels of memory
+ARITHMETIC_SHARE = 0.5  # of the measuring time; the rest is shared by the levels of memory
 PACKAGES = ("numpy", "llvmlite", "xgboost", "scikit-learn", "pandas", "pyarrow", "matplotlib", "onnx", "torch", "onnxruntime")
 
 Buffer: TypeAlias = NDArray[np.float32]
@@ -78,6 +80,7 @@ class Limits:
     threads: int
     fma_gflops_one: Rate
     fma_gflops_all: Rate
+    powers_all: Rate  # powers of two, as `codegen.functions` works them out, from and to the L1 caches, in 10⁹ a second
     bandwidths: tuple[Bandwidth, ...]
     noise: Noise
     seconds: float  # that measuring took, compiling and buffers included
@@ -121,15 +124,17 @@ def measure_limits(target: Target, seconds: float = 1.0) -> Limits:
     machine = detect_machine(target.threads)
     check_cpu(target, machine.target)
     probes = build_probes(target, target.threads if register_openmp() else 1)
-    before = time_fma(probes, FMA_SHARE / 2 * seconds)
-    bandwidths = measure_bandwidths(probes, machine, (1 - FMA_SHARE) * seconds)
-    after = time_fma(probes, FMA_SHARE / 2 * seconds)  # a second later: a disturbance may have passed
-    one, first, second = (early + late for early, late in zip(before, after, strict=True))
+    powers = walk_of_powers(probes, target.l1_bytes)
+    before = time_arithmetic(probes, powers, ARITHMETIC_SHARE / 2 * seconds)
+    bandwidths = measure_bandwidths(probes, machine, (1 - ARITHMETIC_SHARE) * seconds)
+    after = time_arithmetic(probes, powers, ARITHMETIC_SHARE / 2 * seconds)  # a second later: a disturbance may have passed
+    one, first, second, of_powers = (early + late for early, late in zip(before, after, strict=True))
     flops = 2 * FMA_TURNS * probes.step
     return Limits(
         threads=probes.threads,
         fma_gflops_one=rate(flops, one),
         fma_gflops_all=rate(probes.threads * flops, first + second),
+        powers_all=rate(powers.parts * powers.elements * powers.repeats, of_powers),
         bandwidths=bandwidths,
         noise=Noise(min(second) / min(first), median(second) / median(first)),
         seconds=time.perf_counter() - start,
@@ -188,11 +193,20 @@ def rate(amount: float, seconds: Sequence[float]) -> Rate:
     return Rate(1e-9 * amount / min(seconds), 1e-9 * amount / median(seconds))
 
 
-def time_fma(probes: Probes, seconds: float) -> list[tuple[float, ...]]:
-    """The seconds of `FMA_TURNS` a thread: of one thread, of all threads, and of all threads again."""
+def walk_of_powers(probes: Probes, l1_bytes: int) -> Walk:
+    """About `POWERS` for each thread, which reads and writes a quarter of its L1 cache."""
+    elements = whole_steps(probes, l1_bytes // 4)
+    return Walk(probes.threads, elements, elements, POWERS // elements + 1)
+
+
+def time_arithmetic(probes: Probes, powers: Walk, seconds: float) -> list[tuple[float, ...]]:
+    """The seconds of `FMA_TURNS` a thread: of one thread, of all threads, and of all threads again; and of these powers, of all."""
     unused = aligned(probes.step * probes.threads)
     teams = (1, probes.threads, probes.threads)
-    return measure([probes.run("fma", team, unused, unused, Walk(team, FMA_TURNS * probes.step)) for team in teams], seconds)
+    fma = [probes.run("fma", team, unused, unused, Walk(team, FMA_TURNS * probes.step)) for team in teams]
+    exponents, results = aligned(powers.parts * powers.elements), aligned(powers.parts * powers.elements)
+    exponents.fill(-1.5)
+    return measure([*fma, probes.run("exp2", probes.threads, exponents, results, powers)], seconds)
 
 
 def measure_bandwidths(probes: Probes, machine: Machine, seconds: float) -> tuple[Bandwidth, ...]:
@@ -340,6 +354,9 @@ def _emit_turn(
         case "read":
             # "or" is the cheapest instruction that uses what is loaded.
             return [builder.or_(accumulator, builder.load(source, typ=vector)) for accumulator, source in zip(accumulators, sources, strict=True)]
+        case "exp2":
+            for source, destination in zip(sources, destinations, strict=True):
+                builder.store(exp2(builder, builder.load(source, typ=vector)), destination)
         case "copy":
             for source, destination in zip(sources, destinations, strict=True):
                 builder.store(builder.load(source, typ=vector), destination)

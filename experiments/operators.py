@@ -26,6 +26,7 @@ from experiments.kernels import geometric_mean, markdown_table, print_notes
 from graph.operator_suite import BATCHES, FAMILIES
 from ir.errors import UserError
 from ir.files import make_directory, write_file
+from ir.program import Apply, Program, Value
 from ir.task import Task
 from schedule.algorithms import WINOGRAD, algorithm_of
 from tilewright import api
@@ -34,7 +35,8 @@ from tilewright.peers import PEERS
 
 MEAN_RATIO, FAMILY_RATIO, CASE_RATIO = 1.3, 1.05, 0.95  # what all cases together, each family, and each case are to reach of the best peer
 COMPUTE_MARK, MEMORY_MARK = 0.92, 0.8  # wanted of the FMA peak and of the bandwidth, of the cases that each of them bounds
-KERNEL_COLUMNS = ("kernel_gflops", "kernel_peak_fraction", "kernel_bandwidth_fraction")  # of runs in a row
+LIMITS = ("peak", "bandwidth", "powers")  # what the machine can multiply and add, read, and raise to powers of two
+KERNEL_COLUMNS = ("kernel_gflops", *(f"kernel_{each}_fraction" for each in LIMITS))  # of runs in a row
 
 
 @dataclass(frozen=True)
@@ -114,17 +116,27 @@ def rows(result: BenchResult, cases: dict[Task, tuple[str, int]], records: Path)
                 "failed": sum(not record.ok for record in trials),
                 "tuning_seconds": max((record.elapsed_seconds for record in known), default=0.0),
             }
-            found += [{"family": family, "batch": batch, **asdict(row), **kernel(row), **tuning} for row in bench.rows(result.limits)]
+            powers_seconds = 1e-9 * n_powers(bench.task.program) / result.limits["powers_all"]["best"]
+            found += [{"family": family, "batch": batch, **asdict(row), **kernel(row, powers_seconds), **tuning} for row in bench.rows(result.limits)]
     return found
 
 
-def kernel(row: Row) -> dict[str, object]:
+def n_powers(program: Program) -> int:
+    """Exponentials that a program works out."""
+
+    def count(value: Value) -> int:
+        return (value.function in ("exp", "exp2")) + sum(map(count, value.args)) if isinstance(value, Apply) else 0
+
+    return sum(stage.n_points * count(stage.body) for stage in program.stages)
+
+
+def kernel(row: Row, powers_seconds: float) -> dict[str, object]:
     """What the machine's limit leaves to our kernel: speeds and fractions of runs in a row, for a call from Python takes half a microsecond, and the
-    larger of both fractions: that of what takes longer at full speed, multiply-adds or memory traffic. Nothing of the other contenders."""
+    largest of the fractions: that of what takes longest at full speed, multiply-adds, memory traffic or powers of two. Nothing of the other contenders."""
     if row.kernel_seconds is None:
         return {}
     faster = row.min_seconds / row.kernel_seconds
-    of_kernel = [faster * each for each in (row.gflops, row.peak_fraction, row.bandwidth_fraction)]
+    of_kernel = [*(faster * each for each in (row.gflops, row.peak_fraction, row.bandwidth_fraction)), powers_seconds / row.kernel_seconds]
     return dict(zip(KERNEL_COLUMNS, of_kernel, strict=True)) | {"limit_fraction": max(of_kernel[1:])}
 
 
@@ -138,23 +150,27 @@ def table(results: pd.DataFrame) -> str:
     cases = [_case_line(row) for _, row in tuned.iterrows()]
     means = tuned.groupby("family")["ratio_to_best_peer"].agg(geometric_mean)
     by_winograd = tuned["setting"].map(algorithm_of).isin(list(WINOGRAD))
-    by_memory = tuned["kernel_bandwidth_fraction"] > tuned["kernel_peak_fraction"]
-    compute, memory = (tuned.loc[which & ~by_winograd, "limit_fraction"] for which in (~by_memory, by_memory))
+    largest = tuned[list(KERNEL_COLUMNS[1:])].idxmax(axis=1)
+    compute, memory, powers = (tuned.loc[(largest == column) & ~by_winograd, "limit_fraction"] for column in KERNEL_COLUMNS[1:])
+    moving = tuned.loc[(tuned["kernel_bandwidth_fraction"] > tuned["kernel_peak_fraction"]) & ~by_winograd, "kernel_bandwidth_fraction"]
     summary = (
         f"All {len(tuned)} cases: {geometric_mean(tuned['ratio_to_best_peer']):.3f} × the best peer (wanted: {MEAN_RATIO}); "
         f"{(means < FAMILY_RATIO).sum()} families below {FAMILY_RATIO}, {(tuned['ratio_to_best_peer'] < CASE_RATIO).sum()} cases below {CASE_RATIO}. "
         f"{by_winograd.sum()} cases are fastest by Winograd's algorithm. Of the "
         f"others those bound by multiply-adds reach {geometric_mean(compute):.1%} of the FMA peak (wanted: {COMPUTE_MARK:.0%}; {len(compute)} cases), those "
-        f"bound by memory {geometric_mean(memory):.1%} of its bandwidth (wanted: {MEMORY_MARK:.0%}; {len(memory)} cases), as geometric means."
+        f"bound by memory {geometric_mean(memory):.1%} of its bandwidth (wanted: {MEMORY_MARK:.0%}; {len(memory)} cases), those bound by powers of two "
+        f"{geometric_mean(powers):.1%} of what the machine can work out of these ({len(powers)} cases), as geometric means. All that take longer to read and "
+        f"write than their multiply-adds do, powers not counted, reach {geometric_mean(moving):.1%} of the bandwidth ({len(moving)} cases)."
     )
     heads = (
         ["family", "", "cases", "× best peer", "slowest", "fastest", "of the limit"],
-        ["family", "batch", "case", "ms", "in a row", "GFLOP/s", "of peak", "of bandwidth", "best peer", "× best peer", "by medians", "A/A", "trials"],
+        ["family", "batch", "case", "ms", "in a row", "GFLOP/s", *(f"of {each}" for each in LIMITS), "best peer", "× best peer", "by medians", "A/A", "trials"],
     )
     notes = "\n".join([
         "“ms” and “× best peer” are of calls from Python, the latter the seconds of the best peer's fastest over ours: above 1 is faster; family lines are",
-        "geometric means. “In a row” and the speeds are of our kernel run many times by native code. Limit: the larger of the fractions of FMA peak and of the",
-        "bandwidth of the level of memory that holds the case. A star: other processes disturbed the comparison.",
+        "geometric means. “In a row” and the speeds are of our kernel run many times by native code. Limit: the largest of the fractions of FMA peak, of the",
+        "bandwidth of the level of memory that holds the case, and of the powers of two that the machine can work out from and to its L1 caches. A star: other",
+        "processes disturbed the comparison.",
         "A convolution's flops are those of all its windows, padding included, as the field counts; kernels that leave the padding out may pass the peak.",
     ])  # fmt: skip
     return "\n\n".join([summary, markdown_table(heads[0], families), markdown_table(heads[1], cases), notes]) + "\n"
@@ -176,6 +192,7 @@ def _case_line(row: pd.Series) -> list[str]:
         f"{row['kernel_gflops']:.1f}" if row["gflops"] else "–",
         f"{row['kernel_peak_fraction']:.0%}" if row["gflops"] else "–",
         f"{row['kernel_bandwidth_fraction']:.0%} of {row['memory_level']}",
+        f"{row['kernel_powers_fraction']:.0%}" if row["kernel_powers_fraction"] else "–",
         row["best_peer"] if isinstance(row["best_peer"], str) else "–",
         f"{row['ratio_to_best_peer']:.2f}{'*' if row['other_cpus'] > DISTURBING_CPUS else ''}",
         f"{row['median_ratio_to_best_peer']:.2f}",

@@ -49,8 +49,8 @@ def draw(results: pd.DataFrame, path: Path) -> None:
         row[0].set_ylabel("× best peer", fontsize=8)
     axes[0, 0].legend(fontsize=7, loc="upper left")
     figure.suptitle(
-        "Speed over the fastest of numpy, PyTorch and ONNX Runtime (line: as fast). Orange: the limit of the machine for direct algorithms, the longer one of\n"
-        "multiply-adds at peak and memory traffic at full bandwidth; a triangle where it lies above the panel",
+        "Speed over the fastest of numpy, PyTorch and ONNX Runtime (line: as fast). Orange: the limit of the machine for direct algorithms, the longest of\n"
+        "multiply-adds at peak, memory traffic at full bandwidth, and powers of two; a triangle where it lies above the panel",
         fontsize=10,
     )
     figure.savefig(path)

@@ -69,6 +69,18 @@ def test_read_reads_everything(case: tuple[Probes, int, Walk], seed: int) -> Non
 
 
 @settings(max_examples=40, deadline=None)
+@given(walks(), st.integers(0, 2**32))
+def test_powers_are_of_every_element(case: tuple[Probes, int, Walk], seed: int) -> None:
+    compiled, team, walk = case
+    exponents = random_buffer(walk.parts * walk.elements, seed)
+    results = aligned(walk.parts * walk.elements + 64)
+    results.fill(7.0)
+    compiled.run("exp2", team, exponents, results, walk)(1)
+    np.testing.assert_allclose(results[:-64], np.exp2(exponents.astype(np.float64)), rtol=3e-7)
+    np.testing.assert_array_equal(results[-64:], 7.0)
+
+
+@settings(max_examples=40, deadline=None)
 @given(walks(), st.integers(1, 3))
 def test_multiply_adds_are_as_many_as_are_counted(case: tuple[Probes, int, Walk], calls: int) -> None:
     """Each multiply-add halves the distance to 1, so the distance tells their number."""
@@ -117,6 +129,7 @@ def test_buffers_for_memory_exceed_the_caches_but_not_the_memory() -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "dram_bytes", lambda machine: 1 << 22)
     monkeypatch.setattr(limits, "FMA_TURNS", 1 << 12)
+    monkeypatch.setattr(limits, "POWERS", 1 << 12)
     monkeypatch.setattr(limits, "CACHE_CALL_BYTES", 1 << 20)
 
 
@@ -131,7 +144,7 @@ def test_limits_are_complete_and_consistent(threads: int) -> None:
         *((level, "read", team) for level in levels for team in teams),
         *(("DRAM", operation, team) for operation in ("read", "copy") for team in teams),
     ]
-    rates = [found.fma_gflops_one, found.fma_gflops_all, *(b.gb_per_second for b in found.bandwidths)]
+    rates = [found.fma_gflops_one, found.fma_gflops_all, found.powers_all, *(b.gb_per_second for b in found.bandwidths)]
     assert all(0 < r.median <= r.best < math.inf for r in rates)
     assert all(0 < ratio < math.inf for ratio in (found.noise.minima_ratio, found.noise.medians_ratio))
     for bandwidth, cache in zip(found.bandwidths[:: len(teams)], machine.caches, strict=False):

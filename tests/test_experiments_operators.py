@@ -46,6 +46,36 @@ def test_families_are_chosen_by_name():
         operators.chosen_families("XYZ", tuple(FAMILIES))
 
 
+@pytest.mark.parametrize(
+    ("text", "n"),
+    [
+        ("softmax:shape=3x5,axis=1", 15),
+        ("attention:batch=1,heads=2,queries=3,keys=4,dim=5", 24),
+        ("elementwise:shapes=2x3.3,value=add(exp(a);exp(exp(b)))", 18),
+        ("matmul:m=2,n=3,k=4", 0),
+    ],
+)
+def test_powers_are_counted(text, n):
+    assert operators.n_powers(task(text).program) == n
+
+
+def test_a_case_counts_where_it_is_bound():
+    """Powers bound what they take longer for than memory and multiply-adds, and nothing else is left out."""
+    fractions = {"multiplies": (0.9, 0.1, 0.0), "moves": (0.2, 0.7, 0.4), "raises": (0.1, 0.3, 0.5)}
+    columns = ("kernel_peak_fraction", "kernel_bandwidth_fraction", "kernel_powers_fraction")
+    shared = {
+        "contender": "tuned", "family": "SFM", "batch": 1, "setting": "tile_k", "ratio_to_best_peer": 2.0, "min_seconds": 1.0, "kernel_seconds": 1.0,
+        "gflops": 1.0, "kernel_gflops": 1.0, "memory_level": "L2", "best_peer": "numpy", "other_cpus": 0.0, "median_ratio_to_best_peer": 2.0,
+        "noise_minima": 1.0, "trials": 1, "failed": 0,
+    }  # fmt: skip
+    rows = [{**shared, "task": name, **dict(zip(columns, each, strict=True)), "limit_fraction": max(each)} for name, each in fractions.items()]
+    text = table(pd.DataFrame(rows))
+    assert "multiply-adds reach 90.0% of the FMA peak (wanted: 92%; 1 cases)" in text
+    assert "bound by memory 70.0% of its bandwidth (wanted: 80%; 1 cases)" in text
+    assert "bound by powers of two 50.0% of what the machine can work out of these (1 cases)" in text
+    assert f"reach {(0.7 * 0.3) ** 0.5:.1%} of the bandwidth (2 cases)" in text
+
+
 def tune_little(of, records, config):
     api.tune(of, records=records, max_trials=1, threads=None)
 
@@ -64,7 +94,8 @@ def test_a_tiny_run(tmp_path, monkeypatch):
     flops = np.array([task(key).flops for key in tuned["task"]])
     assert tuned["kernel_gflops"].to_numpy() == pytest.approx(1e-9 * flops / tuned["kernel_seconds"].to_numpy())
     assert tuned["kernel_peak_fraction"].to_numpy() == pytest.approx((tuned["kernel_gflops"] / tuned["peak_gflops"]).to_numpy())
-    assert (tuned["limit_fraction"] == tuned[["kernel_peak_fraction", "kernel_bandwidth_fraction"]].max(axis=1)).all()
+    assert (tuned["limit_fraction"] == tuned[["kernel_peak_fraction", "kernel_bandwidth_fraction", "kernel_powers_fraction"]].max(axis=1)).all()
+    assert (tuned["kernel_powers_fraction"] == 0).all()
     assert read.loc[read["contender"] == "numpy", "limit_fraction"].isna().all()
     again = operators.run(replace(config, batches=(16,)), tmp_path, tune=None)
     assert list(again["task"]) == list(read["task"])
