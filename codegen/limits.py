@@ -1,4 +1,4 @@
-"""The machine's own limits, measured: how fast it multiplies and adds in registers, and how fast it reads and copies memory.
+"""The machine's own limits, measured: how fast it multiplies and adds in registers, works out powers of two, and reads and copies memory.
 
 A kernel treats `parts`, which are split over a team of threads; a part is `elements` fp32, beginning at `source + part * stride`, treated `repeats`
 times. With a stride of zero every thread reads the same bytes, which stay in its caches; with a stride of `elements` each reads its own.
@@ -183,9 +183,9 @@ def build_probes(target: Target, threads: int) -> Probes:
     return Probes(load_object(compile_object(text, target), target), target.lanes, chains, threads)
 
 
-def measure(runs: Sequence[Run], seconds: float) -> list[tuple[float, ...]]:
+def measure(runs: Sequence[Run], seconds: float, least: int = 3) -> list[tuple[float, ...]]:
     """For each run the seconds of a call, many times, in turns. Calls are long as they are: no need to calibrate, which a disturbance would mislead."""
-    return time_in_turns(runs, Timing(repeat_seconds=0), MAX_ROUNDS, seconds)
+    return time_in_turns(runs, Timing(repeat_seconds=0), MAX_ROUNDS, seconds, least)
 
 
 def rate(amount: float, seconds: Sequence[float]) -> Rate:
@@ -194,7 +194,7 @@ def rate(amount: float, seconds: Sequence[float]) -> Rate:
 
 
 def walk_of_powers(probes: Probes, l1_bytes: int) -> Walk:
-    """About `POWERS` for each thread, which reads and writes a quarter of its L1 cache."""
+    """About `POWERS` for each thread, which reads a quarter of its L1 cache and writes another one."""
     elements = whole_steps(probes, l1_bytes // 4)
     return Walk(probes.threads, elements, elements, POWERS // elements + 1)
 
@@ -215,7 +215,7 @@ def measure_bandwidths(probes: Probes, machine: Machine, seconds: float) -> tupl
     series: list[dict[tuple[str, int], tuple[float, ...]]] = [dict.fromkeys(level.runs, ()) for level in levels]
     for _ in range(PASSES):
         for level, found in zip(levels, series, strict=True):
-            times = measure(list(level.runs.values()), seconds / (PASSES * len(levels)))
+            times = measure(list(level.runs.values()), seconds / (PASSES * len(levels)), least=1)
             for kind, more in zip(level.runs, times, strict=True):
                 found[kind] += more
     return tuple(
@@ -318,7 +318,7 @@ def _emit_share(share: ir.Function, name: str, lanes: int, chains: int) -> None:
     builder = ir.IRBuilder(share.append_basic_block())
     values = {argument: builder.load(builder.gep(arguments, [I64(i)], source_etype=I64), typ=kind) for i, (argument, kind) in enumerate(ARGUMENTS.items())}
     vector = ir.VectorType(I32 if name == "read" else F32, lanes)
-    # Chains start from different numbers, lest LLVM find them equal and keep one; `copy` and `fill` have none.
+    # Chains start from different numbers, lest LLVM find them equal and keep one; the others have none.
     numbers = [k / chains if name == "fma" else k for k in range(chains)] if name in ("fma", "read") else []
     low, high = (builder.udiv(builder.mul(end, values["parts"]), team) for end in (thread, builder.add(thread, I64(1))))
 

@@ -21,8 +21,8 @@ from codegen.stage_values import StageValues
 from ir.errors import IllegalCandidate, InternalError
 from ir.expression import Expr, Symbol, add, both, equal, less, minimum, sub, symbol
 from ir.nest import Buffer, For, If, Load, Nest, Statement, Store
-from ir.program import Axis, Read
-from schedule.sketch import Sketch, TiledStage, handed_on, overwritten
+from ir.program import Axis, Read, Tensor
+from schedule.sketch import Sketch, TiledStage, handed_on
 from schedule.target import Target
 
 
@@ -46,10 +46,8 @@ def lower(sketch: Sketch, row: NDArray[np.int64], target: Target) -> Lowered:
     if not sketch.space.valid(canonical)[0]:
         raise IllegalCandidate(f"row {[int(v) for v in row]} breaks a limit of sketch {sketch.name}")
     stages = sketch.instantiate(canonical[0])
-    between = {access.tensor.name: _intermediate(stage, access) for stage, access in handed_on(stages)}
-    if (home := overwritten(stages)) is not None and stages[-1].streams == 0:
-        between[home.name] = _result(stages[-1])
-    between |= {made.result.name: _intermediate(made, made.write) for made in sketch.beforehand}
+    between = {access.tensor.name: _intermediate(stage, access, stages[-1].result) for stage, access in handed_on(stages)}
+    between |= {made.result.name: _intermediate(made, made.write, made.result) for made in sketch.beforehand}
     lowerings = [_StageLowering(stage, target, between, sketch.fused, f"s{number}_" if len(stages) > 1 else "") for number, stage in enumerate(stages)]
     body: list[Statement] = []
     for lowering in lowerings:
@@ -71,18 +69,15 @@ def lower(sketch: Sketch, row: NDArray[np.int64], target: Target) -> Lowered:
     return Lowered(Nest("kernel", tuple(ordered), tuple(body)), prepare, any(stage.streams == 1 for stage in stages))
 
 
-def _intermediate(stage: TiledStage, access: Read) -> Buffer:
-    """Memory of what the stage hands on by this access: of fused stages a thread's own."""
+def _intermediate(stage: TiledStage, access: Read, result: Tensor) -> Buffer:
+    """Memory of what the stage hands on by this access: of fused stages a thread's own, or the result's."""
+    if stage.between.get(access.tensor.name) == 0:
+        return Buffer(result.name, result.shape, "output", dtype=result.dtype)
     shape = []
     for size in stage.memory_shape(access):
         assert isinstance(size, int)
         shape.append(size)
     return Buffer(access.tensor.name, tuple(shape), "private" if stage.fused else "shared", dtype=access.tensor.dtype)
-
-
-def _result(stage: TiledStage) -> Buffer:
-    """The caller's memory of what the stage stores."""
-    return Buffer(stage.result.name, stage.result.shape, "output", dtype=stage.result.dtype)
 
 
 def _parallel(lowerings: Sequence[_StageLowering]) -> For:

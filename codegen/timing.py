@@ -64,17 +64,17 @@ def agree(repeats: Sequence[float], part: float) -> bool:
     return second <= (1 + part) * fastest
 
 
-def time_in_turns(runs: Sequence[Run], timing: Timing, rounds: int, max_seconds: float) -> list[tuple[float, ...]]:
+def time_in_turns(runs: Sequence[Run], timing: Timing, rounds: int, max_seconds: float, least: int = 3) -> list[tuple[float, ...]]:
     """For each kernel, the seconds per call of a repeat in each round; in every round all kernels take their turn.
 
     What slows the machine for a while so slows all of them. Every other round goes in the opposite order, and each repeat has a call before it that is
-    not timed, as the others have used the caches. There are `rounds` of them, or as many as fit into `max_seconds`, at least three.
+    not timed, as the others have used the caches. There are `rounds` of them, or as many as fit into `max_seconds`, but not less than `least`.
     """
-    calls = [calibrate(run, timing)[0] for run in runs]
+    calls = [calibrate(run, timing)[0] if timing.repeat_seconds else 1 for run in runs]
     results: list[list[float]] = [[] for _ in runs]
     stop = time.perf_counter() + max_seconds
     for number in range(rounds):
-        if number >= 3 and time.perf_counter() > stop:
+        if number >= least and time.perf_counter() > stop:
             break
         order = range(len(runs)) if number % 2 == 0 else reversed(range(len(runs)))
         for i in order:

@@ -181,13 +181,12 @@ class Access:
     def set_conflicts(self, extents: Box) -> Expr:
         """How many of the tensor's rows that the axes walk begin on the same set of the first-level cache; 1 when packed, or a chunk of its own."""
         result: Expr = 1
-        if self._is_chunk:
-            return result
         for axis, extent in extents.items():
             stride_bytes = abs(self.read.stride(axis)) * self.element_bytes
             if stride_bytes >= LINE_BYTES:
                 result = mul(result, ceil_div(extent, SET_PERIOD_BYTES // math.gcd(SET_PERIOD_BYTES, stride_bytes)))
-        return self._where_packed(result, [1 for _ in self._packed_layouts])
+        in_chunks = self.tiled.between.get(self.read.tensor.name, 0)
+        return where(in_chunks, 1, self._where_packed(result, [1 for _ in self._packed_layouts]))
 
     # -- the two readings
 
@@ -231,11 +230,6 @@ class Access:
             stride = mul(stride, size)
         return tuple(rows)
 
-    @property
-    def _is_chunk(self) -> bool:
-        """Whether memory holds a chunk of the tensor at a time."""
-        return self.read.tensor.name in self.tiled.between
-
     @cached_property
     def _strides(self) -> tuple[Expr, ...]:
         """Elements between neighbours along each dimension of the memory."""
@@ -243,10 +237,9 @@ class Access:
         return tuple(mul(*shape[place + 1 :]) for place in range(len(shape)))
 
     def _in_memory(self, box: Box) -> Box:
-        """The part of the box that memory has at a time: of what fused stages hand on, a chunk."""
-        if not self._is_chunk:
-            return box
-        return {axis: minimum(extent, self.tiled.tilings[axis].sizes[2]) if axis in self.tiled.fused else extent for axis, extent in box.items()}
+        """The part of the box that memory has at a time: of what fused stages hand on, a chunk, if it does not lie in the result."""
+        in_chunks, tilings = self.tiled.between.get(self.read.tensor.name, 0), self.tiled.tilings
+        return {axis: where(in_chunks, minimum(extent, tilings[axis].sizes[2]), extent) if axis in self.tiled.fused else extent for axis, extent in box.items()}
 
     def _in_copy(self, box: Box) -> Box:
         """The part of the box that the packed copy has at a time; what lies beyond takes its place in turn."""

@@ -29,11 +29,14 @@ class Traffic:
 
 
 class Footprints:
-    """Bytes in whole cache lines of each access at each place of a loop structure, places from the outside in."""
+    """Bytes in whole cache lines of each access at each place of a loop structure, places from the outside in. `own`: by access whether its lines are its own;
+    those that are not are counted with another access."""
 
-    def __init__(self, structure: LoopStructure, accesses: Mapping[str, Access]) -> None:
+    def __init__(self, structure: LoopStructure, accesses: Mapping[str, Access], own: Mapping[str, Expr]) -> None:
         self.structure = structure
-        self.by_access = {name: [mul(access.lines(place.extents), LINE_BYTES) for place in structure.places] for name, access in accesses.items()}
+        self.by_access = {
+            name: [mul(own.get(name, 1), access.lines(place.extents), LINE_BYTES) for place in structure.places] for name, access in accesses.items()
+        }
         self.loads = {name: self._loads(access, self.by_access[name]) for name, access in accesses.items()}
         n_inner = len(structure.of("inner"))  # further in than the register tile's place, the output is in registers
         if n_inner:

@@ -8,7 +8,6 @@ Notation: n rows (candidates), c columns, q quantities, f features.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -21,7 +20,8 @@ from costmodel.stage import ROLES, StageQuantities
 from costmodel.times import StageTimes
 from ir.errors import InternalError
 from ir.expression import Evaluator, Expr, add, ceil_div, less, mul
-from schedule.sketch import Sketch, TiledStage, handed_on, overwritten
+from ir.program import Read
+from schedule.sketch import Sketch, TiledStage, handed_on
 from schedule.space import Population
 from schedule.target import Target
 
@@ -116,7 +116,7 @@ def _program(
     starting = _starting(sketch, target, stages, all_packs)
     others = add(private, shared, epilogue, starting)
     parts = {part: add(*(of_stage.of_busiest[part] for of_stage in times)) for part in times[0].of_busiest}
-    between = _between(sketch.stages)
+    between = add(*(_own_bytes(tiled, access) for tiled, access in handed_on(sketch.stages)))
     own, common = (mul(target.threads, between), 0) if sketch.fused else (0, between)
     prepared = [(stage.tiled, operand) for stage in stages for operand in stage.operands.values() if operand.prepared]
     return {
@@ -136,11 +136,9 @@ def _program(
     }
 
 
-def _between(stages: Sequence[TiledStage]) -> Expr:
-    """Bytes of what stages hand on, as far as that has memory of its own."""
-    home, streams = overwritten(stages), stages[-1].streams
-    own = {access.tensor: streams if access.tensor == home else 1 for _, access in handed_on(stages)}
-    return add(*(mul(own[access.tensor], access.tensor.element_bytes, *tiled.memory_shape(access)) for tiled, access in handed_on(stages)))
+def _own_bytes(tiled: TiledStage, access: Read) -> Expr:
+    """Of the memory of what a stage hands on, which has none where it lies in the result."""
+    return mul(tiled.between.get(access.tensor.name, 1), access.tensor.element_bytes, *tiled.memory_shape(access))
 
 
 def _starting(sketch: Sketch, target: Target, stages: list[StageQuantities], packs: list[Quantities]) -> Expr:

@@ -63,7 +63,9 @@ class StageQuantities:
         if tiled.keeps is not None:
             self.accesses["kept"] = Access(tiled, tiled.keeps, None, target.lanes)
         self.tile = RegisterTile(tiled, {role: self.accesses[role] for role in self.operands}, target.lanes)
-        self.footprints = Footprints(self.structure, self.accesses)
+        is_last = tiled.result.name not in tiled.between
+        own = {role: tiled.between.get(operand.read.tensor.name, 1) for role, operand in self.operands.items() if is_last}  # or it lies in the result
+        self.footprints = Footprints(self.structure, self.accesses, own)
 
     def all(self) -> dict[str, Expr]:
         """Every quantity but those of packing, of the epilogue, and of time."""

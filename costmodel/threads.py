@@ -62,10 +62,12 @@ class ThreadShares:
         """Cache lines of the output that two threads write, each of which waits again and again until the other one has written: of the border in the middle of
         the chunks, one line at each position of the axes along which the output's elements are further apart; none where all of these are borders of lines."""
         write = self.tiled.write
-        if self.threads == 1 or write.tensor.name in self.tiled.between:
+        in_chunks = self.tiled.between.get(write.tensor.name, 0)
+        if self.threads == 1 or in_chunks == 1:
             return 0
         axes = [axis for axis in self.tiled.axes("parallel") if axis.extent > 1]
-        return where(less(1, self.busy), add(0, *(mul(self._has_border(axis), self._border_lines(axis)) for axis in axes)), 0)
+        lines = add(0, *(mul(self._has_border(axis), self._border_lines(axis)) for axis in axes))
+        return where(both(less(1, self.busy), sub(1, in_chunks)), lines, 0)
 
     def _has_border(self, axis: Axis) -> Expr:
         """Whether the border in the middle lies between chunks of the axis."""

@@ -35,7 +35,7 @@ from tilewright.peers import PEERS
 
 MEAN_RATIO, FAMILY_RATIO, CASE_RATIO = 1.3, 1.05, 0.95  # what all cases together, each family, and each case are to reach of the best peer
 COMPUTE_MARK, MEMORY_MARK = 0.92, 0.8  # wanted of the FMA peak and of the bandwidth, of the cases that each of them bounds
-LIMITS = ("peak", "bandwidth", "powers")  # what the machine can multiply and add, read, and raise to powers of two
+LIMITS = ("peak", "bandwidth", "powers")  # of what the machine can multiply and add, read, and work out of powers of two
 KERNEL_COLUMNS = ("kernel_gflops", *(f"kernel_{each}_fraction" for each in LIMITS))  # of runs in a row
 
 
@@ -122,7 +122,7 @@ def rows(result: BenchResult, cases: dict[Task, tuple[str, int]], records: Path)
 
 
 def n_powers(program: Program) -> int:
-    """Exponentials that a program works out."""
+    """Values of exp and exp2 that a program works out; those inside of a sigmoid, say, are not counted."""
 
     def count(value: Value) -> int:
         return (value.function in ("exp", "exp2")) + sum(map(count, value.args)) if isinstance(value, Apply) else 0

@@ -11,7 +11,7 @@ from ir.program import Axis, Program, Read, Stage, reads
 from ir.simplify import simplify
 from schedule.algorithms import WINOGRAD
 from schedule.fusion import Group, groups, shared_axes, with_innermost
-from schedule.sketch import Operand, Sketch, TiledStage, handed_on
+from schedule.sketch import Operand, Sketch, TiledStage, handed_on, overwritten
 from schedule.space import Column, Space
 from schedule.split_reduction import split_reduction
 from schedule.stage_rule import MAX_WORKSPACE_BYTES, Chunk, StageRule, least_chunks, most_joined
@@ -129,6 +129,8 @@ def _fused(name: str, program: Program, vectors: list[Axis], shared: tuple[Axis,
         for number, (group, vector) in enumerate(zip(groups(program), vectors, strict=True))
     ]
     stages = [rule.tiled() for rule in rules]
+    if (home := overwritten(stages)) is not None:
+        stages = [replace(stage, between={**stage.between, home.name: stages[-1].streams}) for stage in stages]
     sizes = (access.tensor.n_bytes // math.prod(axis.extent for axis in shared) for _, access in handed_on(stages))
     rules[0].limit(sub(mul(target.threads, sum(sizes), *(chunk.size for chunk in chunks.values())), MAX_WORKSPACE_BYTES))
     return _joined(name, program, stages, rules, columns, shared)

@@ -16,14 +16,14 @@ Where the data are contiguous along a reduce axis alone, that may be the vector 
 one vector of the axis, copies of the innermost loop's body have accumulators of their own, and all of them are combined at the end.
 
 Stages of a fused sketch share the parallel loop: each iteration runs all of them, one after the other, on its chunk of the axes that they have in
-common, and what they hand on stays in memory of the thread's own.
+common, and what they hand on stays in memory of the thread's own, or lies where the result will.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
 import numpy as np
@@ -181,7 +181,7 @@ class TiledStage:
     epilogue_level: Expr  # indexes EPILOGUE_LEVELS
     lanes: int  # elements of a vector
     fused: tuple[Axis, ...] = ()  # axes whose chunks it shares with other stages
-    between: frozenset[str] = frozenset()  # tensors that such stages hand on, of which memory holds a chunk
+    between: Mapping[str, Expr] = field(default_factory=dict)  # what such stages hand on: whether memory holds a chunk of it, or it lies in the result
     keeps: Read | None = None  # where each value of the body is stored, too
     streams: Expr = 0  # whether the result is stored past the caches
 
@@ -205,11 +205,13 @@ class TiledStage:
         return min(self.lanes, axis.extent) if axis == self.vector else 1
 
     def memory_shape(self, access: Read) -> tuple[Expr, ...]:
-        """Of the tensor: of what fused stages hand on, memory holds a chunk."""
-        if access.tensor.name not in self.between:
-            return access.tensor.shape
+        """Of the tensor: of what fused stages hand on, memory holds a chunk, or all where it lies in the result."""
+        in_chunks = self.between.get(access.tensor.name, 0)
         sizes = zip(access.tensor.shape, access.indices, strict=True)
-        return tuple(minimum(self.tilings[i.axes[0]].sizes[2], size) if i.axes and i.axes[0] in self.fused else size for size, i in sizes)
+        return tuple(
+            where(in_chunks, minimum(self.tilings[index.axes[0]].sizes[2], size), size) if index.axes and index.axes[0] in self.fused else size
+            for size, index in sizes
+        )
 
     @cached_property
     def windows(self) -> tuple[Window, ...]:
@@ -331,11 +333,11 @@ def handed_on(stages: Sequence[TiledStage]) -> list[tuple[TiledStage, Read]]:
 
 
 def overwritten(stages: Sequence[TiledStage]) -> Tensor | None:
-    """What fused stages may hand on in the place of the result, if that is not stored past the caches: the last stage reads an element of it where it writes
-    the result, and no other. A chunk must be as contiguous there as in memory of its own."""
-    last = stages[-1]
+    """What fused stages may hand on in the place of the result, if that is not stored past the caches: the last stage, which alone writes the result, reads an
+    element of it where it writes one, and no other. What is left of a chunk beside the axes that all share must be contiguous there."""
+    *others, last = stages
     leading = {axis for index in last.stage.indices[: len(last.fused)] for axis in index.axes}
-    if last.stage.reduce or not last.fused or leading != set(last.fused):
+    if last.stage.reduce or not last.fused or leading != set(last.fused) or any(stage.result == last.result for stage in others):
         return None
     read = {read for stage in (last.stage, last.epilogue) if stage is not None for read in reads(stage.body)}
     for tensor in dict.fromkeys(access.tensor for _, access in handed_on(stages)):
@@ -368,7 +370,7 @@ def _substitute(stage: TiledStage, values: Mapping[Symbol, Expr]) -> TiledStage:
         substitute(stage.epilogue_level, values),
         stage.lanes,
         stage.fused,
-        stage.between,
+        {name: substitute(in_chunks, values) for name, in_chunks in stage.between.items()},
         stage.keeps,
         substitute(stage.streams, values),
     )

@@ -114,7 +114,7 @@ class StageRule:
         level: Expr = 0
         if self.epilogue is not None and stage.reduce and not (self.chunks or self.is_across or stage.tables):
             level = self._switch("epilogue", (0, 1))
-        fused = tuple(self.chunks), self.between
+        fused = tuple(self.chunks), dict.fromkeys(self.between, 1)
         streams = self._streams(mul(*(tilings[axis].count(0) for axis in stage.reduce)), level)
         result = TiledStage(stage, self.epilogue, self.vector, tilings, orders, copies, operands, level, self.target.lanes, *fused, self.keeps, streams)
         if not self.is_across:

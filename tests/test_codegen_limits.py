@@ -22,7 +22,8 @@ def probes(lanes: int, chains: int, threads: int) -> Probes:
     return Probes(load_object(compile_object(emit_kernels(lanes, chains, threads), TARGET), TARGET), lanes, chains, threads)
 
 
-COMPILED = [probes(lanes, chains, threads) for lanes, chains, threads in ((4, 3, TEAMS[-1]), (8, 12, TEAMS[-1]), (16, 24, min(2, TEAMS[-1])))]
+SHAPES = ((4, 3, TEAMS[-1]), (8, 12, TEAMS[-1]), (16, 24, min(2, TEAMS[-1])))  # lanes, chains, threads
+COMPILED = [probes(*shape) for shape in SHAPES if shape[0] <= TARGET.lanes]
 
 
 @st.composite

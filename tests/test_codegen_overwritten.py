@@ -12,9 +12,10 @@ from test_codegen_kernel import expected, run_guarded
 
 from codegen.check import check_output
 from codegen.lower import lower
+from ir.program import Apply, Read, affine, reads
 from ir.task import task
 from schedule.rules import sketches
-from schedule.sketch import Sketch
+from schedule.sketch import Sketch, TiledStage, overwritten
 from schedule.target import Target
 
 ROWS = ["softmax:shape=40x512,axis=1", "softmax:shape=3x7x37,axis=2"]
@@ -49,6 +50,21 @@ def test_not_in_a_result_that_goes_past_the_caches() -> None:
     (stream,) = (name for name in sketch.space.names if name.endswith("stream"))
     assert "power" in own_memory(sketch, **{stream: 1})
     assert "power" not in own_memory(sketch, **{stream: 0})
+
+
+def test_not_what_is_read_elsewhere_or_unlike_the_result() -> None:
+    *others, last = fused(ROWS[0], target())["fused_across_d1"].stages
+    rows, _ = last.stage.spatial
+    power = next(read for read in reads(last.stage.body) if read.tensor.name == "power")
+    assert overwritten([*others, last]) == power.tensor
+
+    def changed(**fields: object) -> list[TiledStage]:
+        return [*others, replace(last, stage=replace(last.stage, **fields))]
+
+    diagonal = Read(power.tensor, (affine(rows), affine(rows)))
+    assert overwritten(changed(body=Apply("add", (last.stage.body, diagonal)))) is None
+    assert overwritten(changed(output=replace(last.result, dtype="int32"))) is None
+    assert overwritten([last, *others, last]) is None, "another stage writes the result, too"
 
 
 @pytest.mark.parametrize("text", ROWS)

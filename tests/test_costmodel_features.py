@@ -332,7 +332,7 @@ def shared_lines_are_those_on_the_border(candidate: Candidate) -> None:
         n_chunks, described = quantities[f"{slot}.chunks"], quantities[f"{slot}.shared_lines"]
         if candidate.target.threads != 2 or n_chunks == 1 or found.stage.tables or found.tiled.write.padded:
             continue
-        if found.tiled.write.tensor.name in found.tiled.between:
+        if found.tiled.between.get(found.tiled.write.tensor.name):
             assert described == 0
             continue
         written = [(threads_of(found, e, n_chunks, 2), e.addresses(e.store.buffer, e.store.indices)) for e in found.finishes]
@@ -423,7 +423,8 @@ def operand_loads(found: StageTrace, role: str) -> list[tuple[Executions, Load, 
     """The updates (or, without a reduction, the stores) with their load of an operand and its addresses; of a transform all statements with all loads,
     executions whose guard fails left out."""
     operand = operands_by_role(found.tiled)[role]
-    names = {operand.read.tensor.name, f"{found.prefix}{operand.read.tensor.name}_packed"}
+    in_result = found.tiled.between.get(operand.read.tensor.name) == 0
+    names = {found.tiled.result.name if in_result else operand.read.tensor.name, f"{found.prefix}{operand.read.tensor.name}_packed"}
     result = []
     for execution in found.stores if found.stage.tables else found.updates or found.finishes + found.rows:
         loads = [(load, addresses) for load, addresses in memory_loads(execution) if load.buffer.name in names]
@@ -703,9 +704,7 @@ def extracted(text: str, n: int = 50, target: Target = TARGET) -> Iterator[tuple
         yield sketch, FeatureExtractor(sketch, target), sketch.space.sample(n, np.random.default_rng(0))
 
 
-@settings(max_examples=40, deadline=None)
-@given(candidates())
-def test_quantities_agree_with_the_lowered_nest(candidate: Candidate) -> None:
+def quantities_agree_with_the_lowered_nest(candidate: Candidate) -> None:
     slots_are_the_stage_with_most_work_and_the_sum_of_the_others(candidate)
     counts_of_work_are_exact(candidate)
     loops_are_exact(candidate)
@@ -722,6 +721,39 @@ def test_quantities_agree_with_the_lowered_nest(candidate: Candidate) -> None:
     size_of_code_and_memory_are_exact(candidate)
     packing_is_exact(candidate)
     epilogue_runs_once_an_element(candidate)
+
+
+@settings(max_examples=40, deadline=None)
+@given(candidates())
+def test_quantities_agree_with_the_lowered_nest(candidate: Candidate) -> None:
+    quantities_agree_with_the_lowered_nest(candidate)
+
+
+@pytest.mark.parametrize(("width", "streams"), [(41, None), (48, 0), (48, 1)])
+def test_they_agree_where_powers_lie_in_the_result(width: int, streams: int | None) -> None:
+    """As those of a softmax do, unless its result goes past the caches."""
+    found, small = task(f"softmax:shape=12x{width},axis=1"), replace(TARGET, l3_bytes=4 << 10)
+    sketch = next(sketch for sketch in sketches(found.program, small) if sketch.stages[0].is_across)
+    for row in sketch.space.sample(12, np.random.default_rng(0)):
+        if streams is not None:
+            row[sketch.space.names.index("s2.stream")] = streams
+        candidate = Candidate(found, sketch, sketch.space.canonical(row[None, :])[0], small)
+        assert candidate.stages[-1].between["power"] == (streams or 0)
+        quantities_agree_with_the_lowered_nest(candidate)
+
+
+def test_lines_of_the_result_count_once() -> None:
+    """Where the last stage of a softmax reads what lies in its result; otherwise there is a chunk of it, too."""
+    found, small = task("softmax:shape=64x512,axis=1"), replace(TARGET, l3_bytes=64 << 10)
+    sketch = next(sketch for sketch in sketches(found.program, small) if sketch.stages[0].is_across)
+    chunk, stream = (sketch.space.names.index(name) for name in ("d0.chunk", "s2.stream"))
+    last = StageQuantities(sketch.stages[-1], small)
+    for streams in (0, 1):
+        rows = sketch.space.sample(8, np.random.default_rng(0))
+        rows[:, stream] = streams
+        (touched,) = Evaluator([last.touched("whole")], sketch.space.symbols)(rows).T
+        in_rows = (64 + streams * rows[:, chunk]) * 512 * FLOAT_BYTES
+        assert (touched - in_rows == LINE_BYTES * -(-rows[:, chunk] * FLOAT_BYTES // LINE_BYTES)).all(), "besides there are the sums of the rows of a chunk"
 
 
 @pytest.mark.parametrize("mode", ["reflect", "edge"])

@@ -1,5 +1,6 @@
 """The operator suite: its cases, a tiny run of it, and the table and figure that are made of its CSV alone."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -78,6 +79,16 @@ def test_a_case_counts_where_it_is_bound():
 
 def tune_little(of, records, config):
     api.tune(of, records=records, max_trials=1, threads=None)
+
+
+def test_powers_are_held_against_the_machine(tmp_path, monkeypatch):
+    monkeypatch.setitem(FAMILIES, "SFM", replace(FAMILIES["SFM"], shapes=((24, 32),)))
+    config = Config(families=("SFM",), batches=(1,), peers=("numpy",), max_trials=1, rounds=2, turn_seconds=0.001)
+    results = operators.run(config, tmp_path, tune=tune_little)
+    powers_a_second = 1e9 * json.loads((tmp_path / "machine.json").read_text())["limits"]["powers_all"]["best"]
+    (tuned,) = results[results["contender"] == "tuned"].to_dict("records")
+    assert tuned["kernel_powers_fraction"] == pytest.approx(24 * 32 / powers_a_second / tuned["kernel_seconds"])
+    assert tuned["limit_fraction"] == max(tuned[f"kernel_{each}_fraction"] for each in operators.LIMITS)
 
 
 def test_a_tiny_run(tmp_path, monkeypatch):

@@ -102,7 +102,7 @@ def main() -> None:
 
 @app.command()
 def doctor(threads: ThreadsOption = None, json: JsonOption = None) -> None:
-    """What this machine offers: CPU, caches, limits in force, LLVM, libgomp, measured peak and bandwidth."""
+    """What this machine offers: CPU, caches, limits in force, LLVM, libgomp, measured peak, powers of two and bandwidth."""
     from codegen.limits import doctor as examine
     from tilewright.display import print_doctor, write_json
 
