@@ -1,6 +1,6 @@
 """The field's single-operator suite: every operator family, at batch 1 and 16, tuned and compared with other libraries and with the machine's limit.
 
-    python -m experiments.operators [--output DIRECTORY] [--families C1D,GMM] [--max-trials 256] [--max-seconds 60] [--no-tuning | --plot-only]
+    python -m experiments.operators [--output DIRECTORY] [--families C1D,GMM] [--max-trials 256] [--max-seconds 60] [--rounds 10] [--no-tuning | --plot-only]
 
 The shapes are those of `graph.operator_suite`. Tunes each case as `tilewright tune` does, then lets the kernels and the peers that are installed take
 turns: beside peers calls from Python are timed, beside the machine's limit runs in a row. Writes results.csv (a row a case and contender), machine.json,
@@ -21,6 +21,7 @@ import pandas as pd
 from codegen.limits import package_version
 from data.record import machine_id
 from data.store import Store
+from experiments.command import count
 from experiments.files import COST_MODEL, RESULTS, read_results, write_machine, write_results
 from experiments.kernels import geometric_mean, markdown_table, print_notes
 from graph.operator_suite import BATCHES, FAMILIES
@@ -208,8 +209,9 @@ def main() -> int:
     parser.add_argument("--families", help=f"only these, of {','.join(FAMILIES)}")
     parser.add_argument("--batches", help="only these batch sizes, by default 1,16")
     parser.add_argument("--peers", help="comma-separated, by default all that are installed")
-    parser.add_argument("--max-trials", type=int, default=CONFIG.max_trials, help="a case")
+    parser.add_argument("--max-trials", type=count, default=CONFIG.max_trials, help="a case")
     parser.add_argument("--max-seconds", type=float, default=CONFIG.max_seconds, help="a case")
+    parser.add_argument("--rounds", type=count, default=CONFIG.rounds, help="in which kernels and peers take turns")
     parser.add_argument("--no-tuning", action="store_true", help="compare what is in the records")
     parser.add_argument("--plot-only", action="store_true", help="make the table and the figure from an earlier results.csv")
     given = parser.parse_args()
@@ -217,6 +219,7 @@ def main() -> int:
         config = replace(
             CONFIG, families=chosen_families(given.families, tuple(FAMILIES)), batches=tuple(map(int, given.batches.split(","))) if given.batches else BATCHES,
             peers=tuple(given.peers.split(",")) if given.peers else None, max_trials=given.max_trials, max_seconds=given.max_seconds,
+            rounds=given.rounds,
         )  # fmt: skip
         if not given.plot_only:
             run(config, given.output, given.records, None if given.no_tuning else tune_case)
