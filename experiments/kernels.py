@@ -29,6 +29,7 @@ from tilewright import api
 from tilewright.bench import DISTURBING_CPUS, BenchResult, TaskBench, run_bench
 from tilewright.cli import select_tasks
 from tilewright.peers import PEERS
+from tilewright.this_machine import machine_record
 
 NOISE_LIMIT = 0.03  # "not slower" allows the noise of the comparison, but no more than this: a noisy machine proves nothing
 
@@ -125,7 +126,7 @@ def rows(result: BenchResult, marked: dict[Task, tuple[str, Mark]], records: Pat
     with Store(records, create=False) as store:
         for bench in result.tasks:
             group, mark = marked[bench.task]
-            known = store.records(bench.task.key, machine_id(api.machine_record(result.machine)), result.machine.target.threads)
+            known = store.records(bench.task.key, machine_id(machine_record(result.machine)), result.machine.target.threads)
             trials = [record for record in known if record.kind == "trial"]
             tuning = {
                 "trials": len(trials),

@@ -45,6 +45,7 @@ from tilewright import api
 from tilewright.bench import DISTURBING_CPUS, recorded_schedules
 from tilewright.bench_worker import our_contender
 from tilewright.problem import Problem
+from tilewright.this_machine import machine_record
 from tilewright.turns import Contender, OtherWork, Series, TurnOptions, take_turn, wait_for_quiet
 
 WORKER = Path(__file__).with_name("metaschedule_worker.py")
@@ -279,7 +280,7 @@ def _outcome(found: Mapping[str, Any]) -> str:
 
 def _trials(of: Task, records: Path, machine: Machine) -> dict[str, int]:
     with Store(records, create=False) as store:
-        known = store.records(of.key, machine_id(api.machine_record(machine)), machine.target.threads)
+        known = store.records(of.key, machine_id(machine_record(machine)), machine.target.threads)
     trials = [record for record in known if record.kind == "trial"]
     return {"trials": len(trials), "failed": sum(not record.ok for record in trials)}
 

@@ -33,6 +33,7 @@ from schedule.algorithms import WINOGRAD, algorithm_of
 from tilewright import api
 from tilewright.bench import DISTURBING_CPUS, BenchResult, Row, run_bench
 from tilewright.peers import PEERS
+from tilewright.this_machine import machine_record
 
 MEAN_RATIO, FAMILY_RATIO, CASE_RATIO = 1.3, 1.05, 0.95  # what all cases together, each family, and each case are to reach of the best peer
 COMPUTE_MARK, MEMORY_MARK = 0.92, 0.8  # wanted of the FMA peak and of the bandwidth, of the cases that each of them bounds
@@ -110,7 +111,7 @@ def rows(result: BenchResult, cases: dict[Task, tuple[str, int]], records: Path)
     with Store(records, create=False) as store:
         for bench in result.tasks:
             family, batch = cases[bench.task]
-            known = store.records(bench.task.key, machine_id(api.machine_record(result.machine)), result.machine.target.threads)
+            known = store.records(bench.task.key, machine_id(machine_record(result.machine)), result.machine.target.threads)
             trials = [record for record in known if record.is_trial]
             tuning = {
                 "trials": len(trials),

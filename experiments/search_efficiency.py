@@ -42,6 +42,7 @@ from search.learner import Learner
 from search.random_search import RandomSearch
 from search.tuner import SearchFactory, TuneOptions, Tuner
 from tilewright import api
+from tilewright.this_machine import machine_record
 
 ROUNDS = "rounds.csv"
 FIRST, AFTER = (1, 2, 4, 8), (16, 32, 64, 128, 256)  # trials; the very first one is the default schedule
@@ -158,7 +159,7 @@ def trace(text: str, method: Method, seed: int, runner: LiveRunner, machine: Mac
     with TemporaryDirectory() as directory, Store(Path(directory) / "trials.db") as store:
         tuner = Tuner(
             [of], machine.target, runner, method.learner(machine.target, seed), method.search, store, options,
-            machine=api.machine_record(machine), versions=api.versions(), watch=lambda progress: known_at.append(progress.elapsed_seconds),
+            machine=machine_record(machine), versions=api.versions(), watch=lambda progress: known_at.append(progress.elapsed_seconds),
         )  # fmt: skip
         measured = tuner.run().tasks[0].measured
         rounds = store.rounds()

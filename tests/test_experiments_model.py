@@ -26,6 +26,9 @@ from tilewright.training_set import training_set
 MEASURES = ["pairwise_accuracy", "recall_at_30", "top_1", "top_5"]
 
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
+
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
     """Softmax has two stages, so some programs have a part more than others."""

@@ -14,9 +14,10 @@ from ir.errors import UserError
 from ir.task import task
 from schedule.measurement import Candidate
 from schedule.rules import sketches
-from tilewright import api, bench_worker
+from tilewright import bench_worker
 from tilewright.bench import TaskBench, answers, bench_environment, memory_bandwidth, recorded_schedules, run_bench
 from tilewright.problem import Problem
+from tilewright.this_machine import machine_record
 from tilewright.turns import Series
 
 TASK = task("matmul:m=24,n=40,k=32", count=3, name="layer")
@@ -46,7 +47,7 @@ def record(**changes):
     sketch = sketches(TASK.program, machine.target)[0]
     row = sketch.space.sample(1, np.random.default_rng(0))[0]
     mine = Record(
-        TASK.key, sketch.name, sketch.space.names, tuple(row.tolist()), (1e-6,), "", "", api.machine_record(machine), machine.target.threads, 0,
+        TASK.key, sketch.name, sketch.space.names, tuple(row.tolist()), (1e-6,), "", "", machine_record(machine), machine.target.threads, 0,
         {"tilewright": "0"}, 0, 0, 1.5, kind="final", kept=True,
     )  # fmt: skip
     return replace(mine, **changes)

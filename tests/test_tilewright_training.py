@@ -35,6 +35,9 @@ def program(text):
     return program_id(task(text).program)
 
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     return directory(tmp_path_factory.mktemp("training") / "measured")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from codegen.kernel import Kernel, build, find_sketch, known_sketches
-from codegen.limits import Limits, measure_limits
+from codegen.limits import Limits
 from codegen.machine import Machine, check_cpu, detect_machine
 from codegen.openmp import register_openmp
 from codegen.runner import LiveRunner
@@ -29,13 +29,13 @@ from ir.task import Task
 from ir.task import task as _task
 from schedule.algorithms import ALGORITHMS, algorithm_of, allowed_algorithms
 from schedule.measurement import Candidate
-from schedule.target import Target
 from search.annealing import AnnealingSearch
 from search.evolution import EvolutionarySearch
 from search.genetic import GeneticSearch
 from search.learner import Learner
 from search.random_search import RandomSearch
 from search.tuner import Progress, SearchFactory, TaskState, TuneOptions, Tuner
+from tilewright.this_machine import machine_record, quiet_limits
 
 SEARCHES: dict[str, SearchFactory] = {
     "evolutionary": EvolutionarySearch,
@@ -46,8 +46,6 @@ SEARCHES: dict[str, SearchFactory] = {
 UNSCORED = ("genetic", "random")  # the searches that ask no cost model
 SHIPPED, SCRATCH, RANDOM = "shipped", "scratch", "random"  # cost models that are no files
 DEFAULT_TRIALS_PER_TASK = 128  # where no budget is given
-LIMITS_SECONDS = 0.4  # for measuring the machine's limits before tuning
-QUIET_SCALING = 0.8  # of the FMA peak over that of one thread, for each thread: below it the machine is not quiet
 
 Pair = int | Sequence[int]
 
@@ -255,24 +253,7 @@ def make_learner(cost_model: str, machine: Machine, seed: int) -> Learner:
     return Learner.with_prior(prior, machine.target, seed)
 
 
-def quiet_limits(target: Target) -> Limits:
-    """The machine's limits; measured again, at most twice, where the threads together were so slow that something else must have kept a CPU."""
-    limits = measure_limits(target, LIMITS_SECONDS)
-    for _ in range(2):
-        if limits.fma_scaling >= QUIET_SCALING * target.threads:
-            break
-        again = measure_limits(target, LIMITS_SECONDS)
-        limits = max(limits, again, key=lambda each: each.fma_gflops_all.best)
-    return limits
-
-
 # --- records and kernels --------------------------------------------------------------------------------------------
-
-
-def machine_record(machine: Machine) -> dict[str, str | int]:
-    """The machine as records keep it: what decides which code can run and how fast; the thread count stands beside it."""
-    target = {name: value for name, value in machine.target.to_json().items() if name != "threads"}
-    return {"cpu_model": machine.cpu_model, **target}
 
 
 def versions() -> dict[str, str]:

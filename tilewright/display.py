@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -19,9 +19,11 @@ from rich.text import Text
 from graph.network import Network
 from ir.files import write_file
 from ir.task import Task
-from search import tuner
-from tilewright.api import Result
-from tilewright.bench import BenchResult, TaskBench
+
+if TYPE_CHECKING:  # what makes them takes a second to import, and most commands make none
+    from search import tuner
+    from tilewright.api import Result
+    from tilewright.bench import BenchResult, TaskBench
 
 LINE_SECONDS = 10.0  # between two progress lines where there is no terminal
 LONGEST_LINE = 4096  # where there is none, lines are not folded

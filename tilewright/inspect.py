@@ -19,7 +19,7 @@ from ir.nest import nest_text
 from ir.task import Task, known_task, task
 from schedule.algorithms import ALGORITHMS
 from schedule.target import Target
-from tilewright.api import machine_record, quiet_limits
+from tilewright.this_machine import machine_record, quiet_limits
 
 
 @dataclass(frozen=True)

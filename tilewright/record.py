@@ -31,6 +31,7 @@ from search.campaign import Campaign, CampaignOptions, CampaignProgress
 from tilewright import api
 from tilewright.data_card import write_card
 from tilewright.display import LINE_SECONDS, clock
+from tilewright.this_machine import machine_record, quiet_limits
 
 MAX_TRIALS = 128  # of a task
 PASSES = 2  # what is recorded is to be right: a candidate is measured twice, some seconds apart
@@ -86,8 +87,8 @@ def _measure(
 ) -> tuple[bool, Mapping[str, str]]:
     """Whether Ctrl-C ended it, and why tasks were given up."""
     machine = detect_machine(api.one_thread_without_openmp(threads))
-    description = api.machine_record(machine)
-    limits = api.quiet_limits(machine.target)
+    description = machine_record(machine)
+    limits = quiet_limits(machine.target)
     here = machine_id(description)
     about = _united(abouts.get(here, About({}, {})), About(suite.sources, {str(limits.threads): limits.to_json()}))
     _write_abouts(directory, {here: about})  # now: a killed run has its tasks' sources too

@@ -1,0 +1,27 @@
+"""The machine that measures: what records keep of it, and what it can do while nothing else runs."""
+
+from __future__ import annotations
+
+from codegen.limits import Limits, measure_limits
+from codegen.machine import Machine
+from schedule.target import Target
+
+LIMITS_SECONDS = 0.4  # for measuring the machine's limits before tuning
+QUIET_SCALING = 0.8  # of the FMA peak over that of one thread, for each thread: below it the machine is not quiet
+
+
+def machine_record(machine: Machine) -> dict[str, str | int]:
+    """The machine as records keep it: what decides which code can run and how fast; the thread count stands beside it."""
+    target = {name: value for name, value in machine.target.to_json().items() if name != "threads"}
+    return {"cpu_model": machine.cpu_model, **target}
+
+
+def quiet_limits(target: Target) -> Limits:
+    """The machine's limits; measured again, at most twice, where the threads together were so slow that something else must have kept a CPU."""
+    limits = measure_limits(target, LIMITS_SECONDS)
+    for _ in range(2):
+        if limits.fma_scaling >= QUIET_SCALING * target.threads:
+            break
+        again = measure_limits(target, LIMITS_SECONDS)
+        limits = max(limits, again, key=lambda each: each.fma_gflops_all.best)
+    return limits
