@@ -33,6 +33,7 @@ from schedule.target import Target
 TARGET = Target("generic", "", lanes=16, vector_registers=32, l1_bytes=48 << 10, l2_bytes=1 << 20, l3_bytes=32 << 20, threads=2)
 SMALL_TARGET = Target("generic", "", lanes=4, vector_registers=16, l1_bytes=1 << 12, l2_bytes=1 << 14, l3_bytes=1 << 16, threads=3)
 MANY_THREADS = replace(SMALL_TARGET, threads=7)
+MOST_POINTS = 60_000  # of a random program: each of them is looked at
 
 
 # --- random candidates ----------------------------------------------------------------------------------------------
@@ -111,7 +112,8 @@ class Candidate:
 @st.composite
 def candidates(draw: st.DrawFn) -> Candidate:
     small = (product_texts(16), reduce_texts(16), elementwise_texts(16), typed_texts(16), row_texts(12), pool_texts(8), movement_texts(16))
-    found = task(draw(st.one_of(_matmul(), _conv2d(), _conv2d(), _winograd(), _split(), *small)))
+    texts = st.one_of(_matmul(), _conv2d(), _conv2d(), _winograd(), _split(), *small)
+    found = draw(texts.map(task).filter(lambda each: sum(stage.n_points for stage in each.program.stages) <= MOST_POINTS))
     target = draw(st.sampled_from([TARGET, SMALL_TARGET, MANY_THREADS]))
     sketch = draw(st.sampled_from(sketches(found.program, target)))
     row = sketch.space.sample(1, np.random.default_rng(draw(st.integers(0, 1 << 30))))[0]
