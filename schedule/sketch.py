@@ -333,14 +333,14 @@ def handed_on(stages: Sequence[TiledStage]) -> list[tuple[TiledStage, Read]]:
 
 
 def overwritten(stages: Sequence[TiledStage]) -> Tensor | None:
-    """What fused stages may hand on in the place of the result, if that is not stored past the caches: the last stage, which alone writes the result, reads an
-    element of it where it writes one, and no other. What is left of a chunk beside the axes that all share must be contiguous there."""
+    """What one of fused stages keeps and may keep in the place of the result, if that is not stored past the caches: the last stage, which alone writes the
+    result, reads an element of it where it writes one, and no other. What is left of a chunk beside the axes that all share must be contiguous there."""
     *others, last = stages
     leading = {axis for index in last.stage.indices[: len(last.fused)] for axis in index.axes}
     if last.stage.reduce or not last.fused or leading != set(last.fused) or any(stage.result == last.result for stage in others):
         return None
     read = {read for stage in (last.stage, last.epilogue) if stage is not None for read in reads(stage.body)}
-    for tensor in dict.fromkeys(access.tensor for _, access in handed_on(stages)):
+    for tensor in (stage.keeps.tensor for stage in others if stage.keeps is not None):
         is_alike = (tensor.shape, tensor.dtype) == (last.result.shape, last.result.dtype)
         if is_alike and {each for each in read if each.tensor == tensor} == {Read(tensor, last.stage.indices)}:
             return tensor
