@@ -81,7 +81,7 @@ class StageScope:
 
     def at(self, tensor: Tensor, indices: Sequence[Affine], absolute: Position, in_chunk: Position) -> tuple[Expr, ...]:
         """Where in its memory an element is: a thread's own begins with the chunk."""
-        if not self.fused or tensor.name not in self.between or self.between[tensor.name].scope != "private":
+        if not self.tiled.in_chunks(tensor):
             return tuple(index.at(absolute) for index in indices)
         return tuple(index.at(in_chunk if index.axes and index.axes[0] in self.fused else absolute) for index in indices)
 

@@ -181,11 +181,13 @@ class Access:
     def set_conflicts(self, extents: Box) -> Expr:
         """How many of the tensor's rows that the axes walk begin on the same set of the first-level cache; 1 when packed, or a chunk of its own."""
         result: Expr = 1
+        in_chunks = self.tiled.in_chunks(self.read.tensor)
+        if in_chunks == 1:
+            return result
         for axis, extent in extents.items():
             stride_bytes = abs(self.read.stride(axis)) * self.element_bytes
             if stride_bytes >= LINE_BYTES:
                 result = mul(result, ceil_div(extent, SET_PERIOD_BYTES // math.gcd(SET_PERIOD_BYTES, stride_bytes)))
-        in_chunks = self.tiled.between.get(self.read.tensor.name, 0)
         return where(in_chunks, 1, self._where_packed(result, [1 for _ in self._packed_layouts]))
 
     # -- the two readings
@@ -237,8 +239,10 @@ class Access:
         return tuple(mul(*shape[place + 1 :]) for place in range(len(shape)))
 
     def _in_memory(self, box: Box) -> Box:
-        """The part of the box that memory has at a time: of what fused stages hand on, a chunk, if it does not lie in the result."""
-        in_chunks, tilings = self.tiled.between.get(self.read.tensor.name, 0), self.tiled.tilings
+        """The part of the box that memory has at a time."""
+        in_chunks, tilings = self.tiled.in_chunks(self.read.tensor), self.tiled.tilings
+        if in_chunks == 0:
+            return box
         return {axis: where(in_chunks, minimum(extent, tilings[axis].sizes[2]), extent) if axis in self.tiled.fused else extent for axis, extent in box.items()}
 
     def _in_copy(self, box: Box) -> Box:

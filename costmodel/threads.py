@@ -62,7 +62,7 @@ class ThreadShares:
         """Cache lines of the output that two threads write, each of which waits again and again until the other one has written: of the border in the middle of
         the chunks, one line at each position of the axes along which the output's elements are further apart; none where all of these are borders of lines."""
         write = self.tiled.write
-        in_chunks = self.tiled.between.get(write.tensor.name, 0)
+        in_chunks = self.tiled.in_chunks(write.tensor)
         if self.threads == 1 or in_chunks == 1:
             return 0
         axes = [axis for axis in self.tiled.axes("parallel") if axis.extent > 1]

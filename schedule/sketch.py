@@ -204,9 +204,15 @@ class TiledStage:
         """Elements of a reduce axis that one step takes."""
         return min(self.lanes, axis.extent) if axis == self.vector else 1
 
+    def in_chunks(self, tensor: Tensor) -> Expr:
+        """Whether memory holds a chunk of the tensor at a time, as it does of what fused stages hand on if that does not lie in the result."""
+        return self.between.get(tensor.name, 0)
+
     def memory_shape(self, access: Read) -> tuple[Expr, ...]:
-        """Of the tensor: of what fused stages hand on, memory holds a chunk, or all where it lies in the result."""
-        in_chunks = self.between.get(access.tensor.name, 0)
+        """Of the tensor, or of a chunk of it."""
+        in_chunks = self.in_chunks(access.tensor)
+        if in_chunks == 0:
+            return access.tensor.shape
         sizes = zip(access.tensor.shape, access.indices, strict=True)
         return tuple(
             where(in_chunks, minimum(self.tilings[index.axes[0]].sizes[2], size), size) if index.axes and index.axes[0] in self.fused else size
