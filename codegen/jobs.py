@@ -10,9 +10,9 @@ import numpy as np
 
 from codegen.bench import Bench
 from codegen.check import WrongAnswer, reference
-from codegen.handover import patience
 from codegen.kernel import Code, build, find_sketch
 from codegen.protocol import Answer, Job, Message
+from codegen.quiet import patience
 from codegen.timing import Timing, time_calls, time_in_turns
 from ir.errors import IllegalCandidate, InternalError
 from ir.task import task
@@ -72,7 +72,7 @@ class Refer:
 
 @dataclass(frozen=True)
 class Measure:
-    """Check (if wanted) and time a candidate: `{"seconds": [of every repeat], "waited": seconds for near threads}`."""
+    """Check (if wanted) and time a candidate: `{"seconds": [of every repeat], "waited": seconds for a quiet machine}`."""
 
     code: Code
     timing: Timing
@@ -94,11 +94,18 @@ class Measure:
         bench.run(1)
         if self.check:
             bench.check()
-        waited = patience(self.code.target).wait(self.timing.patience) if self.timing.patience else 0.0
-        seconds = time_calls(bench.run, self.timing)
+        seconds, waited = self._time(bench)
         if self.check:
             bench.check()
         return Answer({"seconds": list(seconds), "waited": waited})
+
+    def _time(self, bench: Bench) -> tuple[tuple[float, ...], float]:
+        """The seconds of every repeat, and those waited."""
+        if not self.timing.patience:
+            return time_calls(bench.run, self.timing), 0.0
+        patient = patience(self.code.target)
+        before = patient.waited_seconds
+        return patient.measure(lambda: time_calls(bench.run, self.timing), self.timing.patience), patient.waited_seconds - before
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class LiveRunner:
     puts its threads far from each other, then has to come back to slow the same candidate twice.
 
     After an interrupt the runner can be used again. `build_seconds` and `measure_seconds` count the time spent so far, the latter with `waited_seconds`, those
-    for near threads (`codegen.handover`).
+    for a quiet machine (`codegen.quiet`).
     """
 
     def __init__(

@@ -27,8 +27,8 @@ Run = Callable[[int], object]  # runs a kernel so many times in a row
 @dataclass(frozen=True)
 class Timing:
     """`agreement`: the fastest two repeats agree if they differ by no more than this part. A candidate whose first repeat takes longer than
-    `give_up_seconds` (None: no such limit) is not worth another. `patience`: the share of the time that may be spent waiting, before a
-    measurement begins, for threads that are near each other (`codegen.handover`)."""
+    `give_up_seconds` (None: no such limit) is not worth another. `patience`: the share of the time that may be spent waiting for a quiet
+    machine (`codegen.quiet`)."""
 
     repeat_seconds: float = 1.5e-3
     min_repeats: int = 3

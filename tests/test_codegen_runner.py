@@ -169,7 +169,7 @@ def test_passes_measure_all_of_a_group_before_any_again() -> None:
         assert runner(PROBLEM, batch, deadline=time.monotonic() - 1) == []
     assert told == [0, 1, 2, 3, 4]
     assert [result.failure for result in results] == ["", "", "illegal", "", ""]
-    assert all(3 <= len(result.seconds) <= 3 * QUICK.max_repeats for result in results if result.ok)
+    assert all(3 <= len(result.seconds) <= 3 * 2 * QUICK.max_repeats for result in results if result.ok)  # twice in a pass where quiet was over
     assert 0 <= runner.waited_seconds <= runner.measure_seconds
 
 

@@ -98,7 +98,7 @@ def _measure(
         )  # fmt: skip
         interrupted = campaign.run()
     if not quiet:
-        print(f"{runner.waited_seconds:.1f} s went to waiting until threads were near each other", file=sys.stderr)
+        print(f"{runner.waited_seconds:.1f} s went to waiting for a quiet machine", file=sys.stderr)
     return interrupted, campaign.given_up
 
 
