@@ -47,6 +47,7 @@ def rankers(seed: int, n_threads: int) -> dict[str, Ranker]:
         "squared error, weight ½ z": boosted(objective="squared", throughput_weight=0.5),
         "squared error, weight z": boosted(objective="squared", throughput_weight=1.0),
         "rank:pairwise": boosted(objective="pairwise"),
+        "rank:pairwise, all features": boosted(objective="pairwise", n_features=0),
         "rank:ndcg": boosted(objective="ndcg"),
         "sum over stages": SumOverStages(**boosted(objective="squared").get_params()),
         "sum over stages, weight z": SumOverStages(**boosted(objective="squared", throughput_weight=1.0).get_params()),

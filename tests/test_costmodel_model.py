@@ -59,6 +59,23 @@ def test_same_data_and_seed_give_the_same_scores(learned, objective):
     assert (other.predict(X) != again.predict(X)).any()
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_may_use_but_the_most_useful_features(objective):
+    """Those of the law, not noise; what else a candidate has makes no difference to its score."""
+    (X, y, groups), (others, _, _) = measurements(1200, 0), measurements(1200, 5)
+    X, others = (np.concatenate([each, noise], axis=1) for each, noise in zip((X, others), np.random.default_rng(1).random((2, 1200, 30)), strict=True))
+    model = CostModel(objective, n_features=5, feature_share=1.0).fit(X, y, groups)
+    useful = sorted(int(name[1:]) for name in model.booster_.get_score())
+    assert len(useful) <= 5
+    assert objective == "ndcg" or useful == [0, 1, 2, 3, 4]  # NDCG cares for the top alone
+    others[:, useful] = X[:, useful]
+    np.testing.assert_array_equal(model.predict(others), model.predict(X))
+    everything = CostModel(objective, feature_share=1.0)
+    for enough in (38, 100):  # of 38
+        same = CostModel(objective, n_features=enough, feature_share=1.0).fit(X, y, groups)
+        np.testing.assert_array_equal(same.predict(X), everything.fit(X, y, groups).predict(X))
+
+
 def test_scores_do_not_depend_on_the_unit_of_a_tasks_throughput(learned):
     X, y, groups = measurements(1200, 0)
     scaled = CostModel().fit(X, y * np.array([2.0, 0.5, 4.0, 1.0])[groups], groups)  # powers of two: no rounding
