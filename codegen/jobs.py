@@ -72,7 +72,7 @@ class Refer:
 
 @dataclass(frozen=True)
 class Measure:
-    """Check (if wanted) and time a candidate: `{"seconds": [of every repeat], "waited": seconds for a quiet machine}`."""
+    """Check (if wanted) and time a candidate: `{"seconds": [of every repeat], "waited": seconds for a quiet machine, "disturbed": 1 if it was not quiet}`."""
 
     code: Code
     timing: Timing
@@ -94,18 +94,18 @@ class Measure:
         bench.run(1)
         if self.check:
             bench.check()
-        seconds, waited = self._time(bench)
+        found = self._time(bench)
         if self.check:
             bench.check()
-        return Answer({"seconds": list(seconds), "waited": waited})
+        return Answer(found)
 
-    def _time(self, bench: Bench) -> tuple[tuple[float, ...], float]:
-        """The seconds of every repeat, and those waited."""
+    def _time(self, bench: Bench) -> dict[str, object]:
         if not self.timing.patience:
-            return time_calls(bench.run, self.timing), 0.0
+            return {"seconds": list(time_calls(bench.run, self.timing)), "waited": 0.0, "disturbed": 0}
         patient = patience(self.code.target)
-        before = patient.waited_seconds
-        return patient.measure(lambda: time_calls(bench.run, self.timing), self.timing.patience), patient.waited_seconds - before
+        waited, disturbed = patient.waited_seconds, patient.n_disturbed
+        seconds = patient.measure(lambda: time_calls(bench.run, self.timing), self.timing.patience)
+        return {"seconds": list(seconds), "waited": patient.waited_seconds - waited, "disturbed": patient.n_disturbed - disturbed}
 
 
 @dataclass(frozen=True)

@@ -52,13 +52,19 @@ class Patience:
         self._saved = 0.0  # seconds that may be waited
         self._waited_at = time.perf_counter()
         self.waited_seconds = 0.0
+        self.n_disturbed = 0  # measurements that count although quiet was over at their end
 
     def measure(self, run: Callable[[], tuple[float, ...]], share: float) -> tuple[float, ...]:
-        """The seconds that `run` finds on a quiet machine. What it found when quiet was over at its end is found again, and united with that, where quiet comes
-        back before what `share` of the time has saved is used up; otherwise it counts as it is."""
+        """The seconds that `run` finds on a quiet machine. Where quiet was over at its end it runs again, and both are united, if quiet comes back before what
+        `share` of the time has saved is used up; otherwise what it found counts as it is, as one of `n_disturbed`."""
         self.wait(share)
         found = run()
-        return found if self._quiet() or not self.wait(share) else found + run()
+        if self._quiet():
+            return found
+        if self.wait(share):
+            return found + run()
+        self.n_disturbed += 1
+        return found
 
     def wait(self, share: float) -> bool:
         """Until the machine is quiet, or what `share` of the time has saved is used up; whether it is quiet. Adds to `waited_seconds`."""

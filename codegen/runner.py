@@ -43,7 +43,7 @@ class LiveRunner:
     puts its threads far from each other, then has to come back to slow the same candidate twice.
 
     After an interrupt the runner can be used again. `build_seconds` and `measure_seconds` count the time spent so far, the latter with `waited_seconds`, those
-    for a quiet machine (`codegen.quiet`).
+    for a quiet machine (`codegen.quiet`); `n_measured` counts measurements, each pass one, and `n_disturbed` those that no such wait could help.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class LiveRunner:
         self.build_seconds = 0.0
         self.measure_seconds = 0.0
         self.waited_seconds = 0.0
+        self.n_measured = self.n_disturbed = 0
 
     def __enter__(self) -> Self:
         return self
@@ -162,6 +163,8 @@ class LiveRunner:
         if answer.failure:
             return Measurement((), answer.failure, answer.message)
         self.waited_seconds += answer.result["waited"]
+        self.n_disturbed += answer.result["disturbed"]
+        self.n_measured += 1
         return Measurement(tuple(answer.result["seconds"]))
 
     def _refer(self, task: Task, algorithm: str) -> None:

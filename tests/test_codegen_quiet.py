@@ -104,17 +104,18 @@ class Candidate:
 
 
 @pytest.mark.parametrize(
-    ("regions", "expected"),
+    ("regions", "expected", "n_disturbed"),
     [
-        ([NEAR_SECONDS], (1.0,)),  # quiet all the time
-        ([NEAR_SECONDS, FAR_SECONDS, FAR_SECONDS, NEAR_SECONDS], (1.0, 2.0)),  # not at its end; soon again
-        ([NEAR_SECONDS, FAR_SECONDS], (1.0,)),  # never again
+        ([NEAR_SECONDS], (1.0,), 0),  # quiet all the time
+        ([NEAR_SECONDS, FAR_SECONDS, FAR_SECONDS, NEAR_SECONDS], (1.0, 2.0), 0),  # not at its end; soon again
+        ([NEAR_SECONDS, FAR_SECONDS], (1.0,), 1),  # never again
     ],
 )
-def test_what_was_disturbed_is_measured_again_once_it_is_quiet(clock: Clock, regions: list[float], expected: tuple[float, ...]) -> None:
+def test_what_was_disturbed_is_measured_again_once_it_is_quiet(clock: Clock, regions: list[float], expected: tuple[float, ...], n_disturbed: int) -> None:
     patience, candidate = patience_of(regions), Candidate(clock)
     assert patience.measure(candidate, 0.5) == expected
     assert candidate.n_runs == len(expected)
+    assert patience.n_disturbed == n_disturbed
     assert patience.waited_seconds <= 0.5 + PAUSE_SECONDS
 
 

@@ -171,6 +171,8 @@ def test_passes_measure_all_of_a_group_before_any_again() -> None:
     assert [result.failure for result in results] == ["", "", "illegal", "", ""]
     assert all(3 <= len(result.seconds) <= 3 * 2 * QUICK.max_repeats for result in results if result.ok)  # twice in a pass where quiet was over
     assert 0 <= runner.waited_seconds <= runner.measure_seconds
+    assert runner.n_measured == 4 * 3
+    assert 0 <= runner.n_disturbed <= runner.n_measured
 
 
 def test_unchecked() -> None:

@@ -98,7 +98,8 @@ def _measure(
         )  # fmt: skip
         interrupted = campaign.run()
     if not quiet:
-        print(f"{runner.waited_seconds:.1f} s went to waiting for a quiet machine", file=sys.stderr)
+        counts = f"{runner.n_disturbed} of {runner.n_measured} measurements were taken although it was not quiet"
+        print(f"{runner.waited_seconds:.1f} s went to waiting for a quiet machine; {counts}", file=sys.stderr)
     return interrupted, campaign.given_up
 
 
