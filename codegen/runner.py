@@ -29,7 +29,7 @@ GIVE_UP = 4.0  # a candidate so many times slower than the best so far is timed 
 BUILDS_AHEAD = 8  # candidates a builder that are built before they are measured: so many are lost at worst
 BUILDS_A_PROCESS = 300  # llvmlite 0.50 leaks some 0.15 MB in each run of LLVM's passes (its ModulePassManager is never disposed of)
 REFERENCE_SECONDS = 600.0
-COMPARE_SECONDS = 2.0  # for taking turns, all candidates together
+COMPARE_SECONDS = 2.0  # for taking turns, all candidates together, where nothing else is said
 
 
 class LiveRunner:
@@ -106,8 +106,9 @@ class LiveRunner:
                     on_result(len(results) - 1, measurement)
         return results
 
-    def remeasure(self, task: Task, candidates: Sequence[Candidate], rounds: int) -> list[Measurement]:
-        """Measure candidates in turns, a repeat of each in every round, so that what disturbs the machine for a while disturbs all of them.
+    def remeasure(self, task: Task, candidates: Sequence[Candidate], rounds: int, max_seconds: float = COMPARE_SECONDS) -> list[Measurement]:
+        """Measure candidates in turns, a repeat of each in every round, so that what disturbs the machine for a while disturbs all of them. Of the rounds there
+        are as many as fit into `max_seconds`, but three at least.
 
         The same candidate twice is an A/A test. Each is first measured alone, and takes no part if that fails.
         """
@@ -115,9 +116,9 @@ class LiveRunner:
         results = [self._measure(task, built, None, self._check) for built in builds]
         good = [i for i, result in enumerate(results) if result.ok]
         if good:
-            job = Compare(tuple(code_of(builds[i]) for i in good), self._timing, rounds, COMPARE_SECONDS, self._seed)
+            job = Compare(tuple(code_of(builds[i]) for i in good), self._timing, rounds, max_seconds, self._seed)
             with self._measuring():
-                answer = self._measurer.ask(job, 3 * self._timeout * len(good) + COMPARE_SECONDS)
+                answer = self._measurer.ask(job, 3 * self._timeout * len(good) + max_seconds)
             for turn, i in enumerate(good):
                 results[i] = Measurement((), answer.failure, answer.message) if answer.failure else Measurement(tuple(answer.result["seconds"][turn]))
         return results

@@ -3,15 +3,15 @@ scratch that knows no roofline, 64 trials a batch), a genetic algorithm without 
 
     python -m experiments.search_efficiency [--model FILE] [--output DIRECTORY]
 
-`--model`: what `tilewright train` wrote, from other tasks; without it there is no search with a model trained before. Whatever was the best of a run at
-any time is measured again when all runs of its task are done, all of them in turns, and it is this speed that counts. Writes results.csv (a row a trial),
-rounds.csv (a row a batch: how well the model ordered it before it learned from it), machine.json and search_efficiency.png, and prints a line a method. The
-figure and the summary are made from the CSVs alone.
+`--model`: what `tilewright train` wrote, from other tasks; without it there is no search with a model trained before. What counts after a trial is what `tune`
+would keep if it ended there: the fastest few trials and the default schedule are measured again in turns, and the fastest of them is kept. When all runs of a
+task are done, whatever any of them would have measured again at any time is, in several series, each built and placed in memory anew: by the first it is
+decided what is kept, and by the others how fast that is. Writes results.csv (a row a trial), rounds.csv (a row a batch: how well the model ordered it before it
+learned from it), machine.json and search_efficiency.png, and prints a line a method. The figure and the summary are made from the CSVs alone.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -40,13 +40,14 @@ from search.evolution import EvolutionarySearch
 from search.genetic import GeneticSearch
 from search.learner import Learner
 from search.random_search import RandomSearch
-from search.tuner import SearchFactory, TuneOptions, Tuner
+from search.tuner import SearchFactory, TuneOptions, Tuner, finalists
 from tilewright import api
 from tilewright.this_machine import machine_record
 
 ROUNDS = "rounds.csv"
 FIRST, AFTER = (1, 2, 4, 8), (16, 32, 64, 128, 256)  # trials; the very first one is the default schedule
-AGAIN_ROUNDS = 20  # or as many as there is time for
+SERIES = 3  # of measuring again
+AGAIN_ROUNDS, AGAIN_SECONDS = 20, 15.0  # of a series: so many rounds, or as many as there is time for
 
 MakeLearner = Callable[[Target, int], Learner]  # of the machine and a seed
 
@@ -112,11 +113,11 @@ CONFIG = Config()
 
 @dataclass(frozen=True)
 class Trace:
-    """One run. `trials`: of each the seconds that it measured, and when that was known. `best`: after each trial the fastest candidate until then, None before
+    """One run. `trials`: of each the seconds that it measured, and when that was known. `finalists`: what would be measured again after each trial, none before
     the first success. `rounds`: how each batch went."""
 
     trials: pd.DataFrame
-    best: list[Candidate | None]
+    finalists: list[list[Candidate]]
     rounds: pd.DataFrame
 
 
@@ -135,9 +136,10 @@ def run(config: Config, output: Path, model: Path | None = None) -> tuple[pd.Dat
         for text in config.tasks:
             runs = [(seed, name) for seed in config.seeds for name in methods]  # methods take turns, so that drift of the machine hits all alike
             traces = [trace(text, methods[name], seed, runner, machine) for seed, name in runs]
-            speeds = speeds_again(task(text), [candidate for each in traces for candidate in each.best if candidate is not None], runner)
+            again = list(dict.fromkeys(candidate for each in traces for some in each.finalists for candidate in some))
+            choosing, *judging = (speeds_again(task(text), again, runner) for _ in range(SERIES))
             for (seed, name), found in zip(runs, traces, strict=True):
-                best = [0.0 if candidate is None else speeds[candidate] for candidate in found.best]
+                best = [speed_of_kept(some, choosing, judging) for some in found.finalists]
                 results = pd.concat([results, _named(found.trials.assign(best_gflops=best), text, name, seed)], ignore_index=True)
                 rounds = pd.concat([rounds, _named(found.rounds, text, name, seed)], ignore_index=True)
             write_results(output, results, float_format="%.6g")
@@ -146,10 +148,15 @@ def run(config: Config, output: Path, model: Path | None = None) -> tuple[pd.Dat
 
 
 def speeds_again(of: Task, candidates: Sequence[Candidate], runner: LiveRunner) -> dict[Candidate, float]:
-    """GFLOP/s of each, all measured in turns: the fastest of many trials is also the one that noise has favoured most. 0 where it fails now."""
-    distinct = list(dict.fromkeys(candidates))
-    measurements = runner.remeasure(of, distinct, AGAIN_ROUNDS)
-    return {candidate: 1e-9 * of.flops / measurement.best_seconds for candidate, measurement in zip(distinct, measurements, strict=True)}
+    """GFLOP/s of each, all measured in turns; 0 where it fails now."""
+    measurements = runner.remeasure(of, candidates, AGAIN_ROUNDS, AGAIN_SECONDS)
+    return {candidate: 1e-9 * of.flops / measurement.best_seconds for candidate, measurement in zip(candidates, measurements, strict=True)}
+
+
+def speed_of_kept(finalists: Sequence[Candidate], choosing: Mapping[Candidate, float], judging: Sequence[Mapping[Candidate, float]]) -> float:
+    """Of the finalist that is the fastest by the series that chooses, the highest speed by those that judge; 0 of none. By the same series the luckiest would
+    be chosen, and its luck counted as speed."""
+    return max(speeds[max(finalists, key=choosing.__getitem__)] for speeds in judging) if finalists else 0.0
 
 
 def trace(text: str, method: Method, seed: int, runner: LiveRunner, machine: Machine) -> Trace:
@@ -165,17 +172,13 @@ def trace(text: str, method: Method, seed: int, runner: LiveRunner, machine: Mac
         rounds = store.rounds()
     trials = pd.DataFrame({"elapsed_seconds": known_at, "seconds": list(measured.values())}).rename_axis("trial").reset_index()
     shown = ("n_measured", "n_failed", "pairwise_accuracy", "recall_at_k", "k", "top_1", "top_5", "model_seconds", "elapsed_seconds")
-    return Trace(trials, _best_so_far(measured), pd.DataFrame([{"round": each.round, **{name: getattr(each, name) for name in shown}} for each in rounds]))
+    return Trace(trials, _finalists_so_far(measured), pd.DataFrame([{"round": each.round, **{name: getattr(each, name) for name in shown}} for each in rounds]))
 
 
-def _best_so_far(measured: Mapping[Candidate, float]) -> list[Candidate | None]:
-    found: list[Candidate | None] = []
-    best, least = None, math.inf
-    for candidate, seconds in measured.items():
-        if seconds < least:
-            best, least = candidate, seconds
-        found.append(best)
-    return found
+def _finalists_so_far(measured: Mapping[Candidate, float]) -> list[list[Candidate]]:
+    """The first trial is the default schedule."""
+    trials = list(measured.items())
+    return [finalists(dict(trials[: i + 1]), (trials[0][0],)) for i in range(len(trials))]
 
 
 def _named(rows: pd.DataFrame, text: str, method: str, seed: int) -> pd.DataFrame:

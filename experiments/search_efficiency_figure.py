@@ -24,8 +24,8 @@ TITLES = {
 
 
 def draw(results: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> None:
-    """A column a task; best so far against trials above, against seconds in the middle, as a share of the best that any run found (it is measured again, so it
-    may fall a little); below, how well the model ordered each batch before it learned from it."""
+    """A column a task; best so far against trials above, against seconds in the middle, as a share of the best that any run found (what is kept is
+    chosen and judged by different measurements, so it may fall a little); below, how well the model ordered each batch before it learned from it."""
     tasks = list(dict.fromkeys(results["task"]))
     figure = Figure(figsize=(3.0 * len(tasks), 8.2), dpi=150, layout="constrained")
     axes = figure.subplots(3, len(tasks), squeeze=False, sharey="row")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
@@ -28,7 +28,7 @@ from search.allocation import TaskProgress, choose_task
 from search.learner import RECALL_K, Learner, throughput
 from search.strategy import Scorer, Search
 
-FINALISTS = 3  # candidates that are measured again beside the default schedule; the fastest single trial may have been luck
+FINALISTS = 3  # candidates that are measured again at the end beside the default schedule
 FINAL_ROUNDS = 10
 FINAL_ATTEMPTS = 3
 DISTURBED = 1.15  # times slower than in the trials: more than the luck of a trial explains
@@ -263,17 +263,16 @@ class Tuner:
 
     def _finish(self, state: TaskState) -> None:
         """Measure the fastest few again, in turns with the default schedule and what an earlier run kept, and keep the fastest of them."""
-        ranked = sorted((c for c, seconds in state.measured.items() if math.isfinite(seconds)), key=state.measured.__getitem__)
-        finalists = list(dict.fromkeys([*ranked[:FINALISTS], *(each for each in (state.kept, state.default) if each in ranked)]))
-        if not finalists or state.is_judged or state.given_up:
+        again = finalists(state.measured, (state.kept, state.default))
+        if not again or state.is_judged or state.given_up:
             return
         started = time.monotonic()
         try:
-            state.final = self._compare(state, finalists)
+            state.final = self._compare(state, again)
         except NoReference as error:
             state.given_up = str(error)
             return
-        good = [c for c in finalists if state.final[c].ok]
+        good = [c for c in again if state.final[c].ok]
         if good:
             state.best = min(good, key=lambda c: state.final[c].best_seconds)
         state.is_judged = True
@@ -283,12 +282,12 @@ class Tuner:
             # Where others are left out, the fastest of these need not be the one to use for whoever leaves out none.
             self._store.append([replace(r, kept=r.ok and not state.has_others and Candidate(r.sketch, r.row) == state.best) for r in records])
 
-    def _compare(self, state: TaskState, finalists: Sequence[Candidate]) -> dict[Candidate, Measurement]:
-        """The finalists measured in turns; again where all are far slower than their trials were, for then the machine was busy with something else."""
-        wanted = DISTURBED * min(state.measured[candidate] for candidate in finalists)
+    def _compare(self, state: TaskState, candidates: Sequence[Candidate]) -> dict[Candidate, Measurement]:
+        """The candidates measured in turns; again where all are far slower than their trials were, for then the machine was busy with something else."""
+        wanted = DISTURBED * min(state.measured[candidate] for candidate in candidates)
         best: dict[Candidate, Measurement] = {}
         for _ in range(FINAL_ATTEMPTS):
-            found = dict(zip(finalists, self._runner.remeasure(state.task, finalists, FINAL_ROUNDS), strict=True))
+            found = dict(zip(candidates, self._runner.remeasure(state.task, candidates, FINAL_ROUNDS), strict=True))
             fastest = min(measurement.best_seconds for measurement in found.values())
             if not best or fastest < min(measurement.best_seconds for measurement in best.values()):
                 best = found
@@ -359,6 +358,13 @@ class Tuner:
         n_resumed = sum(state.n_resumed for state in self.states)
         n_failed = sum(sum(state.failures.values()) for state in self.states)
         return Progress(self.states[number], number, len(self.states), n_trials, n_resumed, n_failed, time.monotonic() - self._start, self._options)
+
+
+def finalists(measured: Mapping[Candidate, float], others: Iterable[Candidate | None]) -> list[Candidate]:
+    """The fastest few of what was measured (seconds, infinite where it failed), and of the others those that were right: the fastest single trial may have been
+    luck, so these are measured again before one is kept."""
+    ranked = sorted((candidate for candidate, seconds in measured.items() if math.isfinite(seconds)), key=measured.__getitem__)
+    return list(dict.fromkeys([*ranked[:FINALISTS], *(each for each in others if each in ranked)]))
 
 
 def _last_final(records: Sequence[Record], n_trials: int) -> Sequence[Record]:
