@@ -19,7 +19,7 @@ from costmodel.packing import Packing, packed_elements
 from costmodel.stage import ROLES, StageQuantities
 from costmodel.times import StageTimes
 from ir.errors import InternalError
-from ir.expression import Evaluator, Expr, add, ceil_div, less, mul
+from ir.expression import Evaluator, Expr, add, ceil_div, less, maximum, minimum, mul
 from ir.program import Read
 from schedule.sketch import Sketch, TiledStage, handed_on
 from schedule.space import Population
@@ -111,7 +111,7 @@ def _program(
     stages = [of_stage.stage for of_stage in times]
     all_packs = [pack for of_stage in packs for pack in of_stage.values()]
     private = add(*(stage.shares.of_busiest(pack["private_half_cycles"]) for stage, of in zip(stages, packs, strict=True) for pack in of.values()))
-    shared = add(*(ceil_div(pack["shared_half_cycles"], target.threads) for pack in all_packs))
+    shared = add(*(ceil_div(pack["shared_half_cycles"], minimum(maximum(pack["shared_parts"], 1), target.threads)) for pack in all_packs))
     epilogue = stages[0].shares.of_busiest(slots["epilogue"]["half_cycles"]) if "epilogue" in slots else 0
     starting = _starting(sketch, target, stages, all_packs)
     others = add(private, shared, epilogue, starting)
@@ -142,9 +142,9 @@ def _own_bytes(tiled: TiledStage, access: Read) -> Expr:
 
 
 def _starting(sketch: Sketch, target: Target, stages: list[StageQuantities], packs: list[Quantities]) -> Expr:
-    """Half cycles that starting the threads of all parallel loops takes; a loop with a single chunk has none."""
+    """Half cycles that starting the threads of all parallel loops takes; a loop with a single chunk, or part to pack, starts none."""
     loops = [less(1, stage.chunks) for stage in (stages[:1] if sketch.fused else stages)]
-    loops += [less(0, pack["shared_half_cycles"]) for pack in packs]
+    loops += [less(1, pack["shared_parts"]) for pack in packs]
     return mul(START_HALF_CYCLES, add(*loops)) if target.threads > 1 else 0
 
 

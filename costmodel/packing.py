@@ -52,6 +52,7 @@ class Packing:
             "half_cycles": half_cycles,
             "private_half_cycles": where(private, half_cycles, 0),
             "shared_half_cycles": where(self._is("root"), half_cycles, 0),
+            "shared_parts": where(self._is("root"), self._of_innermost(self._parts), 0),
         }
 
     def _is(self, level: str) -> Expr:
@@ -102,6 +103,11 @@ class Packing:
     def _is_turned(self, innermost: Dimension) -> Expr:
         along = self.operand.turned(innermost, self._dimensions)
         return 0 if along is None else less(1, self._extent(along))
+
+    def _parts(self, innermost: Dimension) -> Expr:
+        """What threads may share of the whole copy: rows along the innermost dimension or, where blocks are turned over, such blocks."""
+        along = self.operand.turned(innermost, self._dimensions)
+        return mul(*(self._extent(dimension) for dimension in self._dimensions if dimension not in (innermost, along)))
 
     def _extent(self, dimension: Dimension) -> Expr:
         return self.tiled.packed_extent(self.operand, dimension)

@@ -17,7 +17,7 @@ from operator_samples import elementwise_texts, movement_texts, pool_texts, prod
 from codegen.lower import lower
 from costmodel.access import LINE_BYTES
 from costmodel.feature_table import FEATURE_VERSION, FEATURES, GROUPS, SCALES
-from costmodel.features import FeatureExtractor
+from costmodel.features import START_HALF_CYCLES, FeatureExtractor
 from costmodel.stage import ROLES, StageQuantities, operands_by_role
 from costmodel.threads import ThreadShares
 from costmodel.times import StageTimes
@@ -696,6 +696,12 @@ def epilogue_runs_once_an_element(candidate: Candidate) -> None:
     assert at_block == quantities["epilogue.at_block"]
 
 
+def threads_start_for_each_loop_that_is_shared(candidate: Candidate) -> None:
+    shared = [loop for loop in candidate.kernel.body if isinstance(loop, For) and isinstance(loop.extent, int) and loop.extent > 1]
+    assert all(loop.kind == "parallel" for loop in shared)
+    assert candidate.quantities["program.half_cycles.starting"] == START_HALF_CYCLES * len(shared)
+
+
 # --- the model of caches --------------------------------------------------------------------------------------------
 
 CONV2D = "conv2d:c=16,h=14,w=14,k=20,r=3,s=3,pad=1,epilogue=bias+relu"
@@ -723,6 +729,7 @@ def quantities_agree_with_the_lowered_nest(candidate: Candidate) -> None:
     size_of_code_and_memory_are_exact(candidate)
     packing_is_exact(candidate)
     epilogue_runs_once_an_element(candidate)
+    threads_start_for_each_loop_that_is_shared(candidate)
 
 
 @settings(max_examples=40, deadline=None)
