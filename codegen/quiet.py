@@ -4,7 +4,8 @@ Where CPUs are virtual the host moves them: now they are cores that share a cach
 as long, and so does whatever hands data from thread to thread (packing, concatenation, short kernels). And now a core is theirs alone, now another guest
 computes on its other half, and then multiply-adds take up to twice as long. Which of these a candidate meets is no quality of the candidate, and it stays so
 for seconds, longer than a candidate is measured. The time of an empty region and that of some multiply-adds in registers tell within a millisecond, and to
-wait costs less than to measure again.
+wait costs less than to measure again. Both are held against the shortest ever seen by the process: a CPU that lowers its frequency for good looks disturbed
+from then on, which costs the share of the time that may be waited.
 """
 
 from __future__ import annotations
