@@ -32,6 +32,7 @@ MULTIPLY_ADDS = 1 << 15  # steps of a thread in a sample: some 0.1 ms
 ALONE = 1.06  # times the shortest that these took: undisturbed they differ by one or two hundredths, beside another guest by a tenth at least
 PAUSE_SECONDS = 5e-3
 LONGEST_WAIT_SECONDS = 3.0  # well within the time that a candidate's measurement may take
+LONGEST_AGAIN_SECONDS = 1.0  # that a measurement has taken which is taken again: twice a longer one, and the waits, might not fit into that time
 
 I32, I64, POINTER, VOID = ir.IntType(32), ir.IntType(64), ir.PointerType(), ir.VoidType()
 
@@ -56,13 +57,15 @@ class Patience:
         self.n_disturbed = 0  # measurements that count although quiet was over at their end
 
     def measure(self, run: Callable[[], tuple[float, ...]], share: float) -> tuple[float, ...]:
-        """The seconds that `run` finds on a quiet machine. Where quiet was over at its end it runs again, and both are united, if quiet comes back before what
-        `share` of the time has saved is used up; otherwise what it found counts as it is, as one of `n_disturbed`."""
+        """The seconds that `run` finds on a quiet machine. Where quiet was over at its end it runs again, and both are united, if it is short and quiet comes
+        back before what `share` of the time has saved is used up; otherwise what it found counts as it is, as one of `n_disturbed`."""
         self.wait(share)
+        started = time.perf_counter()
         found = run()
+        is_short = time.perf_counter() - started <= LONGEST_AGAIN_SECONDS
         if self._quiet():
             return found
-        if self.wait(share):
+        if is_short and self.wait(share):
             return found + run()
         self.n_disturbed += 1
         return found

@@ -43,7 +43,8 @@ class LiveRunner:
     puts its threads far from each other, then has to come back to slow the same candidate twice.
 
     After an interrupt the runner can be used again. `build_seconds` and `measure_seconds` count the time spent so far, the latter with `waited_seconds`, those
-    for a quiet machine (`codegen.quiet`); `n_measured` counts measurements, each pass one, and `n_disturbed` those that no such wait could help.
+    for a quiet machine (`codegen.quiet`); `n_measured` counts what was right, each pass of a candidate once, and `n_disturbed` that of it which no such wait
+    could help.
     """
 
     def __init__(

@@ -92,13 +92,13 @@ def test_a_nearer_state_than_any_before_is_the_new_measure(clock: Clock) -> None
 
 
 class Candidate:
-    """Takes a second; each time another number of seconds is found."""
+    """Takes nine tenths of a second, if nothing else is said; each time another number of seconds is found."""
 
-    def __init__(self, clock: Clock) -> None:
-        self.n_runs, self._clock = 0, clock
+    def __init__(self, clock: Clock, takes_seconds: float = 0.9) -> None:
+        self.n_runs, self._clock, self._takes_seconds = 0, clock, takes_seconds
 
     def __call__(self) -> tuple[float, ...]:
-        self._clock.now += 1
+        self._clock.now += self._takes_seconds
         self.n_runs += 1
         return (float(self.n_runs),)
 
@@ -116,7 +116,16 @@ def test_what_was_disturbed_is_measured_again_once_it_is_quiet(clock: Clock, reg
     assert patience.measure(candidate, 0.5) == expected
     assert candidate.n_runs == len(expected)
     assert patience.n_disturbed == n_disturbed
-    assert patience.waited_seconds <= 0.5 + PAUSE_SECONDS
+    assert patience.waited_seconds <= 0.45 + PAUSE_SECONDS
+
+
+def test_what_takes_long_is_not_measured_again(clock: Clock) -> None:
+    for takes_seconds, n_runs in ((0.9, 2), (1.1, 1)):
+        patience = patience_of([NEAR_SECONDS, FAR_SECONDS, NEAR_SECONDS])
+        candidate = Candidate(clock, takes_seconds)
+        patience.measure(candidate, 0.5)
+        assert candidate.n_runs == n_runs
+        assert patience.n_disturbed == 2 - n_runs
 
 
 def test_multiply_adds_take_some_time() -> None:
