@@ -738,6 +738,25 @@ def test_quantities_agree_with_the_lowered_nest(candidate: Candidate) -> None:
     quantities_agree_with_the_lowered_nest(candidate)
 
 
+@pytest.mark.parametrize("target", [TARGET, MANY_THREADS])
+def test_packing_starts_threads_where_they_share_it(target: Target) -> None:
+    """Of one row with six elements, or a few, there is little to share, and sometimes nothing."""
+    parts = set[int]()
+    for text in (
+        "matmul:m=1,n=24,k=6",
+        "matmul:m=5,n=8,k=3",
+        "conv2d:c=20,h=1,w=3,k=8,r=1,s=2",
+        "einsum:equation=ki.kj.ij,sizes=i20.j8.k4,b=variable,epilogue=none",
+    ):
+        of = task(text)
+        for sketch in sketches(of.program, target):
+            for row in sketch.space.sample(12, np.random.default_rng(0)):
+                candidate = Candidate(of, sketch, row, target)
+                threads_start_for_each_loop_that_is_shared(candidate)
+                parts |= {min(candidate.quantities[name], 2) for name in ("pack_a.shared_parts", "pack_b.shared_parts") if name in candidate.quantities}
+    assert parts == {0, 1, 2}
+
+
 @pytest.mark.parametrize(("width", "streams"), [(41, None), (48, 0), (48, 1)])
 def test_they_agree_where_powers_lie_in_the_result(width: int, streams: int | None) -> None:
     """As those of a softmax do, unless its result goes past the caches."""
