@@ -22,7 +22,7 @@ from codegen.build import compile_object, load_object
 from codegen.control import counted_loop, declare
 from codegen.limits import Walk, aligned, build_probes
 from codegen.openmp import register_openmp
-from codegen.timing import time_repeat
+from codegen.timing import Run, time_repeat
 from schedule.target import Target
 
 REGIONS = 100  # in a sample: some 0.1 ms
@@ -102,7 +102,7 @@ def multiply_add_timer(target: Target) -> Callable[[], float]:
     probes = build_probes(target, target.threads)
     unused = aligned(probes.step * probes.threads)
     run = probes.run("fma", probes.threads, unused, unused, Walk(probes.threads, MULTIPLY_ADDS * probes.step))
-    return lambda: min(time_repeat(run, 1) for _ in range(SAMPLES))
+    return lambda: _fastest(run, 1)
 
 
 def region_timer(target: Target) -> Callable[[], float]:
@@ -111,12 +111,15 @@ def region_timer(target: Target) -> Callable[[], float]:
     code = load_object(compile_object(emit_regions(target.threads), target), target)
     regions = code.function("regions", ctypes.c_int64)
 
-    def sample(_code: object = code) -> float:  # held, for the function lives in it
-        start = time.perf_counter()
-        regions(REGIONS)
-        return (time.perf_counter() - start) / REGIONS
+    def run(n: int, _code: object = code) -> None:  # held, for the function lives in it
+        regions(n)
 
-    return lambda: min(sample() for _ in range(SAMPLES))
+    return lambda: _fastest(run, REGIONS)
+
+
+def _fastest(run: Run, calls: int) -> float:
+    """The seconds per call of the fastest of `SAMPLES`."""
+    return min(time_repeat(run, calls) for _ in range(SAMPLES))
 
 
 def emit_regions(threads: int) -> str:

@@ -1,3 +1,4 @@
+import itertools
 import math
 import os
 import time
@@ -10,11 +11,12 @@ import psutil
 import pytest
 
 from codegen.jobs import Measure
-from codegen.kernel import Code
+from codegen.kernel import Code, build, find_sketch
 from codegen.machine import detect_machine
 from codegen.openmp import register_openmp
 from codegen.process import environment
 from codegen.protocol import Answer, Job
+from codegen.quiet import Patience, Probe
 from codegen.runner import BUILDS_AHEAD, LiveRunner, default_memory_bytes
 from codegen.timing import Timing
 from ir.errors import NoReference, UserError
@@ -173,6 +175,20 @@ def test_passes_measure_all_of_a_group_before_any_again() -> None:
     assert 0 <= runner.waited_seconds <= runner.measure_seconds
     assert runner.n_measured == 4 * 3
     assert 0 <= runner.n_disturbed <= runner.n_measured
+
+
+@pytest.mark.parametrize(("seconds", "disturbed"), [([1.0], 0), ([1.0, 9.0], 1)])
+def test_a_measurement_tells_whether_it_was_disturbed(monkeypatch: pytest.MonkeyPatch, seconds: list[float], disturbed: int) -> None:
+    """Where the machine is quiet at first, and never again."""
+    found = itertools.chain(seconds[:-1], itertools.repeat(seconds[-1]))
+    patience = Patience([Probe(lambda: next(found), 1.3)])
+    monkeypatch.setattr("codegen.jobs.patience", lambda target: patience)
+    (candidate,) = candidates(PROBLEM, 1)
+    code = build(PROBLEM, find_sketch(PROBLEM, candidate.sketch, TARGET), np.array(candidate.row), TARGET)
+    result = Measure(code, replace(QUICK, patience=0.5), check=True, seed=0).run().result
+    assert result["disturbed"] == disturbed
+    assert 0 <= result["waited"] == patience.waited_seconds
+    assert result["seconds"]
 
 
 def test_unchecked() -> None:
