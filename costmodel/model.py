@@ -104,15 +104,15 @@ class CostModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         tasks = np.unique(column_or_1d(groups), return_inverse=True)[1]
         z = normalized_throughput(throughput, tasks)
         weight = self._weight(z, sample_weight)
-        if 0 < self.n_features < matrix.shape[1]:
-            matrix = self._useful(matrix, throughput, tasks)
+        # For an objective that ranks XGBoost wants the candidates of a task together, and one weight a task.
+        order = np.arange(len(z)) if self.objective == "squared" else np.argsort(tasks, kind="stable")
+        rows = matrix[order]
+        rows[:, self._unused(matrix, throughput, tasks)] = np.nan  # so no tree has a use for them
         if self.objective == "squared":  # (a QuantileDMatrix would start threads whatever `nthread` says, xgboost 3.2)
-            order = np.arange(len(z))
-            data = xgb.DMatrix(matrix, z, weight=weight, nthread=self.n_threads)
+            data = xgb.DMatrix(rows, z, weight=weight, nthread=self.n_threads)
         else:
-            order = np.argsort(tasks, kind="stable")  # XGBoost wants the candidates of a task together, and one weight a task
             mean_weight = np.bincount(tasks, weight) / np.bincount(tasks)
-            data = xgb.DMatrix(matrix[order], z[order], weight=mean_weight, qid=tasks[order], nthread=self.n_threads)
+            data = xgb.DMatrix(rows, z[order], weight=mean_weight, qid=tasks[order], nthread=self.n_threads)
         if margin is not None:
             data.set_base_margin(_around(column_or_1d(margin), z, tasks)[order])
             parameters["base_score"] = 0.0  # what `predict` starts from
@@ -172,16 +172,15 @@ class CostModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
             "nthread": self.n_threads,
         }
 
-    def _useful(self, matrix: NDArray[np.float32], throughput: NDArray[np.float64], tasks: NDArray[np.intp]) -> NDArray[np.float32]:
-        """(n, f) the matrix with all but the `n_features` most useful columns unknown, so that no tree has a use for these."""
+    def _unused(self, matrix: NDArray[np.float32], throughput: NDArray[np.float64], tasks: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The columns of all but the `n_features` most useful features."""
+        if not 0 < self.n_features < matrix.shape[1]:
+            return np.empty(0, dtype=np.intp)
         part = tasks % CHOOSING_STEP == 0
         forest = clone(self).set_params(**CHOOSING).fit(matrix[part], throughput[part], tasks[part])
         gains = forest.booster_.get_score(importance_type="total_gain")
         of_column = np.array([gains.get(f"f{column}", 0.0) for column in range(matrix.shape[1])])
-        useful = np.argsort(-of_column, kind="stable")[: self.n_features]
-        known = np.full_like(matrix, np.nan)
-        known[:, useful] = matrix[:, useful]
-        return known
+        return np.argsort(-of_column, kind="stable")[self.n_features :]
 
     def _weight(self, z: NDArray[np.float64], sample_weight: ArrayLike | None) -> NDArray[np.float64]:
         """(n,) what each candidate counts."""
