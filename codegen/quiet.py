@@ -22,7 +22,7 @@ from codegen.build import compile_object, load_object
 from codegen.control import counted_loop, declare
 from codegen.limits import Walk, aligned, build_probes
 from codegen.openmp import register_openmp
-from codegen.timing import Run, time_repeat
+from codegen.timing import Run, time_stretch
 from schedule.target import Target
 
 REGIONS = 100  # in a sample: some 0.1 ms
@@ -54,19 +54,21 @@ class Patience:
         self._saved = 0.0  # seconds that may be waited
         self._waited_at = time.perf_counter()
         self.waited_seconds = 0.0
-        self.n_disturbed = 0  # measurements that count although quiet was over at their end
+        self.n_disturbed = 0  # measurements that were never quiet from beginning to end
 
     def measure(self, run: Callable[[], tuple[float, ...]], share: float) -> tuple[float, ...]:
-        """The seconds that `run` finds on a quiet machine. Where quiet was over at its end it runs again, and both are united, if it is short and quiet comes
-        back before what `share` of the time has saved is used up; otherwise what it found counts as it is, as one of `n_disturbed`."""
-        self.wait(share)
+        """The seconds that `run` finds on a quiet machine. Where it was not quiet before and after, it runs again, and both are united, if it is short and
+        quiet comes back before what `share` of the time has saved is used up; what was never quiet from beginning to end is one of `n_disturbed`."""
+        was_quiet = self.wait(share)
         started = time.perf_counter()
         found = run()
         is_short = time.perf_counter() - started <= LONGEST_AGAIN_SECONDS
-        if self._quiet():
+        if self._quiet() and was_quiet:
             return found
         if is_short and self.wait(share):
-            return found + run()
+            found += run()
+            if self._quiet():
+                return found
         self.n_disturbed += 1
         return found
 
@@ -119,7 +121,7 @@ def region_timer(target: Target) -> Callable[[], float]:
 
 def _fastest(run: Run, calls: int) -> float:
     """The seconds per call of the fastest of `SAMPLES`."""
-    return min(time_repeat(run, calls) for _ in range(SAMPLES))
+    return min(time_stretch(run, calls) for _ in range(SAMPLES))
 
 
 def emit_regions(threads: int) -> str:

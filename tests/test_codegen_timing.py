@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen import timing
-from codegen.timing import MAX_CALLS, Timing, time_calls, time_in_turns
+from codegen.timing import MAX_CALLS, Timing, calibrate, time_calls, time_in_turns
 
 DEFAULT = Timing()
 
@@ -51,16 +51,19 @@ def test_repeats_are_long_and_many_enough(exponent: float) -> None:
     clock = Clock(lambda n: seconds)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing.time, "perf_counter", clock.perf_counter)
+        first, _ = calibrate(clock.runs[0], DEFAULT)
+        calibrated = clock.now - first.calls * first.stretches * seconds  # which is the first repeat
+        clock.now, clock.made = 100.0, [0]
         repeats = time_calls(clock.runs[0], DEFAULT)
     assert repeats == pytest.approx([seconds] * len(repeats), rel=1e-4)
-    calls = clock.log[-1][1]
-    assert calls == 1 or calls * seconds >= DEFAULT.repeat_seconds
-    assert calls * seconds <= max(seconds, 2 * DEFAULT.repeat_seconds)
+    stretch = clock.log[-1][1] * seconds
+    assert stretch == seconds or DEFAULT.stretch_seconds <= stretch < 2 * DEFAULT.stretch_seconds
     assert len(repeats) <= DEFAULT.max_repeats
-    elapsed = len(repeats) * calls * seconds
+    elapsed = clock.now - calibrated
     assert len(repeats) >= DEFAULT.min_repeats or elapsed >= DEFAULT.max_seconds
     assert len(repeats) == DEFAULT.max_repeats or elapsed >= DEFAULT.total_seconds
-    assert elapsed < max(DEFAULT.total_seconds + calls * seconds, DEFAULT.min_repeats * calls * seconds) * 1.001
+    repeat = max(seconds, 2 * DEFAULT.repeat_seconds)
+    assert elapsed < max(DEFAULT.total_seconds + repeat, DEFAULT.min_repeats * repeat) * 1.001
 
 
 @pytest.mark.parametrize(
@@ -95,7 +98,16 @@ def test_a_disturbed_first_call_does_not_make_the_repeats_short(clock_of: Callab
     clock = clock_of(lambda n: 0.01 if n == 0 else 1e-5)
     repeats = time_calls(clock.runs[0], DEFAULT)
     assert repeats == pytest.approx([1e-5] * len(repeats))
-    assert clock.log[-1][1] >= 150
+    stretches = [calls for _, calls in clock.log[3:]]  # after two calls alone, and one that calibrates
+    assert set(stretches) == {6}  # 50 µs and a tenth
+    assert len(stretches) == 25 * len(repeats)  # of 1.5 ms
+
+
+def test_one_undisturbed_stretch_is_enough_for_a_repeat(clock_of: Callable[..., Clock]) -> None:
+    """Of 150 calls in a row 10 take as long as they should: no repeat in a row is undisturbed, a stretch in each is."""
+    clock = clock_of(lambda n: 1e-5 if n % 150 < 10 else 1.6e-5)
+    assert min(time_calls(clock.runs[0], DEFAULT)) == pytest.approx(1e-5)
+    assert min(time_calls(clock.runs[0], replace(DEFAULT, stretch_seconds=DEFAULT.repeat_seconds))) > 1.5e-5
 
 
 def test_a_kernel_that_takes_no_time_ends(clock_of: Callable[..., Clock]) -> None:

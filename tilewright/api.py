@@ -17,6 +17,7 @@ from codegen.limits import Limits
 from codegen.machine import Machine, check_cpu, detect_machine
 from codegen.openmp import register_openmp
 from codegen.runner import LiveRunner
+from codegen.timing import TIMING_VERSION
 from costmodel.features import FEATURE_VERSION
 from costmodel.model import RandomModel
 from costmodel.trained import shipped_model, trained_model
@@ -257,9 +258,9 @@ def make_learner(cost_model: str, machine: Machine, seed: int) -> Learner:
 
 
 def versions() -> dict[str, str]:
-    """Versions of all that decides about a candidate's code and its features."""
+    """Versions of all that decides about a candidate's code, its seconds and its features."""
     packages = {name: importlib.metadata.version(name) for name in ("tilewright", "llvmlite", "numpy", "xgboost")}
-    return {**packages, "features": str(FEATURE_VERSION), "python": platform.python_version()}
+    return {**packages, "features": str(FEATURE_VERSION), "timing": str(TIMING_VERSION), "python": platform.python_version()}
 
 
 def compile(

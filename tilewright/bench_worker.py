@@ -36,7 +36,7 @@ SEED = 0  # of the inputs
 SETTING_ROUNDS = 3  # to find a peer's best setting
 # Contenders of the comparison itself: one that only multiplies and adds, and one of our kernels once more, called alike, and many times in each call.
 PEAK, AGAIN, IN_A_ROW = "peak", "again", "in a row"
-ROW_TIMING = Timing(repeat_seconds=1e-3)  # of calls of `IN_A_ROW`: a thousand times as long as the clock and the way through Python
+ROW_TIMING = Timing(stretch_seconds=1e-3)  # of calls of `IN_A_ROW`: a thousand times as long as the clock and the way through Python
 
 
 def main() -> None:
@@ -113,7 +113,7 @@ def our_contender(name: str, problem: Problem, candidate: Candidate, target: Tar
     spoil(out)
     run(1)
     check_output(out, reference(of.key, SEED, kernel.code.algorithm))
-    times = calibrate(run, timing)[0] if timing else 1
+    times = calibrate(run, timing)[0].calls if timing else 1
     return Contender(name, candidate.sketch, partial(run, times), alive=(bound, problem, out), times=times)
 
 
