@@ -29,6 +29,7 @@ GIVE_UP = 4.0  # a candidate so many times slower than the best so far is timed 
 BUILDS_AHEAD = 8  # candidates a builder that are built before they are measured: so many are lost at worst
 BUILDS_A_PROCESS = 300  # llvmlite 0.50 leaks some 0.15 MB in each run of LLVM's passes (its ModulePassManager is never disposed of)
 REFERENCE_SECONDS = 600.0
+COMPARED_RUNS = 9  # of each candidate at least, before and in three rounds, where a single one takes all the time that there is
 COMPARE_SECONDS = 2.0  # for taking turns, all candidates together, where nothing else is said
 
 
@@ -87,6 +88,10 @@ class LiveRunner:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
+    def forget(self) -> None:
+        """What was measured so far no longer decides which candidates are given up: for another run on the same tasks."""
+        self._best.clear()
+
     def close(self) -> None:
         """End all workers."""
         self._builders.close()
@@ -119,7 +124,7 @@ class LiveRunner:
         if good:
             job = Compare(tuple(code_of(builds[i]) for i in good), self._timing, rounds, max_seconds, self._seed)
             with self._measuring():
-                answer = self._measurer.ask(job, 3 * self._timeout * len(good) + max_seconds)
+                answer = self._measurer.ask(job, COMPARED_RUNS * self._timeout * len(good) + max_seconds)
             for turn, i in enumerate(good):
                 results[i] = Measurement((), answer.failure, answer.message) if answer.failure else Measurement(tuple(answer.result["seconds"][turn]))
         return results

@@ -29,9 +29,9 @@ from ir.errors import UserError
 
 Scores = NDArray[np.float32]
 
-# The small forest that tells which features matter: trees as coarse as that, of every fourth task, find them in a thirtieth of the time.
+# The small forest that tells which features matter: trees as coarse as that, of a fourth of the tasks, find them in a thirtieth of the time.
 CHOOSING: Mapping[str, Any] = {"n_estimators": 40, "learning_rate": 0.15, "n_features": 0}
-CHOOSING_STEP = 4
+CHOOSING_PART = 4
 
 MIN_THROUGHPUT_WEIGHT = 0.01  # what failures and the slowest candidates still count: that they are slow is worth knowing
 
@@ -47,7 +47,7 @@ OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
 class Ranker(Protocol):
     """What a search needs of a cost model; a baseline is another ranker passed in."""
 
-    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike) -> Self:
         """Learns from all that was measured, and forgets what it learned before."""
         ...
 
@@ -92,8 +92,8 @@ class CostModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         self.seed = seed
         self.n_threads = n_threads
 
-    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike, sample_weight: ArrayLike | None = None, margin: ArrayLike | None = None) -> Self:
-        """`sample_weight` (n,) are finite and not negative; for the ranking objectives a group weighs the mean of its candidates.
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike, margin: ArrayLike | None = None) -> Self:
+        """For the ranking objectives a group weighs the mean of its candidates.
 
         `margin` (n,) are scores of another model to begin with: the trees learn what these leave unexplained within each group, and `predict` gives that alone.
         `ValueError` for shapes that do not fit, infinite features, and throughputs that are negative or not finite.
@@ -103,7 +103,7 @@ class CostModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         check_consistent_length(throughput, groups)
         tasks = np.unique(column_or_1d(groups), return_inverse=True)[1]
         z = normalized_throughput(throughput, tasks)
-        weight = self._weight(z, sample_weight)
+        weight = 1 - self.throughput_weight + self.throughput_weight * np.maximum(z, MIN_THROUGHPUT_WEIGHT)
         # For an objective that ranks XGBoost wants the candidates of a task together, and one weight a task.
         order = np.arange(len(z)) if self.objective == "squared" else np.argsort(tasks, kind="stable")
         rows = matrix[order]
@@ -173,22 +173,22 @@ class CostModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         }
 
     def _unused(self, matrix: NDArray[np.float32], throughput: NDArray[np.float64], tasks: NDArray[np.intp]) -> NDArray[np.intp]:
-        """The columns of all but the `n_features` most useful features."""
-        if not 0 < self.n_features < matrix.shape[1]:
+        """The columns of all but the `n_features` most useful features; none where a small forest can tell nothing of their use."""
+        part = self._choosing(throughput, tasks)
+        if not 0 < self.n_features < matrix.shape[1] or not part.any():
             return np.empty(0, dtype=np.intp)
-        part = tasks % CHOOSING_STEP == 0
         forest = clone(self).set_params(**CHOOSING).fit(matrix[part], throughput[part], tasks[part])
         gains = forest.booster_.get_score(importance_type="total_gain")
         of_column = np.array([gains.get(f"f{column}", 0.0) for column in range(matrix.shape[1])])
-        return np.argsort(-of_column, kind="stable")[self.n_features :]
+        return np.argsort(-of_column, kind="stable")[self.n_features :] if gains else np.empty(0, dtype=np.intp)
 
-    def _weight(self, z: NDArray[np.float64], sample_weight: ArrayLike | None) -> NDArray[np.float64]:
-        """(n,) what each candidate counts."""
-        weight = np.ones_like(z) if sample_weight is None else column_or_1d(check_array(sample_weight, ensure_2d=False, dtype=np.float64))
-        check_consistent_length(z, weight)
-        if (weight < 0).any() or not weight.any():
-            raise ValueError(f"sample weights must not be negative nor all zero, found {weight.min():g} to {weight.max():g}")
-        return np.asarray(weight * (1 - self.throughput_weight + self.throughput_weight * np.maximum(z, MIN_THROUGHPUT_WEIGHT)))
+    def _choosing(self, throughput: NDArray[np.float64], tasks: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """(n,) the candidates of a share of those tasks that have something to order, drawn by the seed: names of tasks may come in the order of machines."""
+        slowest, fastest = np.full(tasks.max() + 1, np.inf), np.zeros(tasks.max() + 1)
+        np.minimum.at(slowest, tasks, throughput)
+        np.maximum.at(fastest, tasks, throughput)
+        useful = np.flatnonzero(fastest > slowest)
+        return np.isin(tasks, np.random.default_rng(self.seed).choice(useful, -(-len(useful) // CHOOSING_PART), replace=False))
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -204,7 +204,7 @@ class RandomModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike) -> Self:
         return self
 
     def predict(self, X: ArrayLike) -> Scores:

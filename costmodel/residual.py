@@ -19,8 +19,8 @@ class ResidualModel:
     def __init__(self, prior: Ranker, local: CostModel) -> None:
         self._prior, self._local = prior, local
 
-    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
-        self._local.fit(X, y, groups, sample_weight, margin=self._prior.predict(X))
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike) -> Self:
+        self._local.fit(X, y, groups, margin=self._prior.predict(X))
         return self
 
     def predict(self, X: ArrayLike) -> Scores:

@@ -20,7 +20,7 @@ EXPOSED = 0.1  # of the time that would be hidden if everything overlapped; it t
 
 
 class RooflineModel:
-    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike) -> Self:
         return self
 
     def predict(self, X: ArrayLike) -> Scores:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
-from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut
+from sklearn.model_selection import GroupKFold, LeaveOneGroupOut
 from sklearn.utils import check_consistent_length
 
 from costmodel.model import CostModel, Ranker
@@ -42,18 +42,21 @@ class Validation:
 
 
 def cross_validate(
-    X: ArrayLike, y: ArrayLike, groups: ArrayLike, model: Ranker, n_splits: int = 5, seed: int = 0, programs: ArrayLike | None = None
-) -> Validation:
+    X: ArrayLike, y: ArrayLike, groups: ArrayLike, model: Ranker, n_splits: int = 5, seed: int = 0, *,
+    programs: ArrayLike | None = None, candidates: ArrayLike | None = None,
+) -> Validation:  # fmt: skip
     """Fits copies of the model to all but one split and has them score that split, for each split. The model itself stays as it is.
 
     Tasks are held out whole: in `n_splits` splits, or one at a time where there are no more than that. Of one task, candidates are held out, whose scores are
     then of several models, each fitted to the same task's throughput.
     `seed`: of how candidates of one task are shuffled; tasks always fall into the same splits.
     `programs` (n,): what is held out together, where several groups (one task on several machines, say) are one; the groups if None.
+    `candidates` (n,): the same where candidates of one task are held out and several of them are one (measured on several machines); all differ if None.
     `UserError` where there is too little to learn from.
     """
     X, y, groups = _checked(X, y, groups)
-    split, rows = _splits(groups if programs is None else np.asarray(programs), n_splits, seed)
+    alone = np.arange(len(y)) if candidates is None else np.asarray(candidates)
+    split, rows = _splits(groups if programs is None else np.asarray(programs), alone, n_splits, seed)
     scores = np.empty(len(y), dtype=np.float32)
     found = list(rows)
     for learn, hold in found:
@@ -82,10 +85,13 @@ def data_sha256(X: ArrayLike, y: ArrayLike, groups: ArrayLike) -> str:
     return digest.hexdigest()
 
 
-def _splits(groups: NDArray[Any], n_splits: int, seed: int) -> tuple[str, Iterator[Split]]:
+def _splits(groups: NDArray[Any], candidates: NDArray[Any], n_splits: int, seed: int) -> tuple[str, Iterator[Split]]:
     n_groups = len(np.unique(groups))
     if n_groups == 1:
-        return WITHIN_TASK, KFold(n_splits, shuffle=True, random_state=seed).split(groups)
+        n_candidates = len(np.unique(candidates))
+        if n_candidates < 2:
+            raise UserError("a cost model needs two candidates or more to be judged, all measurements are of one")
+        return WITHIN_TASK, GroupKFold(min(n_splits, n_candidates), shuffle=True, random_state=seed).split(groups, groups=candidates)
     if n_groups <= n_splits:
         return LEAVE_ONE_TASK_OUT, LeaveOneGroupOut().split(groups, groups=groups)
     return BY_TASK, GroupKFold(n_splits).split(groups, groups=groups)

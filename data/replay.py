@@ -19,8 +19,8 @@ UNRECORDED = "unrecorded"
 class ReplayRunner:
     """Measures candidates of one task by looking them up; one that was never recorded fails as `UNRECORDED`.
 
-    Of several records of a candidate the fastest answers; one that succeeded goes before one that failed. Repeats do not answer: a few candidates have
-    them, and the faster of two measurements would flatter these.
+    Of several records of a candidate the fastest answers; one that succeeded goes before one that failed. Repeats and final measurements do not answer: a few
+    candidates have them, and the faster of two measurements would flatter these.
     """
 
     def __init__(self, records: Iterable[Record]) -> None:
@@ -34,7 +34,7 @@ class ReplayRunner:
             raise UserError(f"a replay needs the records of one task, machine and number of threads; found {listed}")
         self.setting = next(iter(settings))
         for record in records:
-            if record.kind != "repeat":
+            if record.is_trial:
                 self._add(record)
 
     def _add(self, record: Record) -> None:

@@ -1,4 +1,4 @@
-"""The command line of experiments that draw a figure from their results."""
+"""The command line of experiments: exit codes, Ctrl-C, and what those have in common that draw a figure from their results."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from ir.errors import UserError
 
@@ -29,14 +30,41 @@ def command(
     parser.add_argument("--plot-only", action="store_true", help="make the figure and the summary from an earlier results.csv")
     add_options(parser)
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         if not options.plot_only:
             run(options)
         print(report(options.output))
+
+    return exit_code(work)
+
+
+def exit_code(work: Callable[[], object]) -> int:
+    """0, or 2 for a `UserError` and 130 for Ctrl-C, which a line on standard error tells."""
+    try:
+        work()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("error: interrupted; results are written when all is done", file=sys.stderr)
+        return 130
     return 0
+
+
+class Interruptible(Protocol):
+    @property
+    def interrupted(self) -> bool: ...
+
+
+R = TypeVar("R", bound=Interruptible)
+
+
+def whole(result: R) -> R:
+    """What a tuning or a comparison found; `KeyboardInterrupt` where Ctrl-C cut it short, for then it is none that an experiment may tell of."""
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return result
 
 
 def count(text: str) -> int:

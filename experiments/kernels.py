@@ -21,8 +21,8 @@ import pandas as pd
 from codegen.limits import package_version
 from data.record import machine_id
 from data.store import Store
+from experiments.command import exit_code, whole
 from experiments.files import COST_MODEL, read_results, write_machine, write_results
-from ir.errors import UserError
 from ir.files import make_directory, write_file
 from ir.task import Task, task
 from tilewright import api
@@ -94,7 +94,8 @@ def heaviest(tasks: Iterable[Task], n: int) -> list[Task]:
 
 def tune_task(of: Task, records: Path, config: Config) -> None:
     """Tune one task into the records file, as `tilewright tune` does."""
-    api.tune(of, records=records, max_trials=config.max_trials, max_seconds=config.max_seconds, threads=config.threads, seed=config.seed, cost_model=COST_MODEL)
+    budget = {"max_trials": config.max_trials, "max_seconds": config.max_seconds}
+    whole(api.tune(of, records=records, threads=config.threads, seed=config.seed, cost_model=COST_MODEL, **budget))
 
 
 def run(config: Config, output: Path, records: Path | None = None, tune: Callable[[Task, Path, Config], None] | None = tune_task) -> pd.DataFrame:
@@ -106,7 +107,7 @@ def run(config: Config, output: Path, records: Path | None = None, tune: Callabl
         for number, of in enumerate(marked):
             print(f"tuning {number + 1}/{len(marked)} {of.key}", file=sys.stderr, flush=True)
             tune(of, records, config)
-    result = run_bench(tuple(marked), records, config.peers, config.rounds, config.threads, turn_seconds=config.turn_seconds, watch=print_notes)
+    result = whole(run_bench(tuple(marked), records, config.peers, config.rounds, config.threads, turn_seconds=config.turn_seconds, watch=print_notes))
     for note in result.notes:
         print(note, file=sys.stderr)
     results = pd.DataFrame(rows(result, marked, records))
@@ -249,14 +250,13 @@ def main() -> int:
         CONFIG, network=given.network, choice=given.tasks, peers=tuple(given.peers.split(",")) if given.peers else None,
         max_trials=given.max_trials, max_seconds=given.max_seconds, threads=given.threads,
     )  # fmt: skip
-    try:
+
+    def work() -> None:
         if not given.table_only:
             run(config, given.output, given.records, None if given.no_tuning else tune_task)
         print(write_table(given.output), end="")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from codegen.machine import Machine, allowed_cpus, detect_machine
 from codegen.process import Tail, death
 from data.record import machine_id
 from data.store import Store
-from experiments.command import count
+from experiments.command import count, exit_code, whole
 from experiments.files import COST_MODEL, RESULTS, read_results, write_machine, write_results
 from experiments.kernels import geometric_mean, markdown_table
 from experiments.operators import chosen_families
@@ -155,7 +155,8 @@ def _environment(threads: int) -> dict[str, str]:
 
 def tune_case(of: Task, records: Path, config: Config) -> None:
     """Tune one case into the records file, as `tilewright tune` does."""
-    api.tune(of, records=records, max_trials=config.trials, batch=config.trials_per_round, threads=config.threads, seed=config.seed, cost_model=COST_MODEL)
+    budget = {"max_trials": config.trials, "batch": config.trials_per_round}
+    whole(api.tune(of, records=records, threads=config.threads, seed=config.seed, cost_model=COST_MODEL, **budget))
 
 
 def run(
@@ -354,7 +355,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.tvm_python is None and not given.table_only:
         parser.error("--tvm-python is needed to tune with TVM")
-    try:
+
+    def work() -> None:
         config = replace(
             CONFIG,
             families=chosen_families(given.families, tuple(FAMILIES)),
@@ -365,11 +367,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run(config, given.output, given.tvm_python, given.records)
         text = table(read_results(given.output))
         write_file(given.output / "metaschedule.md", text.encode())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(text, end="")
-    return 0
+        print(text, end="")
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

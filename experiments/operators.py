@@ -21,7 +21,7 @@ import pandas as pd
 from codegen.limits import package_version
 from data.record import machine_id
 from data.store import Store
-from experiments.command import count
+from experiments.command import count, exit_code, whole
 from experiments.files import COST_MODEL, RESULTS, read_results, write_machine, write_results
 from experiments.kernels import geometric_mean, markdown_table, print_notes
 from graph.operator_suite import BATCHES, FAMILIES
@@ -62,7 +62,7 @@ CONFIG = Config()
 
 def tune_case(of: Task, records: Path, config: Config) -> None:
     """Tune one case into the records file, as `tilewright tune` does."""
-    api.tune(of, records=records, max_trials=config.max_trials, max_seconds=config.max_seconds, seed=config.seed, cost_model=COST_MODEL)
+    whole(api.tune(of, records=records, max_trials=config.max_trials, max_seconds=config.max_seconds, seed=config.seed, cost_model=COST_MODEL))
 
 
 def run(config: Config, output: Path, records: Path | None = None, tune: Callable[[Task, Path, Config], None] | None = tune_case) -> pd.DataFrame:
@@ -77,7 +77,7 @@ def run(config: Config, output: Path, records: Path | None = None, tune: Callabl
         if tune is not None:
             print(f"tuning {number}/{len(cases)} {family} {of.key}", file=sys.stderr, flush=True)
             tune(of, records, config)
-    result = run_bench(tuple(cases), records, config.peers, config.rounds, turn_seconds=config.turn_seconds, watch=print_notes)
+    result = whole(run_bench(tuple(cases), records, config.peers, config.rounds, turn_seconds=config.turn_seconds, watch=print_notes))
     results = _with_earlier(pd.DataFrame(rows(result, cases, records)), output)
     write_results(output, results)
     versions = api.versions() | {name: package_version(name) for name in PEERS}
@@ -216,7 +216,10 @@ def main() -> int:
     parser.add_argument("--no-tuning", action="store_true", help="compare what is in the records")
     parser.add_argument("--plot-only", action="store_true", help="make the table and the figure from an earlier results.csv")
     given = parser.parse_args()
-    try:
+
+    def work() -> None:
+        from experiments.operators_figure import draw
+
         config = replace(
             CONFIG, families=chosen_families(given.families, tuple(FAMILIES)), batches=tuple(map(int, given.batches.split(","))) if given.batches else BATCHES,
             peers=tuple(given.peers.split(",")) if given.peers else None, max_trials=given.max_trials, max_seconds=given.max_seconds,
@@ -227,14 +230,10 @@ def main() -> int:
         results = read_rows(given.output)
         text = table(results)
         write_file(given.output / "operators.md", text.encode())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    from experiments.operators_figure import draw
+        draw(results, given.output / "operators.png")
+        print(text, end="")
 
-    draw(results, given.output / "operators.png")
-    print(text, end="")
-    return 0
+    return exit_code(work)
 
 
 def chosen_families(given: str | None, known: Sequence[str]) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from codegen.runner import LiveRunner
 from codegen.timing import PATIENT
 from costmodel.model import CostModel, RandomModel
 from data.store import Store
-from experiments.command import command
+from experiments.command import command, whole
 from experiments.files import read_results, write_machine, write_results
 from experiments.kernels import geometric_mean
 from experiments.replayed import ANNEALING_BATCH, best_after, load_prior
@@ -34,6 +34,7 @@ from experiments.tpe import TPESearch, import_optuna
 from ir.files import make_directory
 from ir.task import Task, task
 from schedule.measurement import Candidate
+from schedule.rules import sketches
 from schedule.target import Target
 from search.annealing import AnnealingSearch
 from search.evolution import EvolutionarySearch
@@ -134,10 +135,12 @@ def run(config: Config, output: Path, model: Path | None = None) -> tuple[pd.Dat
     results, rounds = pd.DataFrame(), pd.DataFrame()
     with LiveRunner(machine.target, timing=PATIENT) as runner:
         for text in config.tasks:
+            of = task(text)
+            runner(of, [Candidate.default(sketches(of.program, machine.target)[0])])  # workers, reference: the first run is not to pay for them
             runs = [(seed, name) for seed in config.seeds for name in methods]  # methods take turns, so that drift of the machine hits all alike
             traces = [trace(text, methods[name], seed, runner, machine) for seed, name in runs]
             again = list(dict.fromkeys(candidate for each in traces for some in each.finalists for candidate in some))
-            choosing, *judging = (speeds_again(task(text), again, runner) for _ in range(SERIES))
+            choosing, *judging = (speeds_again(of, again, runner) for _ in range(SERIES))
             for (seed, name), found in zip(runs, traces, strict=True):
                 best = [speed_of_kept(some, choosing, judging) for some in found.finalists]
                 results = pd.concat([results, _named(found.trials.assign(best_gflops=best), text, name, seed)], ignore_index=True)
@@ -161,6 +164,7 @@ def speed_of_kept(finalists: Sequence[Candidate], choosing: Mapping[Candidate, f
 
 def trace(text: str, method: Method, seed: int, runner: LiveRunner, machine: Machine) -> Trace:
     of = task(text)
+    runner.forget()
     options = TuneOptions(max_trials=method.n_trials, batch=method.batch, seed=seed)
     known_at: list[float] = []
     with TemporaryDirectory() as directory, Store(Path(directory) / "trials.db") as store:
@@ -168,7 +172,7 @@ def trace(text: str, method: Method, seed: int, runner: LiveRunner, machine: Mac
             [of], machine.target, runner, method.learner(machine.target, seed), method.search, store, options,
             machine=machine_record(machine), versions=api.versions(), watch=lambda progress: known_at.append(progress.elapsed_seconds),
         )  # fmt: skip
-        measured = tuner.run().tasks[0].measured
+        measured = whole(tuner.run()).tasks[0].measured
         rounds = store.rounds()
     trials = pd.DataFrame({"elapsed_seconds": known_at, "seconds": list(measured.values())}).rename_axis("trial").reset_index()
     shown = ("n_measured", "n_failed", "pairwise_accuracy", "recall_at_k", "k", "top_1", "top_5", "model_seconds", "elapsed_seconds")

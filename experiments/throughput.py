@@ -9,6 +9,7 @@ formula, so that the memory is the tuner's own.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from codegen.machine import detect_machine
 from codegen.runner import LiveRunner
 from costmodel.task_features import TaskFeatures
 from costmodel.trained import shipped_model
+from experiments.command import exit_code, whole
 from experiments.files import write_machine, write_results
 from ir.files import make_directory
 from ir.task import Task, task
@@ -117,11 +119,11 @@ def trials(config: Config, target: Target) -> Rows:
     """Live trials a second, everything included but the start of the workers."""
     of = task(config.matmul)
     with LiveRunner(target) as runner:
-        runner(of, [Candidate(known.name, tuple(known.default_row().tolist())) for known in sketches(of.program, target)[:1]])
+        runner(of, [Candidate.default(sketches(of.program, target)[0])])
         options = TuneOptions(max_trials=config.live_trials)
         tuner = Tuner([of], target, runner, Learner.from_scratch(target, 0), EvolutionarySearch, None, options, machine={}, versions={})
         start = time.perf_counter()
-        state = tuner.run().tasks[0]
+        state = whole(tuner.run()).tasks[0]
         seconds = time.perf_counter() - start
     return [
         ("trials", state.n_trials / seconds, "trials/s", f"{config.live_trials} trials of {config.matmul}, build, check, search, model and final measurement")
@@ -155,7 +157,7 @@ def memory(config: Config, target: Target) -> Rows:
             marks[progress.n_trials] = psutil.Process().memory_info().rss / 2**20
 
     options = TuneOptions(max_trials=config.memory_trials, batch=64)
-    Tuner(
+    tuner = Tuner(
         [task(config.conv)],
         target,
         InstantRunner(),
@@ -166,16 +168,17 @@ def memory(config: Config, target: Target) -> Rows:
         machine={},
         versions={},
         watch=watch,
-    ).run()
+    )
+    whole(tuner.run())
     return [("memory", value, "MiB resident", f"after {n} trials") for n, value in marks.items()]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("experiments/results/throughput"))
-    results = run(CONFIG, parser.parse_args().output)
-    print(results.to_string(index=False))
+    output = parser.parse_args().output
+    return exit_code(lambda: print(run(CONFIG, output).to_string(index=False)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

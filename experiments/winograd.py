@@ -19,6 +19,7 @@ import pandas as pd
 
 from codegen.check import random_inputs, reference
 from codegen.machine import Machine, detect_machine
+from experiments.command import exit_code, whole
 from experiments.files import COST_MODEL, read_results, write_machine, write_results
 from experiments.kernels import geometric_mean, markdown_table
 from ir.errors import UserError
@@ -60,7 +61,7 @@ def tune_all(config: Config, records: dict[str, Path]) -> None:
         for name, path in records.items():
             print(f"tuning {number}/{len(config.tasks())} {name} {of.key}", file=sys.stderr, flush=True)
             budget = {"max_trials": config.max_trials, "max_seconds": config.max_seconds, "seed": config.seed}
-            api.tune(of, records=path, no_winograd=name == DIRECT, cost_model=COST_MODEL, **budget)  # type: ignore[arg-type]  # each of its own type
+            whole(api.tune(of, records=path, no_winograd=name == DIRECT, cost_model=COST_MODEL, **budget))  # type: ignore[arg-type]  # each of its own type
 
 
 def run(config: Config, output: Path, tune: bool = True) -> pd.DataFrame:
@@ -150,16 +151,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-tuning", action="store_true", help="compare what is in the records")
     parser.add_argument("--table-only", action="store_true", help="make the table from an earlier results.csv")
     given = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         if not given.table_only:
             run(replace(CONFIG, max_trials=given.max_trials, max_seconds=given.max_seconds), given.output, not given.no_tuning)
         text = table(read_results(given.output))
         write_file(given.output / "winograd.md", text.encode())
-    except UserError as failure:
-        print(f"error: {failure}", file=sys.stderr)
-        return 2
-    print(text, end="")
-    return 0
+        print(text, end="")
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

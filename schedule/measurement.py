@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Self
+
+from schedule.sketch import Sketch
 
 
 @dataclass(frozen=True)
@@ -12,6 +15,11 @@ class Candidate:
 
     sketch: str
     row: tuple[int, ...]
+
+    @classmethod
+    def default(cls, sketch: Sketch) -> Self:
+        """The sketch's own first guess."""
+        return cls(sketch.name, tuple(sketch.default_row().tolist()))
 
 
 @dataclass(frozen=True)

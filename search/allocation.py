@@ -37,7 +37,7 @@ class TaskProgress:
         trials = max(self.n_trials[-1] - self.n_trials[back], 1)
         earlier = self.best_seconds[back] if math.isfinite(self.best_seconds[back]) else now
         slope = (earlier - now) / trials
-        hope = min(now / max(self.n_trials[-1], 1), max(now - self.work / best_throughput, 0.02 * now) / max(self.n_trials[-1], 1))
+        hope = max(now - self.work / best_throughput, 0.02 * now) / max(self.n_trials[-1], 1)
         return self.weight * (TRUST_IN_HISTORY * slope + (1 - TRUST_IN_HISTORY) * hope)
 
 

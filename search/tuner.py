@@ -206,7 +206,6 @@ class Tuner:
             progress.open, state.round_started = False, None
             return
         search_seconds = time.monotonic() - started - (self._learner.seconds - before[2])
-        n_before = state.n_trials
 
         def keep(index: int, measurement: Measurement) -> None:
             self._keep(state, candidates[index], measurement)
@@ -228,7 +227,7 @@ class Tuner:
         state.round_started = None
         progress.best_seconds.append(min(state.measured.values(), default=math.inf))
         progress.n_trials.append(state.n_trials)
-        if state.n_trials == n_before and not measurements:
+        if not measurements:
             progress.open = False
         if self._store is not None and measurements:
             model_seconds = self._learner.seconds - before[2]
@@ -263,24 +262,36 @@ class Tuner:
 
     def _finish(self, state: TaskState) -> None:
         """Measure the fastest few again, in turns with the default schedule and what an earlier run kept, and keep the fastest of them."""
-        again = finalists(state.measured, (state.kept, state.default))
-        if not again or state.is_judged or state.given_up:
+        if state.best is None or state.is_judged or state.given_up:
             return
         started = time.monotonic()
         try:
-            state.final = self._compare(state, again)
+            state.final = self._final(state)
         except NoReference as error:
             state.given_up = str(error)
             return
-        good = [c for c in again if state.final[c].ok]
+        good = [candidate for candidate, measurement in state.final.items() if measurement.ok]
         if good:
             state.best = min(good, key=lambda c: state.final[c].best_seconds)
+        elif all(measurement.failure == "wrong" for measurement in state.final.values()):
+            state.best = None
         state.is_judged = True
         state.tuning_seconds += time.monotonic() - started
         if self._store is not None:
             records = [self._record(state, c, m, state.n_trials + i, kind="final") for i, (c, m) in enumerate(state.final.items())]
             # Where others are left out, the fastest of these need not be the one to use for whoever leaves out none.
             self._store.append([replace(r, kept=r.ok and not state.has_others and Candidate(r.sketch, r.row) == state.best) for r in records])
+
+    def _final(self, state: TaskState) -> dict[Candidate, Measurement]:
+        """Of the finalists. One that is wrong, as what was not checked before may be, makes way for the next fastest."""
+        right, found = dict(state.measured), dict[Candidate, Measurement]()
+        while again := finalists(right, (state.kept, state.default)):
+            found |= self._compare(state, again)
+            wrong = [candidate for candidate in again if found[candidate].failure == "wrong"]
+            if not wrong:
+                break
+            right |= dict.fromkeys(wrong, math.inf)
+        return found
 
     def _compare(self, state: TaskState, candidates: Sequence[Candidate]) -> dict[Candidate, Measurement]:
         """The candidates measured in turns; again where all are far slower than their trials were, for then the machine was busy with something else."""
@@ -326,9 +337,10 @@ class Tuner:
             state.round = max((record.round + 1 for record in trials), default=0)
             state.tuning_seconds = max((record.elapsed_seconds for record in known), default=0.0)
             best = best_of(known)
-            state.is_judged = best is not None and best.kept and (UNCHECKED not in best.versions or UNCHECKED in self._versions)
+            is_final = best is not None and best.kept
             if state.has_others and (last := [record for record in _last_final(known, state.n_trials) if record.ok]):  # none of which was marked as kept
-                best, state.is_judged = min(last, key=lambda record: record.best_seconds), True
+                best, is_final = min(last, key=lambda record: record.best_seconds), True
+            state.is_judged = is_final and best is not None and (UNCHECKED not in best.versions or UNCHECKED in self._versions)
             kept = best if best is not None and best.kind == "final" else next((record for record in reversed(known) if record.kept), None)
             state.kept = None if kept is None else Candidate(kept.sketch, kept.row)
             state.best = None if best is None else Candidate(best.sketch, best.row)
@@ -350,7 +362,7 @@ class Tuner:
         if not known:
             raise InternalError(f"no sketch for {task.key}")
         rng = np.random.default_rng([self._options.seed, number])
-        default = Candidate(known[0].name, tuple(known[0].default_row().tolist()))
+        default = Candidate.default(known[0])
         return TaskState(task, known, make_search(known, self._learner.scorer(task), rng), default)
 
     def _snapshot(self, number: int) -> Progress:

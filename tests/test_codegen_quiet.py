@@ -109,6 +109,7 @@ class Candidate:
         ([NEAR_SECONDS], (1.0,), 0),  # quiet all the time
         ([NEAR_SECONDS, FAR_SECONDS, FAR_SECONDS, NEAR_SECONDS], (1.0, 2.0), 0),  # not at its end; soon again
         ([NEAR_SECONDS, FAR_SECONDS], (1.0,), 1),  # never again
+        ([NEAR_SECONDS, FAR_SECONDS, NEAR_SECONDS, FAR_SECONDS], (1.0, 2.0), 1),  # soon again, but not for long
     ],
 )
 def test_what_was_disturbed_is_measured_again_once_it_is_quiet(clock: Clock, regions: list[float], expected: tuple[float, ...], n_disturbed: int) -> None:

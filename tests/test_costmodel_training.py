@@ -27,7 +27,7 @@ class Spy(BaseEstimator):
     learned: list = []  # noqa: RUF012  # shared by the copies on purpose
     asked: list = []  # noqa: RUF012
 
-    def fit(self, X, y, groups, sample_weight=None):
+    def fit(self, X, y, groups):
         self.learned.append((X, groups))
         return self
 
@@ -64,6 +64,21 @@ def test_what_is_one_program_is_held_out_together(monkeypatch):
     validation = cross_validate(X, y, groups, Spy(), programs=programs)
     assert (validation.split, validation.n_splits) == (LEAVE_ONE_TASK_OUT, 3)
     assert all(("matmul:m=2" in names) == ("matmul:m=3" in names) for _, names in Spy.learned)
+
+
+def test_what_is_one_candidate_is_held_out_together(monkeypatch):
+    """Of one program that two machines measured."""
+    monkeypatch.setattr(Spy, "learned", [])
+    X, y, groups = measurements(400, 2)
+    candidates = np.arange(400) // 2
+    validation = cross_validate(X, y, groups, Spy(), programs=np.zeros(400), candidates=candidates)
+    assert (validation.split, validation.n_splits) == (WITHIN_TASK, 5)
+    candidate_of = dict(zip(X[:, 0].tolist(), candidates.tolist(), strict=True))
+    for learned, _ in Spy.learned:
+        n_rows = np.bincount([candidate_of[value] for value in learned[:, 0].tolist()], minlength=200)
+        assert set(n_rows.tolist()) == {0, 2}
+    with pytest.raises(UserError, match="needs two candidates or more"):
+        cross_validate(X, y, groups, Spy(), programs=np.zeros(400), candidates=np.zeros(400))
 
 
 @pytest.mark.parametrize("n_tasks", [1, 3, 8])

@@ -1,13 +1,16 @@
 """The files of experiments: what is written is read back, and what is not there is said in one line."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from experiments import search_efficiency, winograd
+from experiments.command import exit_code, whole
 from experiments.files import read_results, write_machine, write_results
 from ir.errors import UserError
+from search.tuner import TuneResult
 
 
 def test_results_are_read_back(tmp_path):
@@ -23,6 +26,15 @@ def test_what_is_no_csv_is_named(tmp_path):
     (tmp_path / "results.csv").touch()
     with pytest.raises(UserError, match=r"results\.csv: it cannot be read: No columns"):
         read_results(tmp_path)
+
+
+def test_what_ctrl_c_cut_short_is_no_result(capsys):
+    """Tunings and comparisons end early and say so; an experiment must not take what they have by then for all."""
+    result = TuneResult((), 1.0, interrupted=False)
+    assert whole(result) is result
+    assert exit_code(lambda: whole(replace(result, interrupted=True))) == 130
+    assert capsys.readouterr().err == "error: interrupted; results are written when all is done\n"
+    assert exit_code(lambda: None) == 0
 
 
 @pytest.mark.parametrize(("main", "option"), [(search_efficiency.main, "--plot-only"), (winograd.main, "--table-only")])

@@ -146,6 +146,34 @@ def test_a_winner_that_nobody_checked_is_measured_and_checked_again(tmp_path):
         assert (best.sketch, best.row) == (checked.tasks[0].best.sketch, checked.tasks[0].best.row)
 
 
+def test_what_turns_out_to_be_wrong_makes_way_for_the_next_fastest(tmp_path):
+    with Store(tmp_path / "r.db") as store:
+        unchecked, _ = tune(store=store, versions={UNCHECKED: "yes"})
+        measured = unchecked.tasks[0].measured
+        ranked = sorted(measured, key=measured.__getitem__)
+        checked, _ = tune(store=store, runner=FakeRunner(lambda candidate: "wrong" if candidate in ranked[:8] else ""))
+        assert checked.tasks[0].best == ranked[8]
+
+
+def test_where_all_turn_out_to_be_wrong_there_is_no_best(tmp_path):
+    with Store(tmp_path / "r.db") as store:
+        tune(store=store, versions={UNCHECKED: "yes"}, max_trials=8)
+        checked, _ = tune(store=store, max_trials=8, runner=FakeRunner(lambda candidate: "wrong"))
+        assert checked.tasks[0].best is None
+
+
+def test_nobody_checked_and_some_algorithms_left_out(tmp_path):
+    """Where the records hold schedules by others none is marked as kept; the next run checks all the same."""
+    windows, left_out = task("conv2d:c=32,h=12,w=12,k=32,r=3,s=3,pad=1"), {"algorithms": allowed_algorithms(no_winograd=True)}
+    with Store(tmp_path / "r.db") as store:
+        tune((windows,), store=store, max_trials=60)
+        unchecked, _ = tune((windows,), store=store, max_trials=60, versions={UNCHECKED: "yes"}, **left_out)
+        wrong = unchecked.tasks[0].best
+        checked, _ = tune((windows,), store=store, max_trials=60, runner=FakeRunner(lambda candidate: "wrong" if candidate == wrong else ""), **left_out)
+        assert checked.tasks[0].has_others
+        assert checked.tasks[0].best not in (None, wrong)
+
+
 class Optimistic(FakeRunner):
     """To which every trial seems to take half of the time that it takes when it is measured again."""
 
@@ -253,7 +281,7 @@ def test_the_time_of_a_search_is_its_own(tmp_path):
             return super().ask(n)
 
     class SlowModel(RandomModel):
-        def fit(self, X, y, groups, sample_weight=None):
+        def fit(self, X, y, groups):
             time.sleep(0.2)
             return self
 

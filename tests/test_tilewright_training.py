@@ -17,7 +17,7 @@ from costmodel.task_features import TaskFeatures
 from costmodel.training import BY_TASK
 from data import exchange
 from data.measurements import read_measured
-from data.record import machine_id
+from data.record import UNCHECKED, machine_id
 from ir.errors import UserError
 from ir.identity import program_id
 from ir.task import task
@@ -114,6 +114,15 @@ def test_rows_outside_of_the_space_are_left_out(tmp_path):
     wrong = [replace(found[i], row=(value, *found[i].row[1:])) for i, value in enumerate((-7, 10**15, 0))]
     exchange.write(tmp_path / "x.parquet", [*wrong, *found[3:]])
     assert training_set(read_measured([tmp_path / "x.parquet"])).left_out == {"row is not in the sketch's space now": 3}
+
+
+def test_what_nobody_checked_is_none_to_learn_from(tmp_path):
+    found = records(B, repeats=0)
+    unchecked = [replace(record, versions=record.versions | {UNCHECKED: "yes"}) for record in found[:4]]
+    exchange.write(tmp_path / "x.parquet", [*unchecked, *found[4:]])
+    data = training_set(read_measured([tmp_path / "x.parquet"]))
+    assert data.left_out == {"result was compared with nothing": 4}
+    assert len(data.seconds) == len(found) - 4
 
 
 @pytest.mark.parametrize(("name", "value"), [("lanes", "x"), ("cpu", 3), ("l1_bytes", -1)])

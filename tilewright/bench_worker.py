@@ -85,8 +85,7 @@ def our_contenders(problem: Problem, tuned: Candidate | None, target: Target) ->
 
     All read the inputs of the problem where they are, as peers do that can: where large arrays happen to lie makes a difference of up to two thirds.
     """
-    sketch = sketches(problem.task.program, target)[0]
-    default = Candidate(sketch.name, tuple(sketch.default_row().tolist()))
+    default = Candidate.default(sketches(problem.task.program, target)[0])
     found, usable, notes = [], [], []
     for name, candidate in {"tuned": tuned, "default": default}.items():
         if candidate is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data.measurements import Measured, read_abouts, read_measured
-from data.record import Record, Setting
+from data.record import UNCHECKED, Record, Setting
 from data.repeatability import Repeatability, repeatability
 from ir.files import write_file
 
@@ -28,14 +28,16 @@ so the data outlive changes of the features. The `.about.json` beside it says wh
 ## How it was measured
 
 - `sample`: drawn uniformly, each column over the choices that the earlier ones leave, over all sketches of the task (the first sketch twice as often as each
-  other), rows that break a limit left out; about half of each task's candidates. Unbiased.
+  other), rows that break a limit left out; about half of each task's candidates. Unbiased, but where a campaign was asked for more trials later on: what the
+  search had taken by then is missing among the later samples.
 - `trial`: asked for by the evolutionary search with a cost model that had learned from this task's earlier measurements.
 - `repeat`: a candidate (same task, sketch and row) measured once more at the end of the campaign, built anew; {share} of all, in groups of a task.
 - `final`: the end of a tuning, where the records come from one.
 
-Every candidate's result was compared with a reference. Tasks took turns, the one with the fewest trials first. The fastest repeat is the label: threads and
-caches warm, several calls in a row, repeated until two agree; a candidate four times slower than the best has a single repeat, or one for each pass over its
-group, and is so known less well than the others; {single} of those that succeeded have a single one. A failure is kept with its class.
+Every candidate's result was compared with a reference{unchecked}.
+Tasks took turns, the one with the fewest trials first. The fastest repeat is the label: threads and caches warm, several calls in a row, repeated until two
+agree, of timing 2 the fastest stretch of 50 µs in each repeat; a candidate four times slower than the best has a single repeat, or one for each pass over its
+group, and is so known less well than the others; {few} of those that succeeded have one or two. A failure is kept with its class.
 """
 
 _AGAIN = """## Make it again
@@ -61,9 +63,9 @@ def card_text(measured: Measured, limits: Mapping[str, Mapping[str, Any]]) -> st
     records = measured.records
     trials = [record for record in records if record.is_trial]
     by_task = Counter(record.task for record in trials)
-    repeats = sum(record.kind == "repeat" for record in records)
+    share = f"{sum(record.kind == 'repeat' for record in records) / max(len(trials), 1):.1%}"
     parts = [
-        _HEAD.format(n_candidates=f"{len(trials):,}", n_tasks=len(by_task), share=f"{repeats / max(len(trials), 1):.1%}", single=_single_share(trials)),
+        _HEAD.format(n_candidates=f"{len(trials):,}", n_tasks=len(by_task), share=share, few=_few_share(trials), unchecked=_unchecked(trials)),
         "## Machines\n\n" + "\n".join(_machines(records, limits)),
         "## Counts\n\n" + _counts(measured, trials),
         "## Repeatability\n\n" + repeatability_text(repeatability(records)),
@@ -89,10 +91,15 @@ def _commands(trials: Sequence[Record]) -> Iterable[str]:
         yield f"    tilewright record {targets} --out DIRECTORY --max-trials {n} --threads {threads} --seed {seed}{where}"
 
 
-def _single_share(trials: Sequence[Record]) -> str:
-    """Of the valid ones, those with one repeat in all."""
-    repeats = [len(record.seconds) for record in trials if record.ok]
-    return f"{repeats.count(1) / max(len(repeats), 1):.1%}"
+def _few_share(trials: Sequence[Record]) -> str:
+    """Of the valid ones, those with one or two repeats in all."""
+    few = [len(record.seconds) <= 2 for record in trials if record.ok]
+    return f"{sum(few) / max(len(few), 1):.1%}"
+
+
+def _unchecked(trials: Sequence[Record]) -> str:
+    n = sum(UNCHECKED in record.versions for record in trials)
+    return f", but for {n} of tunings that asked for no checks, which `train` leaves out" if n else ""
 
 
 def repeatability_text(found: Repeatability) -> str:

@@ -5,7 +5,7 @@
   within   about a fifth of the candidates of every task.
 
 Whether something is held out follows from a hash of the program's first name, or of the candidate's row, and from the seed, whatever else is there:
-measurements that are added later do not move what is there to the other side.
+measurements that are added later do not move what is there to the other side, but where they bring the same program under a name that comes before.
 """
 
 from __future__ import annotations

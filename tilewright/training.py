@@ -78,7 +78,7 @@ def train_from_data(
     if holdout:
         judged = _judged(holdout, fitted.predict(data.X[mask]), data, mask, gone, measured)
     else:
-        validation = cross_validate(X, y, groups, model, seed=seed, programs=data.programs)
+        validation = cross_validate(X, y, groups, model, seed=seed, programs=data.programs, candidates=data.place)
         judged = _judged(validation.split, validation.scores, data, ~mask, gone, measured)
     known = {
         "split": holdout,
@@ -133,17 +133,17 @@ def _refuse_trained(path: Path, known: Mapping[str, Any], split: str, tasks: Ite
 
 def learned_from(path: Path, known: Mapping[str, Any], tasks: Iterable[str]) -> str:
     """Of how many of these tasks a model has learned, under whatever names, as in `1 of the 6 tasks`; empty where of none."""
-    wanted = _programs(path, tasks)
-    seen = wanted & _programs(path, known["trained"])
+    wanted = _programs(f"{path} is to be judged on", tasks)
+    seen = wanted & _programs(f"{path} was trained on", known["trained"])
     return f"{len(seen)} of the {len(wanted)} tasks" if seen else ""
 
 
-def _programs(path: Path, names: Iterable[str]) -> set[str]:
-    """Their ids: what is the same under another name is for this version to say, not for the one that trained."""
+def _programs(role: str, names: Iterable[str]) -> set[str]:
+    """Their ids: what is the same under another name is for this version to say, not for the one that trained. `role`: what they are, for the error."""
     try:
         return {program_id(task(name).program) for name in names}
     except UserError as error:
-        raise UserError(f"{path} was trained on tasks that this version does not know, so it cannot be told from what it is to be judged on: {error}") from None
+        raise UserError(f"{role} tasks that this version does not know, so what it has learned from cannot be told from the others: {error}") from None
 
 
 def judge(scores: NDArray[np.float32], data: TrainingSet, mask: Mask, networks: tuple[str, ...] = ()) -> HeldOutScores:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from costmodel.task_features import TaskFeatures, described_once
 from data.meaning import meaning, rows
 from data.measurements import Measured
-from data.record import Record, Setting, by_setting
+from data.record import UNCHECKED, Record, Setting, by_setting
 from ir.errors import UserError
 from ir.garbage import without_collection
 from ir.identity import program_id
@@ -24,7 +24,7 @@ from schedule.rules import sketches
 
 UNKNOWN = "unknown"  # the source of a task that nothing is said about
 MANY_SETTINGS = 32  # for as many it is worth to start other processes
-UNKNOWN_TASK = "task is not known here"  # why measurements are left out; other reasons are those of `data.meaning`
+UNKNOWN_TASK, NOT_CHECKED = "task is not known here", "result was compared with nothing"  # why measurements are left out; other reasons are in `data.meaning`
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,12 @@ def training_set(measured: Measured, *, mix_machines: bool = False) -> TrainingS
     """
     if len(measured.machines) > 1 and not measured.merged and not mix_machines:
         raise UserError(f"the measurements are of {len(measured.machines)} machines ({', '.join(measured.machines)}); --mix-machines takes them together")
-    of_setting = by_setting(record for record in measured.records if record.is_trial)
-    n = sum(map(len, of_setting.values()))
+    trials = [record for record in measured.records if record.is_trial]
+    of_setting = by_setting(record for record in trials if UNCHECKED not in record.versions)
     tasks = {setting: of for setting in of_setting if (of := known_task(setting.task))}
-    left_out = Counter({UNKNOWN_TASK: sum(len(records) for setting, records in of_setting.items() if setting not in tasks)})
+    n_checked = sum(map(len, of_setting.values()))
+    unknown = sum(len(records) for setting, records in of_setting.items() if setting not in tasks)
+    left_out = Counter({UNKNOWN_TASK: unknown, NOT_CHECKED: len(trials) - n_checked})
     groups = _Groups()
     features, new, numbers = list[NDArray[np.float32]](), list[Record](), list[int]()
     taken: set[tuple[int, int, tuple[int, ...]]] = set()
@@ -111,8 +113,9 @@ def training_set(measured: Measured, *, mix_machines: bool = False) -> TrainingS
         new += [records[known.places[i]] for i in first]
         numbers += [number] * len(first)
         left_out += known.left_out
-    if n and not new:
-        raise UserError(f"none of the {n} measurements means anything to this version: {', '.join(f'{n}: {why}' for why, n in left_out.items() if n)}")
+    if trials and not new:
+        why = ", ".join(f"{n}: {reason}" for reason, n in left_out.items() if n)
+        raise UserError(f"none of the {len(trials)} measurements means anything to this version: {why}")
     X = np.concatenate([np.empty((0, len(TaskFeatures.names)), np.float32), *features])
     seconds, places = np.array([record.best_seconds for record in new]), np.array([_place(record.row) for record in new])
     return TrainingSet(X, seconds, np.array(numbers, dtype=np.intp), tuple(groups.found), places, left_out)
