@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.record import Record
+from data.record import Record, best_of
+from ir.errors import UserError
+from ir.task import known_task
+from schedule.rules import sketches
 from schedule.sketch import Sketch
 from schedule.space import Population
 
@@ -26,13 +29,13 @@ class Meaning:
     left_out: Counter[str]
 
 
-def meaning(records: Sequence[Record], sketches: Sequence[Sketch]) -> Meaning:
-    """`records` of one setting, whose task has these `sketches`."""
+def meaning(records: Sequence[Record], known: Sequence[Sketch]) -> Meaning:
+    """`records` of one setting, whose task has these sketches."""
     by_name: dict[str, list[int]] = defaultdict(list)
     for at, record in enumerate(records):
         by_name[record.sketch].append(at)
     found = Meaning({}, Counter())
-    for number, sketch in enumerate(sketches):
+    for number, sketch in enumerate(known):
         mine = by_name.pop(sketch.name, [])
         columns = sketch.space.names
         same = [at for at in mine if records[at].columns == columns]
@@ -45,9 +48,22 @@ def meaning(records: Sequence[Record], sketches: Sequence[Sketch]) -> Meaning:
     return found
 
 
-def with_meaning(records: Sequence[Record], sketches: Sequence[Sketch]) -> list[Record]:
+def with_meaning(records: Sequence[Record], known: Sequence[Sketch]) -> list[Record]:
     """Those that mean something, in their order."""
-    return [records[at] for at in sorted(at for places in meaning(records, sketches).places.values() for at in places)]
+    return [records[at] for at in sorted(at for places in meaning(records, known).places.values() for at in places)]
+
+
+def usable_best(records: Sequence[Record]) -> Record | None:
+    """The schedule to use (`best_of`) of one setting's records, of which there is one at least: of those that mean something to the task's sketches of today.
+    Where none of them does, or the task is not known here, of all, for whoever wants to see it."""
+    best, of = best_of(records), known_task(records[0].task)
+    if best is None or of is None:
+        return best
+    try:
+        known = sketches(of.program, best.target)
+    except UserError:  # of a version that described machines in other words
+        return best
+    return best if with_meaning([best], known) else best_of(with_meaning(records, known)) or best
 
 
 def rows(records: Sequence[Record], n_columns: int) -> Population:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def read_measured(paths: Iterable[Path]) -> Measured:
     for path in paths:
         with without_collection():
             mine = [record for part in _parts(path) for record in _records(part)]
-        if path.is_dir():
+        if os.path.isdir(path):  # where one may not look, `Path.is_dir` raises
             together.append(_machines(mine))
         records.update(dict.fromkeys(mine))
         for about in read_abouts(path).values():
@@ -71,9 +72,9 @@ def _machines(records: Iterable[Record]) -> set[str]:
 
 def _parts(path: Path) -> Sequence[Path]:
     """The files with records."""
-    if not path.exists():
-        raise UserError(f"{path}: it does not exist; expected a directory that tilewright record wrote, a Parquet file or a records file")
-    if not path.is_dir():
+    if not os.path.exists(path):
+        raise UserError(f"{path}: it does not exist, or one may not look; expected a directory that tilewright record wrote, a Parquet file or a records file")
+    if not os.path.isdir(path):
         return [path]
     parts = [*sorted(path.glob("*.parquet")), *path.glob(STORE)]
     if not parts:
@@ -98,8 +99,8 @@ class About:
 
 def read_abouts(path: Path) -> dict[str, About]:
     """What stands beside the records of a directory or file, by the name of their Parquet file without its ending, which is the machine's id."""
-    found = sorted(path.glob(f"*{ABOUT}")) if path.is_dir() else [path.with_suffix(ABOUT)]
-    return {each.name.removesuffix(ABOUT): read_about(each) for each in found if each.exists()}
+    found = sorted(path.glob(f"*{ABOUT}")) if os.path.isdir(path) else [path.with_suffix(ABOUT)]
+    return {each.name.removesuffix(ABOUT): read_about(each) for each in found if os.path.exists(each)}
 
 
 def read_about(path: Path) -> About:

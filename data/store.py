@@ -81,7 +81,7 @@ class Store:
         if not create and not os.path.exists(path):
             raise self._error("it does not exist")
         with self._explained(), ExitStack() as on_error:
-            address = f"{self.path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
+            address = f"{self.path.absolute().as_uri()}?mode={self._mode(create)}"
             self._connection = sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
             on_error.callback(self._connection.close)
             if create and self._is_blank():
@@ -90,6 +90,13 @@ class Store:
             if create:
                 self._try_to_write()
             on_error.pop_all()
+
+    def _mode(self, create: bool) -> str:
+        """To read, SQLite makes files beside one with a log of its own. Where it may not, and nobody writes, the file is as good as one that never changes."""
+        log, directory = self.path.with_name(f"{self.path.name}-wal"), self.path.absolute().parent
+        if create:
+            return "rwc"
+        return "rw" if os.access(directory, os.W_OK) or os.path.exists(log) else "ro&immutable=1"
 
     def append(self, records: Iterable[Record] = (), rounds: Iterable[Round] = ()) -> int:
         """Keeps records and rounds in one transaction; those already there are skipped. Returns how many records were new."""
@@ -220,6 +227,8 @@ class Store:
             yield
         except sqlite3.Error as error:
             reason = _REASONS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+            if reason is None and str(error).startswith("Could not decode"):  # Python's own, for it has no code
+                reason = "it is corrupted: a text in it is not UTF-8"
             if reason is None:
                 raise
             raise self._error(reason) from error

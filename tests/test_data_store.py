@@ -378,6 +378,7 @@ def test_overwritten_in_the_middle(path: Path) -> None:
         ("machine", "'none'", "machine is None, not JSON"),
         ('"row"', "'[1'", "row 2 of its trials is corrupted: row is '[1', not JSON"),
         ('"row"', f"'{'[' * 100_000}'", ", not JSON"),
+        ("message", "CAST(x'ff' AS TEXT)", "a text in it is not UTF-8"),
     ],
 )
 def test_values_that_no_record_has(path: Path, column: str, value: str, words: str) -> None:
@@ -387,6 +388,18 @@ def test_values_that_no_record_has(path: Path, column: str, value: str, words: s
     with Store(path) as store, pytest.raises(UserError, match="corrupted") as error:
         store.records()
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_directory_that_one_may_not_write_to(path: Path, writes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read all the same; also where somebody who may write to it does so now."""
+    with Store(path) as store:
+        store.append([record()])
+        if not writes:
+            store.close()
+        monkeypatch.setattr(os, "access", lambda where, mode: False)
+        with Store(path, create=False) as other:
+            assert other.records() == [record()]
 
 
 # --- full disk ----------------------------------------------------------------------------------------------------------------

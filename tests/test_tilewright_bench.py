@@ -1,5 +1,6 @@
 """Comparing: the rows that series make, the process that does it, and what it says when something is wrong."""
 
+import itertools
 import os
 from dataclasses import replace
 
@@ -15,7 +16,8 @@ from ir.task import task
 from schedule.measurement import Candidate
 from schedule.rules import sketches
 from tilewright import bench_worker
-from tilewright.bench import TaskBench, answers, bench_environment, memory_bandwidth, recorded_schedules, run_bench
+from tilewright.bench import BenchFailed, BenchResult, TaskBench, answers, bench_environment, memory_bandwidth, recorded_schedules, run_bench
+from tilewright.display import print_bench
 from tilewright.problem import Problem
 from tilewright.this_machine import machine_record
 from tilewright.turns import Series
@@ -138,6 +140,33 @@ def test_an_interrupt_keeps_what_is_compared():
     assert ([bench.task for bench in result.tasks], result.interrupted) == ([TASK], True)
     assert result.notes[-1] == "interrupted: 1 of 2 tasks are compared"
     assert result.to_json()["interrupted"]
+
+
+def test_a_failure_keeps_what_is_compared(monkeypatch):
+    def one_alone(job):
+        yield from itertools.islice(answers(job), 2)  # the limits, and a task
+        raise UserError("the process that benchmarks died")
+
+    monkeypatch.setattr("tilewright.bench.answers", one_alone)
+    with pytest.raises(BenchFailed, match="the process that benchmarks died") as failed:
+        run_bench([TASK, task("matmul:m=16,n=40,k=32")], peers=["numpy"], rounds=1, turn_seconds=1e-3)
+    result = failed.value.result
+    assert ([bench.task for bench in result.tasks], result.interrupted) == ([TASK], False)
+    assert result.notes[-1] == "failed: 1 of 2 tasks are compared"
+
+
+def test_the_table_names_each_task_once_and_its_noise(capsys):
+    both = [TaskBench(of, (series("peak", 1e-6), *ours), 1, 0.0, ()) for of, ours in (
+        (TASK, (series("tuned", 2e-6), series("default", 4e-6), series("again", 2.2e-6), series("numpy", 3e-6))),
+        (task("matmul:m=16,n=40,k=32"), (series("default", 1e-6), series("again", 1e-6))),
+    )]  # fmt: skip
+    assert not print_bench(BenchResult(tuple(both), detect_machine(), LIMITS, ("numpy",), 1, ()))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    of_contender = {name: [row for row in rows if name in row] for name in ("tuned", "default", "numpy")}
+    assert of_contender["tuned"][0][0] == TASK.key
+    assert of_contender["tuned"][0][-1] == "1.10"
+    assert [row[0] for row in of_contender["default"]] == ["default", "matmul:m=16,n=40,k=32,b=constant,epilogue=none"]
+    assert "1.10" not in of_contender["numpy"][0]
 
 
 def test_what_cannot_be_had_is_said_at_once(tmp_path):

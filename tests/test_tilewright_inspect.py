@@ -10,6 +10,7 @@ from data.store import Store
 from ir.errors import UserError
 from ir.task import task
 from tilewright import api
+from tilewright.history import read_history
 from tilewright.inspect import best_json, best_schedules, code_text, print_best
 
 TASK = task("matmul:m=24,n=40,k=32")  # as in the records
@@ -24,6 +25,9 @@ def test_what_another_version_recorded_is_passed_over(tmp_path):
         store.append([mine, stale, replace(stale, sketch="no_such", seconds=(1e-8,))])
         assert api.recorded_best(store, TASK, machine) == mine
     assert api.compile(TASK, records=path).task == TASK
+    assert [best.record for best in best_schedules(path, None)] == [mine]
+    assert code_text("0", path, "nest", None) == code_text(TASK.key, path, "nest", None)
+    assert read_history(path).sections[0].tasks[0].best == mine
     with Store(tmp_path / "stale.db") as store:
         store.append([stale])
     with pytest.raises(UserError, match="has no valid trial of matmul"):

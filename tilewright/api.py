@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import os
 import platform
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -248,7 +249,7 @@ def make_learner(cost_model: str, machine: Machine, seed: int) -> Learner:
         return Learner.from_scratch(machine.target, seed)
     if cost_model == RANDOM:
         return Learner(RandomModel(seed), machine.target)
-    if cost_model != SHIPPED and not Path(cost_model).exists():
+    if cost_model != SHIPPED and not os.path.exists(cost_model):  # where one may not look, `Path.exists` raises
         raise UserError(f"cost model {cost_model}: it does not exist; expected {SHIPPED}, {SCRATCH}, {RANDOM}, or a file that tilewright train wrote")
     prior = shipped_model() if cost_model == SHIPPED else trained_model(cost_model)
     return Learner.with_prior(prior, machine.target, seed)

@@ -174,7 +174,7 @@ def run_bench(
 
     `peers` by name; None means all that are installed. A task without a record is compared with its default schedule, which a note says.
     `watch` is called with each task as it is done. Ctrl-C ends the run with the tasks that are done by then, if there are any. `UserError` if a peer, the
-    records or the threads asked for cannot be had.
+    records or the threads asked for cannot be had, or the process that compares dies; `BenchFailed` if some tasks were done by then.
     """
     cpus = sorted(allowed_cpus())  # before an OpenMP library is loaded, which may narrow them
     chosen, notes = choose_peers(peers)
@@ -195,7 +195,12 @@ def run_bench(
     }
     limits: dict[str, Any] = {}
     benches: list[TaskBench] = []
-    interrupted = False
+
+    def so_far(how_it_ended: str) -> BenchResult:
+        counts = [f"{how_it_ended}: {len(benches)} of {len(tasks)} tasks are compared"] if how_it_ended else []
+        is_interrupted = how_it_ended == "interrupted"
+        return BenchResult(tuple(benches), machine, limits, tuple(peer.name for peer in chosen), rounds, (*notes, *counts), is_interrupted)
+
     try:
         for answer in answers(job):
             if "limits" in answer:
@@ -206,9 +211,20 @@ def run_bench(
     except KeyboardInterrupt:
         if not benches:
             raise
-        interrupted = True
-        notes.append(f"interrupted: {len(benches)} of {len(tasks)} tasks are compared")
-    return BenchResult(tuple(benches), machine, limits, tuple(peer.name for peer in chosen), rounds, tuple(notes), interrupted)
+        return so_far("interrupted")
+    except UserError as error:
+        if not benches:
+            raise
+        raise BenchFailed(str(error), so_far("failed")) from None
+    return so_far("")
+
+
+class BenchFailed(UserError):
+    """The process that compares ended before its time. `result`: what it had compared by then, one task at least."""
+
+    def __init__(self, message: str, result: BenchResult) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 def _compared(of: Task, answer: Mapping[str, Any]) -> TaskBench:

@@ -219,15 +219,21 @@ def bench(
 ) -> None:
     """Tuned and default schedules against other libraries, in turns. Ctrl-C keeps what is compared so far."""
     from schedule.algorithms import allowed_algorithms
-    from tilewright.bench import run_bench
+    from tilewright.bench import BenchFailed, run_bench
     from tilewright.display import print_bench, print_compared, write_json
 
     network = _network(target, shape)
     algorithms = allowed_algorithms(no_winograd=no_winograd, deterministic=deterministic)
     wanted = peers.split(",") if peers is not None else None
-    result = run_bench(select_tasks(network.tasks, tasks), records, wanted, rounds, threads, algorithms=algorithms, watch=print_compared)
+    failed: BenchFailed | None = None
+    try:
+        result = run_bench(select_tasks(network.tasks, tasks), records, wanted, rounds, threads, algorithms=algorithms, watch=print_compared)
+    except BenchFailed as error:
+        result, failed = error.result, error
     write_json(json, result.to_json())
     tuned = print_bench(result)
+    if failed is not None:
+        raise failed
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
     if require_tuned and not tuned:
@@ -270,6 +276,8 @@ def record(
     print_recorded(recorded)
     if recorded.interrupted:
         raise typer.Exit(INTERRUPTED)
+    if recorded.given_up:
+        raise typer.Exit(NO_VALID_TRIAL)
 
 
 @app.command()

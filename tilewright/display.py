@@ -256,13 +256,13 @@ def print_bench(result: BenchResult) -> bool:
     """Every contender on every task, and the coverage. True if every task has a tuned schedule."""
     rows = []
     for bench in result.tasks:
-        for row in bench.rows(result.limits):
+        for number, row in enumerate(bench.rows(result.limits)):
             flops = (f"{row.gflops:.1f}", percent(row.peak_fraction)) if bench.task.flops else ("–", "–")
             ratio = f"{row.ratio_to_best_peer:.2f}×" if row.ratio_to_best_peer is not None else "–"
             rows.append((
-                row.task if row.contender == bench.series[0].contender else "", f"{row.contender} {row.setting}".strip(), milliseconds(row.min_seconds),
+                row.task if number == 0 else "", f"{row.contender} {row.setting}".strip(), milliseconds(row.min_seconds),
                 milliseconds(row.median_seconds), *flops, f"{row.gb_per_second:.1f}", ratio,
-                f"{row.noise_minima:.2f}" if row.contender == bench.series[0].contender else "",
+                f"{row.noise_minima:.2f}" if number == 0 else "",
             ))  # fmt: skip
     columns = ("task", "contender", "fastest", "median", "GFLOP/s", "of peak", "GB/s", "best peer / this", "A/A")
     print_table("", columns, rows, left=2)

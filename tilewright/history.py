@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.record import Record, Round, Setting, best_of, default_of
+from data.meaning import usable_best
+from data.record import Record, Round, Setting, default_of
 from data.store import Store
 from ir.convolution import KERNEL, RANKS, SPATIAL
 from ir.errors import UserError
@@ -223,7 +225,7 @@ def read_history(path: Path) -> History:
 
 def task_history(records: Sequence[Record], rounds: Iterable[Round], number: int) -> TaskHistory:
     """The history of one setting from its records (at least one) and rounds, oldest first; `number` is for the task if some trial is valid."""
-    key, best = records[0].task, best_of(records)
+    key, best = records[0].task, usable_best(records)
     of = known_task(key)
     label = short_name(of.key) if of else key
     if len(label) > MAX_LABEL:
@@ -329,4 +331,4 @@ def _chances(entry: Round, trials: pd.DataFrame) -> dict[str, float]:
 def _last_change(path: Path) -> datetime:
     """Of the file, or of the log that SQLite keeps beside it while somebody writes, or has it open, so this is to be asked before. 1970 where there is none."""
     log = path.with_name(path.name + "-wal")
-    return datetime.fromtimestamp(max((file.stat().st_mtime for file in (path, log) if file.exists()), default=0.0), UTC)
+    return datetime.fromtimestamp(max((file.stat().st_mtime for file in (path, log) if os.path.exists(file)), default=0.0), UTC)

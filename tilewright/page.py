@@ -84,7 +84,7 @@ def html_page(history: History, shown: Sequence[Sequence[Shown]]) -> bytes:
     for i, (section, figures) in enumerate(zip(history.sections, shown, strict=True)):
         _section(SubElement(body, "section", id=f"section-{i}"), section, figures)
     indent(html)
-    return ("<!DOCTYPE html>\n" + tostring(html, encoding="unicode", method="html")).encode()
+    return ("<!DOCTYPE html>\n" + tostring(html, encoding="unicode", method="html")).encode(errors="replace")  # the name of a file may be no text
 
 
 def _section(parent: Element, section: Section, figures: Sequence[Shown]) -> None:

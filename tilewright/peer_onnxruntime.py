@@ -58,16 +58,34 @@ Result: TypeAlias = Callable[[], NDArray[Any]]
 def onnxruntime_ways(problem: Problem) -> list[Way]:
     """Each node that expresses the task, with and without the memory arena, called in two ways: with inputs and output bound beforehand,
     and with inputs passed and the output allocated in each call. The latter can be the faster one where the output is large (10 % for a
-    depthwise convolution of 112x112): places in memory differ."""
-    ways = []
+    depthwise convolution of 112x112): places in memory differ. A node that this ONNX Runtime has not got is a way that says so when it is asked;
+    `Unsupported` where it has none of them."""
+    ways, refused = list[Way](), list[Way]()
     for heavy in _heavy(problem):
-        model = make_model(problem, heavy)
-        for arena in (True, False):
-            session = _session(model, problem.threads, arena)
-            for how, (run, result) in {"bound": _bound(session, problem), "passed": _passed(session, problem)}.items():
-                setting = f"{heavy}, {how}, {'arena' if arena else 'no arena'}"
-                ways.append(Way(Contender("onnxruntime", setting, run), partial(_answer, problem, result)))
+        try:
+            ways += _ways_by(problem, heavy)
+        except Unsupported as error:
+            refused.append(_refused(heavy, error))
+    if not ways:
+        refused[0].answer()
+    return [*ways, *refused]
+
+
+def _ways_by(problem: Problem, heavy: str) -> list[Way]:
+    ways, model = [], make_model(problem, heavy)
+    for arena in (True, False):
+        session = _session(model, problem.threads, arena)
+        for how, (run, result) in {"bound": _bound(session, problem), "passed": _passed(session, problem)}.items():
+            setting = f"{heavy}, {how}, {'arena' if arena else 'no arena'}"
+            ways.append(Way(Contender("onnxruntime", setting, run), partial(_answer, problem, result)))
     return ways
+
+
+def _refused(heavy: str, error: Unsupported) -> Way:
+    def answer() -> NDArray[Any]:
+        raise error
+
+    return Way(Contender("onnxruntime", heavy, answer), answer)
 
 
 def _answer(problem: Problem, result: Result) -> NDArray[Any]:

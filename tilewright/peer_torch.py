@@ -21,7 +21,7 @@ from ir.program import CASTS, Apply, Constant, Read, Value
 from ir.prologue import CONSTANTS
 from tilewright.peer_torch_moves import MOVES
 from tilewright.peer_torch_pools import POOLS
-from tilewright.peer_torch_rows import ROWS, Call, Tensors
+from tilewright.peer_torch_rows import ROWS, Call, Tensors, can_be_opaque
 from tilewright.problem import Problem, Way, clip_limits, leaky_slope
 from tilewright.turns import Contender
 
@@ -68,13 +68,28 @@ def _convolutions(problem: Problem, tensors: Tensors) -> dict[str, Call]:
         return lambda: finish(function(F.pad(begin(x), around), weights, bias, **options))
 
     calls = {"contiguous": eager(torch.contiguous_format)}
-    if rank > 1:
-        calls["channels_last"] = eager({2: torch.channels_last, 3: torch.channels_last_3d}[rank])
-    if symmetric and rank == 2 and OPAQUE_STEPS.issuperset(steps) and not problem.prologue:
+    calls["channels_last"] = _as_images(problem, tensors) if rank == 1 else eager({2: torch.channels_last, 3: torch.channels_last_3d}[rank])
+    if symmetric and OPAQUE_STEPS.issuperset(steps) and not problem.prologue and can_be_opaque(tensors["x"]):
         k, c, *kernel = tensors["weights"].shape
-        module = torch.nn.Conv2d(c * problem.groups, k, kernel, bias=bias is not None, **options)
+        make = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}[rank]
+        module = make(c * problem.groups, k, kernel, bias=bias is not None, **options)
         calls["opaque"] = _opaque(module, tensors["weights"], bias, tensors["x"], steps, tensors)
     return calls
+
+
+def _as_images(problem: Problem, tensors: Tensors) -> Call:
+    """A convolution of rows as one of images one pixel high, for which there is a format with the channels last."""
+    form, given = torch.channels_last, problem.parameters
+    images = {name: tensor.unsqueeze(2) if tensor.ndim == 3 else tensor for name, tensor in tensors.items()}
+    x, weights = (images[name].contiguous(memory_format=form) for name in ("x", "weights"))
+    (before,), (after,) = problem.pads
+    options = {"stride": (1, *given["stride"]), "dilation": (1, *problem.dilation), "groups": problem.groups, "padding": (0, before if before == after else 0)}
+    bias, steps = _fused_bias(problem, tensors)
+    others = _broadcast(images, 2, form)
+    begin, finish = _begin(problem, others), _finish(steps, others)
+    if before == after:
+        return lambda: finish(F.conv2d(begin(x), weights, bias, **options)).squeeze(2)
+    return lambda: finish(F.conv2d(F.pad(begin(x), (before, after)), weights, bias, **options)).squeeze(2)
 
 
 def _transposed_convolutions(problem: Problem, tensors: Tensors, options: dict[str, Any]) -> dict[str, Call]:
@@ -117,7 +132,7 @@ def _products(problem: Problem, tensors: Tensors) -> dict[str, Call]:
     if "b" not in problem.variables:
         weights = b.t().contiguous()
         calls["linear"] = lambda: finish(F.linear(begin(a), weights, bias))
-        if OPAQUE_STEPS.issuperset(steps) and not problem.prologue:
+        if OPAQUE_STEPS.issuperset(steps) and not problem.prologue and can_be_opaque(a):
             module = torch.nn.Linear(weights.shape[1], weights.shape[0], bias=bias is not None)
             calls["opaque"] = _opaque(module, weights, bias, a, steps, tensors)
     return calls

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # the name that everybody knows it by
 
-from tilewright.peer_torch_rows import Call, Tensors, each_format
+from tilewright.peer_torch_rows import Call, Tensors, can_be_opaque, each_format
 from tilewright.problem import Problem
 
 
@@ -33,8 +33,11 @@ def _average_pool(problem: Problem, tensors: Tensors) -> dict[str, Call]:
 
 
 def _each(problem: Problem, x: Any, function: Callable[[Any], Any]) -> dict[str, Call]:
-    opaque = x.to_mkldnn()
-    return each_format(x, function) | ({"opaque": lambda: function(opaque)} if problem.dilation == (1, 1) else {})
+    calls = each_format(x, function)
+    if problem.dilation == (1, 1) and can_be_opaque(x):
+        opaque = x.to_mkldnn()
+        calls["opaque"] = lambda: function(opaque)
+    return calls
 
 
 def _around(problem: Problem) -> list[int] | None:

@@ -14,14 +14,21 @@ Call: TypeAlias = Callable[[], Any]  # computes the task, gives the result as a 
 Tensors: TypeAlias = Mapping[str, Any]
 
 
+MOST_OPAQUE = 5  # dimensions
+
+
+def can_be_opaque(x: Any) -> bool:
+    """Whether PyTorch has oneDNN, and oneDNN tensors of so many dimensions."""
+    return bool(torch.backends.mkldnn.is_available()) and x.ndim <= MOST_OPAQUE
+
+
 def _softmax(problem: Problem, tensors: Tensors) -> dict[str, Call]:
     x, axis, out = tensors["x"], problem.parameters["axis"], torch.empty(problem.shape)
-    opaque = x.to_mkldnn()
-    return {
-        "softmax": lambda: torch.softmax(x, axis),
-        "out": lambda: torch.softmax(x, axis, out=out),
-        "opaque": lambda: torch.softmax(opaque, axis),
-    }
+    calls: dict[str, Call] = {"softmax": lambda: torch.softmax(x, axis), "out": lambda: torch.softmax(x, axis, out=out)}
+    if can_be_opaque(x):
+        opaque = x.to_mkldnn()
+        calls["opaque"] = lambda: torch.softmax(opaque, axis)
+    return calls
 
 
 def _log_softmax(problem: Problem, tensors: Tensors) -> dict[str, Call]:

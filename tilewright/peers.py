@@ -1,7 +1,8 @@
 """Other libraries on the same task: which there are, and each in every setting that may be its best.
 
 A peer computes the same from the same numbers on the same number of threads. The layout of our activations is not its concern: it gets them
-in the one it likes best, and leaves its result in it; converting is no part of a call. What is constant in the task is handed over beforehand, so
+in the one it likes best, and leaves its result in it; converting is no part of a call. (The order of dimensions of attention and einsum is part of the task:
+where an operator wants another, the call converts, and so does ours.) What is constant in the task is handed over beforehand, so
 that it can be packed. Peers are the extra `[peers]`: each is imported when it is asked for, in the process that times it.
 """
 
