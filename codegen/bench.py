@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from codegen.check import Guards, check_output, random_inputs, reference
+import numpy as np
+
+from codegen.check import Guards, WrongAnswer, check_output, reference, spoil
+from codegen.inputs import kept_inputs, random_inputs
 from codegen.kernel import Code, Kernel
 
 
@@ -15,6 +18,8 @@ class Bench:
         self._kernel = Kernel(code, self._guards.empty)
         program = self._kernel.task.program
         inputs = random_inputs(code.task, seed)
+        self._kept = kept_inputs(code.task, seed)  # before any kernel of the task has run
+        self._inputs = {name: inputs[name] for name in self._kept}
         self._bound = self._kernel.bind(**{tensor.name: inputs[tensor.name] for tensor in program.inputs if tensor.constant})
         self._output = self._guards.empty(program.output.shape, program.output.dtype)
         self._pointers = self._bound.pointers(inputs, self._output)
@@ -23,7 +28,12 @@ class Bench:
         self._kernel.run(self._pointers, times)
 
     def check(self) -> None:
-        """`WrongAnswer` if what the runs so far have left is not right. To be called once before timing and once after: threads that
+        """Runs once, and raises `WrongAnswer` if what that leaves is not right. To be called once before timing and once after: threads that
         get in each other's way, or results that depend on what an earlier run left behind, may show only then."""
+        spoil(self._output)
+        self.run(1)
         self._guards.check()
+        for name, kept in self._kept.items():
+            if not np.array_equal(self._inputs[name], kept):
+                raise WrongAnswer(f"wrote into its input {name}")
         check_output(self._output, reference(self._kernel.code.task, self._seed, self._kernel.code.algorithm))

@@ -91,9 +91,10 @@ class Measure:
 
     def run(self) -> Answer:
         bench = Bench(self.code, self.seed)
-        bench.run(1)
         if self.check:
             bench.check()
+        else:
+            bench.run(1)
         found = self._time(bench)
         if self.check:
             bench.check()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ir.expression import Expr, add, equal, mul, where
-from ir.program import CASTS, TRANSCENDENTAL, Apply, Stage, Value, n_applies, reads
+from ir.program import CASTS, TRANSCENDENTAL, Apply, Stage, Value, reads
 from schedule.sketch import EPILOGUE_LEVELS, TiledStage
 
 FUNCTION_KINDS = {
@@ -50,7 +50,7 @@ def epilogue_quantities(tiled: TiledStage, epilogue: Stage, output_vectors: int)
     n_outputs = math.prod(axis.extent for axis in tiled.stage.spatial)
     others = [read for read in reads(epilogue.body) if read.tensor != tiled.stage.output]
     at_block = equal(tiled.epilogue_level, EPILOGUE_LEVELS.index("block")) if tiled.stage.reduce else 0
-    instructions = n_applies(epilogue.body) + len(others)
+    instructions = value_half_cycles(epilogue.body) + len(others)
     return {
         "at_block": at_block,
         "elements": n_outputs,

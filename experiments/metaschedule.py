@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from codegen.check import random_inputs
+from codegen.inputs import random_inputs
 from codegen.machine import Machine, allowed_cpus, detect_machine
 from codegen.process import Tail, death
 from data.record import machine_id

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from codegen.check import random_inputs, reference
+from codegen.check import reference
+from codegen.inputs import random_inputs
 from codegen.machine import Machine, detect_machine
 from experiments.command import exit_code, whole
 from experiments.files import COST_MODEL, read_results, write_machine, write_results

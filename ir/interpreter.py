@@ -123,13 +123,15 @@ def _product(stage: Stage, a: tuple[Doubles, tuple[Axis, ...]], b: tuple[Doubles
     batch = [axis for axis in stage.spatial if axis in common]
     rows, columns = ([axis for axis in stage.spatial if axis in set(of) - common] for _, of in (a, b))
     order = [(*batch, *rows, *columns).index(axis) for axis in stage.spatial]
-    for part in _parts(stage, max(a[0].size, b[0].size)):
+    window, of = max((a, b), key=lambda each: each[0].size)
+    cut = max((axis for axis in stage.spatial if axis in of), key=lambda axis: axis.extent, default=stage.spatial[0])
+    for part in _parts(cut, window.size):
         left, right = (
-            _matrix(window[tuple(part if axis == stage.spatial[0] else slice(None) for axis in of)], of, stage.reduce, axes)
-            for (window, of), axes in ((a, (batch, rows, inner)), (b, (batch, inner, columns)))
+            _matrix(window[_along(cut, part, of)], of, stage.reduce, axes) for (window, of), axes in ((a, (batch, rows, inner)), (b, (batch, inner, columns)))
         )
-        sizes = [result[part].shape[stage.spatial.index(axis)] for axis in (*batch, *rows, *columns)]
-        result[part] = np.matmul(left, right).reshape(sizes).transpose(order)
+        mine = result[_along(cut, part, stage.spatial)]
+        sizes = [mine.shape[stage.spatial.index(axis)] for axis in (*batch, *rows, *columns)]
+        mine[...] = np.matmul(left, right).reshape(sizes).transpose(order)
     return result
 
 
@@ -149,11 +151,15 @@ def _transform(stage: Stage, windows: Sequence[tuple[Doubles, tuple[Axis, ...]]]
     return result
 
 
-def _parts(stage: Stage, n_elements: int) -> list[slice]:
-    """Of the first spatial axis, so small that windows that overlap, which are copied, need little memory for each."""
-    extent = stage.spatial[0].extent
-    step = max(1, extent * MAX_WINDOW_ELEMENTS // n_elements)
-    return [slice(start, min(start + step, extent)) for start in range(0, extent, step)]
+def _parts(axis: Axis, n_elements: int) -> list[slice]:
+    """Of the axis, so small that windows of so many elements in all, which are copied where they overlap, need little memory for each."""
+    step = max(1, axis.extent * MAX_WINDOW_ELEMENTS // n_elements)
+    return [slice(start, min(start + step, axis.extent)) for start in range(0, axis.extent, step)]
+
+
+def _along(axis: Axis, part: slice, axes: Sequence[Axis]) -> tuple[slice, ...]:
+    """The part of an array with these axes."""
+    return tuple(part if each == axis else slice(None) for each in axes)
 
 
 def reduced(stage: Stage, result: Values, others: Values | None = None) -> Values:

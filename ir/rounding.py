@@ -2,8 +2,8 @@
 
 Every value x comes with a bound on its error. Sums of K terms in any order err by at most K u times the sum of their magnitudes, u = 2^-24 (Jeannerod
 and Rump, Improved error bounds for inner products in floating-point arithmetic, SIAM J. Matrix Anal. Appl. 34, 2013); functions pass errors on by how
-steep they are, and round once. Integers are exact, unless they come from fp32 that was rounded: then a cast gives what it gives of the ends of the
-interval in which its argument is, and where a result may have wrapped around, it may be any number.
+steep they are, and round once. Sums of whole numbers are exact where `ir.whole` says so. Integers are exact, unless they come from fp32 that was rounded:
+then a cast gives what it gives of the ends of the interval in which its argument is, and where a result may have wrapped around, it may be any number.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from ir.interpreter import NUMPY_FUNCTIONS, Doubles, Values, cast, evaluate, exa
 from ir.parts import in_parts
 from ir.program import CASTS, FLOAT, TRANSCENDENTAL, Apply, Axis, Constant, Program, Read, Stage, Table, Value
 from ir.types import integer_range, type_of
+from ir.whole import LAST_WHOLE, is_small, is_whole
 
 UNIT = 2.0**-24
 FEW = 16  # units in the last place that a function of ours may be off, and what a fused or split evaluation may add
 TINY = 1e-30  # below the normal numbers nothing is relative
+LARGEST, SMALLEST_NORMAL, SMALLEST = float(np.finfo(np.float32).max), 2.0**-126, 2.0**-149
 HIGHER_ORDER = 1 + 2.0**-12  # of a chain's bound: its functions round what was rounded before
-LAST_WHOLE = 2.0**24  # up to here every integer is one of fp32
 
 Bounded = tuple[Values, Doubles]  # values, and bounds on their errors
 
@@ -53,6 +54,7 @@ def _tolerance(program: Program, inputs: Mapping[str, Values]) -> Doubles:
 def _stage_error(stage: Stage, values: Mapping[str, Values], errors: Mapping[str, Doubles]) -> Doubles:
     """In the shape of the stage's output."""
     axes = (*stage.spatial, *stage.reduce)
+    are_whole = is_whole(stage, values, errors)
     length = math.prod(axis.extent for axis in stage.reduce) + 1
     if stage.tables:  # applied one by one; their numbers are rounded too
         length = sum(max(len(terms) for terms in table.sums()) + 1 for table in stage.tables)
@@ -61,21 +63,26 @@ def _stage_error(stage: Stage, values: Mapping[str, Values], errors: Mapping[str
         stage = replace(stage, body=reduce_with(_product, [_magnitude(factor) for factor in products]))
         sizes = {factor.tensor.name: np.abs(values[factor.tensor.name]) for factor in products if isinstance(factor, Read)}
         total = interpret_stage(stage, sizes)
+        if are_whole and (total <= LAST_WHOLE).all():
+            return np.zeros_like(total)
         if not any(name in errors for name in sizes):
             return UNIT * length * total
         return UNIT * length * total + interpret_stage(stage, {name: size + errors.get(name, 0.0) for name, size in sizes.items()}) - total
-    value, error = _bounded(stage.body, values, errors, axes)
     shape = tuple(axis.extent for axis in axes)
+    if are_whole and is_small(stage, values):
+        return reduced(stage, np.zeros(shape[: len(stage.spatial)]), errors.get(stage.output.name))
+    value, error = _bounded(stage.body, values, errors, axes)
     value, error = np.broadcast_to(value, shape), np.broadcast_to(error, shape)
     reduce = tuple(range(len(stage.spatial), len(axes)))
     match stage.reduction:
         case "sum":
-            error = error.sum(axis=reduce) + UNIT * length * np.abs(value).sum(axis=reduce)
+            total = np.abs(value).sum(axis=reduce)
+            error = _in_range(total, error.sum(axis=reduce) + UNIT * length * total)
         case "max" | "min":
             error = error.max(axis=reduce)
         case "prod":
             product = np.abs(value).prod(axis=reduce)
-            error = (np.abs(value) + error).prod(axis=reduce) - product + UNIT * length * product
+            error = _in_range(product, (np.abs(value) + error).prod(axis=reduce) - product + UNIT * length * product)
     return reduced(stage, error, errors.get(stage.output.name))
 
 
@@ -107,8 +114,16 @@ def _bounded(value: Value, values: Mapping[str, Values], errors: Mapping[str, Do
             if (dtype := type_of(value)) != FLOAT:
                 return exact, _wrapped_error(exact, passed, dtype)
             size = 1.0 if function in _BOUNDED else np.abs(exact)
-            return exact, passed + _ROUNDINGS.get(function, 1) * UNIT * size
+            return exact, _in_range(exact, passed + _ROUNDINGS.get(function, 1) * UNIT * size)
     raise TypeError(f"not a value: {value!r}")
+
+
+def _in_range(exact: Values, error: Doubles) -> Doubles:
+    """The error of fp32, which has no finite number beyond `LARGEST`, and none in between those that are `SMALLEST` apart."""
+    size = np.abs(exact)
+    finer = np.where((size > 0) & (size < SMALLEST_NORMAL), error + SMALLEST, error)
+    lost = (size + finer > LARGEST) | np.isnan(finer)
+    return np.where(lost & np.isfinite(exact), np.inf, finer)
 
 
 def _cast_error(x: Values, error: Doubles, exact: Values, dtype: str) -> Doubles:
@@ -161,7 +176,7 @@ _PASSED_ON: dict[str, Callable[..., Doubles]] = {
     "max": lambda a, ea, b, eb: _chosen_error(a - b, ea, eb),
     "min": lambda a, ea, b, eb: _chosen_error(b - a, ea, eb),
     "sigmoid": lambda a, ea: 0.25 * ea,
-    "div": lambda a, ea, b, eb: (ea + np.abs(a / b) * eb) / np.maximum(np.abs(b) - eb, TINY),
+    "div": lambda a, ea, b, eb: (ea + np.abs(a / b) * eb) / np.maximum(np.abs(b) - eb, 0.0),
     "pow": _power_error,
     "less": lambda a, ea, b, eb: np.where(_is_unsure(a - b, ea + eb), 1.0, 0.0),
     "equal": lambda a, ea, b, eb: np.where(_is_unsure(a - b, ea + eb), 1.0, 0.0),
@@ -169,7 +184,7 @@ _PASSED_ON: dict[str, Callable[..., Doubles]] = {
     "abs": lambda a, ea: ea,
     "exp": lambda a, ea: np.exp(a) * np.expm1(ea),
     "exp2": lambda a, ea: np.exp2(a) * np.expm1(math.log(2.0) * ea),
-    "log": lambda a, ea: ea / np.maximum(a - ea, TINY),
+    "log": lambda a, ea: np.where(ea > 0, ea / np.maximum(a - ea, 0.0), 0.0),
     "tanh": lambda a, ea: ea,
     "erf": lambda a, ea: 2 / math.sqrt(math.pi) * ea,
     "sqrt": lambda a, ea: np.minimum(np.sqrt(ea), ea / np.sqrt(np.maximum(a, np.finfo(np.float64).tiny))),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ir.expression import Expr, ceil_div, minimum, mul, sub, symbol, take
+from ir.expression import Expr, add, ceil_div, minimum, mul, sub, symbol, take
 from ir.program import Axis, Program, Read, Stage, reads
 from ir.simplify import simplify
 from schedule.algorithms import WINOGRAD
@@ -110,7 +110,9 @@ def _fused_sketches(program: Program, target: Target) -> Iterator[Sketch]:
             fitting = _vector_axes(group, target, between)
             vectors += [vector] if vector in fitting else fitting[:1]
         if len(vectors) == len(stages):
-            yield _fused(f"fused_{_name(stages[0].stage, vector)}", turned, vectors, shared, between, target)
+            found = _fused(f"fused_{_name(stages[0].stage, vector)}", turned, vectors, shared, between, target)
+            if found is not None:
+                yield found
 
 
 def _first_vector_axes(group: Group, target: Target, between: frozenset[str]) -> list[Axis]:
@@ -122,17 +124,23 @@ def _first_vector_axes(group: Group, target: Target, between: frozenset[str]) ->
     return list(dict.fromkeys([*usual, *turned]))
 
 
-def _fused(name: str, program: Program, vectors: list[Axis], shared: tuple[Axis, ...], between: frozenset[str], target: Target) -> Sketch:
+def _fused(name: str, program: Program, vectors: list[Axis], shared: tuple[Axis, ...], between: frozenset[str], target: Target) -> Sketch | None:
+    """None where even the smallest chunks of all threads would take too much memory."""
     chunks, columns = _chunks(program, shared, vectors, target)
     rules = [
         StageRule(group, vector, target, f"s{number}." if number else "", group.result == program.output, chunks, between)
         for number, (group, vector) in enumerate(zip(groups(program), vectors, strict=True))
     ]
     stages = [rule.tiled() for rule in rules]
-    if (home := overwritten(stages)) is not None:
+    home = overwritten(stages)
+    if home is not None:
         stages = [replace(stage, between={**stage.between, home.name: stages[-1].streams}) for stage in stages]
-    sizes = (access.tensor.n_bytes // math.prod(axis.extent for axis in shared) for _, access in handed_on(stages))
-    rules[0].limit(sub(mul(target.threads, sum(sizes), *(chunk.size for chunk in chunks.values())), MAX_WORKSPACE_BYTES))
+    sizes = {access.tensor: access.tensor.n_bytes // math.prod(axis.extent for axis in shared) for _, access in handed_on(stages)}
+    least = sum(size for tensor, size in sizes.items() if tensor != home)
+    if target.threads * least * math.prod(chunk.unit for chunk in chunks.values()) > MAX_WORKSPACE_BYTES:
+        return None
+    held = add(*(mul(stages[-1].between.get(tensor.name, 1), size) for tensor, size in sizes.items()))
+    rules[0].limit(sub(mul(target.threads, held, *(chunk.size for chunk in chunks.values())), MAX_WORKSPACE_BYTES))
     return _joined(name, program, stages, rules, columns, shared)
 
 

@@ -34,6 +34,7 @@ from ir.expression import (
     Expr,
     Symbol,
     add,
+    both,
     ceil_div,
     equal,
     floor_div,
@@ -233,12 +234,12 @@ class TiledStage:
                     taken = {axis for window in found for axis in (window.reduce, window.spatial)}
                     if not taken & {*spatial, *reduce}:
                         found.append(Window(reduce[0], spatial[0], index.factor(spatial[0]), index.factor(reduce[0]), index.constant, size))
-        return tuple(window for window in found if self.tilings[window.reduce].sizes[0] == window.reduce.extent)
+        return tuple(found)
 
     def is_confined(self, window: Window) -> Expr:
         """Whether the loop over the window's reduce axis visits the positions inside alone: where a register tile has one position of its
-        spatial axis, and so one interval."""
-        return equal(self.tilings[window.spatial].sizes[0], 1)
+        spatial axis, and so one interval, and a slice has all of the reduce axis."""
+        return both(equal(self.tilings[window.spatial].sizes[0], 1), equal(self.tilings[window.reduce].sizes[0], window.reduce.extent))
 
     def is_guarded(self, operand: Operand) -> Expr:
         """Whether a reduction reads the operand in place though it is padded: register tiles at the edge ask of each element whether there is one."""

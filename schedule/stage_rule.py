@@ -302,7 +302,7 @@ class StageRule:
         vectors = mul(_updates(self.stage.body), *(ceil_div(tiled.tilings[a].sizes[0], lanes if a == self.vector else 1) for a in self.stage.spatial))
         variants: Expr = 1
         for axis in self.stage.spatial:
-            variants = mul(variants, add(minimum(mod(axis.extent, tiled.tilings[axis].sizes[0]), 1), 1))
+            variants = mul(variants, add(minimum(mod(axis.extent, minimum(tiled.tilings[axis].sizes[0], axis.extent)), 1), 1))
         for operand in tiled.operands:
             variants = mul(variants, add(1, tiled.is_guarded(operand)))
         self.limit(sub(mul(vectors, tiled.unroll, variants), MAX_UPDATES))

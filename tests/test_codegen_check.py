@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen.check import GUARD_BYTES, SPREAD, Guards, Reference, WrongAnswer, check_output, random_inputs, reference
+from codegen.check import GUARD_BYTES, Guards, Reference, WrongAnswer, check_output, reference
+from codegen.inputs import SPREAD, random_inputs
 from codegen.workspace import ALIGNMENT
 from ir.interpreter import interpret
 from ir.program import ELEMENT_BYTES
@@ -148,3 +149,49 @@ def test_guarded_arrays_of_each_type(dtype: str) -> None:
     with pytest.raises(WrongAnswer, match=r"^15 of 15 elements are wrong"):
         check_output(array, Reference(np.zeros((3, 5), dtype if dtype != "float32" else np.float64), np.zeros((3, 5))))
     guards.check()
+
+
+LONG = ["reduce:function=l2,shape=4x64x1024,axes=1x2", "reduce:function=sum,shape=3x65536,axes=1", "matmul:m=4,n=32,k=2048,epilogue=bias+relu",
+    "conv2d:c=128,h=5,w=5,k=8,r=3,s=3,pad=1", "einsum:equation=ij.jk.ik,sizes=i3.j5000.k4"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", LONG)
+def test_a_term_that_is_missing_in_a_long_sum_shows(text: str) -> None:
+    """Whatever term it is, in whatever element, for inputs are 1 and -1; fp32 in its own order is right."""
+    of = task(text)
+    inputs, expected = random_inputs(of.key, 0), reference(of.key, 0)
+    assert all(set(np.unique(array)) == {-1.0, 1.0} for array in inputs.values())
+    check_output(expected.values.astype(np.float32), expected)
+    name, array = next((name, array) for name, array in inputs.items() if name in ("x", "a"))
+    place = tuple(np.random.default_rng(1).integers(array.shape))
+    without = array.copy()
+    without[place] = 0
+    wrong = interpret(of.program, {**inputs, name: without}).astype(np.float32)
+    with pytest.raises(WrongAnswer):
+        check_output(wrong, expected)
+
+
+def test_a_factor_that_is_missing_in_a_long_product_shows() -> None:
+    of = task("reduce:function=prod,shape=8x1024,axes=1")
+    x, expected = random_inputs(of.key, 0)["x"], reference(of.key, 0)
+    check_output(np.prod(x, axis=1), expected)
+    assert (np.abs(expected.values) > 1e-15).all()
+    scaling = np.argwhere(np.abs(x) != 1)
+    assert 100 < len(scaling) / 8 < 500
+    without = x.copy()
+    without[tuple(scaling[0])] = 1
+    with pytest.raises(WrongAnswer):
+        check_output(np.prod(without, axis=1), expected)
+
+
+@pytest.mark.parametrize("value", ["log(exp(mul(a;100)))", "mul(exp(mul(a;-99));100000000000000000000000000000000000000)", "div(a;mul(b;1e-40))"])
+def test_what_leaves_the_range_of_fp32_on_the_way(value: str) -> None:
+    """The next function may get an infinity, or a number of few digits."""
+    of = task(f"elementwise:shapes=1000{'.1000' if 'b' in value else ''},value={value}")
+    a, *b = random_inputs(of.key, 0).values()
+    with np.errstate(all="ignore"):
+        found = {"log": lambda: np.log(np.exp(a * 100)), "mul": lambda: np.exp(a * -99) * np.float32(1e38), "div": lambda: a / (b[0] * np.float32(1e-40))}[
+            value[:3]
+        ]()
+    assert found.dtype == np.float32
+    check_output(found, reference(of.key, 0))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operator_samples import elementwise_texts, movement_texts, pool_texts, product_texts, reduce_texts, row_texts, typed_texts
+from operator_samples import elementwise_texts, movement_texts, pool_texts, product_texts, reduce_texts, row_texts, target, typed_texts
 
 from codegen.lower import lower
 from costmodel.access import LINE_BYTES
@@ -922,3 +922,15 @@ def test_every_feature_tells_some_candidates_apart() -> None:
     extractions = (found for text in TELLING for target in (TARGET, SMALL_TARGET) for found in extracted(text, 300, target))
     together = np.concatenate([extractor(X) for _, extractor, X in extractions])
     assert {FEATURES[j].name for j in np.flatnonzero(np.ptp(together, axis=0) == 0)} == CONSTANT
+
+
+def test_windows_of_more_taps_than_a_slice_has_whole() -> None:
+    """Whether a slice holds them all is a choice then, as is the register tile, so which positions the loops visit depends on both."""
+    machine = target()
+    sketch = sketches(task("conv2d:c=16,h=7,w=7,k=16,r=15,s=15,pad=7,groups=16").program, machine)[0]
+    X = np.concatenate([sketch.space.sample(60, np.random.default_rng(0)), [sketch.default_row()]])
+    described = FeatureExtractor(sketch, machine).raw(X)["compute.points"]
+    main = max(range(len(sketch.stages)), key=lambda number: sketch.stages[number].stage.flops)
+    visited = [StageQuantities(sketch.instantiate(row)[main], machine).arithmetic()["points"] for row in X]
+    np.testing.assert_array_equal(described, visited)
+    assert len(set(visited)) > 1

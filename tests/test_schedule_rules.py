@@ -12,6 +12,7 @@ from ir.expression import Evaluator, Expr, symbols_of
 from ir.operators import parse_operator
 from ir.program import Axis, Program
 from ir.simplify import simplify
+from ir.task import task
 from schedule.rules import sketches
 from schedule.sketch import PACK_LEVELS, Sketch, TiledStage, Window, alike_permutations
 from schedule.stage_rule import MAX_UPDATES, MAX_WORKSPACE_BYTES, least_chunks
@@ -101,7 +102,7 @@ def check_stage(sketch: Sketch, tiled: TiledStage, machine: Target, X: np.ndarra
         vectors *= register / lanes
         tiles *= np.ceil(extent / register)
         chunks *= np.ceil(extent / chunk)
-        variants *= np.where(extent % register > 0, 2, 1)
+        variants *= np.where(extent % np.minimum(register, extent) > 0, 2, 1)
     accumulators = vectors * unroll if tiled.is_across else vectors
     assert stage.tables or (accumulators <= machine.vector_registers - 2).all(), "accumulators fit"
     if not fused:
@@ -277,3 +278,13 @@ def test_only_sums_of_products_leave_padding_out() -> None:
         stage = replace(program.stages[0], reduction=reduction)
         tiled = sketches(Program(program.inputs, (stage,)), target())[0].stages[0]
         assert len(tiled.windows) == n_windows
+
+
+@pytest.mark.parametrize(
+    ("text", "threads"), [("softmax:shape=2097152x16,axis=0", 2), ("softmax:shape=65536x64,axis=0", 64), ("softmax:shape=2x16777216,axis=1", 8)]
+)
+def test_rows_whose_chunks_take_too_much_memory_are_not_fused(text: str, threads: int) -> None:
+    """All threads have a chunk of their own; what lies in the result takes none."""
+    for sketch in sketches(task(text).program, target(threads=threads)):
+        row = sketch.default_row()
+        assert sketch.space.contains(row[None]).all()

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from operator_samples import movement_texts, operator_texts, pool_texts, row_texts
 
-from codegen.check import random_inputs, reference
+from codegen.check import reference
+from codegen.inputs import random_inputs
 from codegen.kernel import aligned_copy, as_aligned
 from codegen.workspace import ALIGNMENT
 from ir.convolution import RANKS

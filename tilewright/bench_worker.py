@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from codegen.check import WrongAnswer, check_output, random_inputs, reference, spoil
+from codegen.check import WrongAnswer, check_output, reference, spoil
+from codegen.inputs import random_inputs
 from codegen.kernel import Kernel, aligned_empty, as_aligned, build, find_sketch
 from codegen.limits import FMA_TURNS, Walk, aligned, build_probes, measure_limits
 from codegen.openmp import register_openmp

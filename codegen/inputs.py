@@ -1,0 +1,70 @@
+"""Random inputs of a task, such that a kernel which leaves something out is seen to be wrong.
+
+They are uniform in [-1, 1), so that sums stay small and cancel, as activations do. Integers are within `SPREAD` of 0, so that exponentials and products of
+them stay finite, and so are the floats of a program that has casts, which may cut them to integers.
+
+A sum of n such terms is about √n, while fp32 in any order may be off by n units of their magnitudes together: of thousands of terms one that is missing does
+not show. So where all sums are of whole numbers if the inputs are, and one is long, inputs are 1 and -1: fp32 is exact then (`ir.whole`), and a sum without
+one of its terms, all odd if they are products of inputs, is off by one. A product of many numbers in [-1, 1) is 0; where there is such a one, inputs are
+powers of two of either sign, few of them other than 1, so that products keep a size and a factor that is missing shows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+
+from codegen.kernel import Array, aligned_copy
+from ir.program import FLOAT, Program, Tensor
+from ir.task import task
+from ir.types import integer_range, is_float
+from ir.whole import longest_whole_sum
+
+SPREAD = 16
+LONG_SUM = 512  # terms, from where on one more or less is lost in what rounding may do
+LONG_PRODUCT = 16  # factors
+MOST_SCALING = 256  # factors of a product that are not ±1: it is then within 2^64 of 1
+N_TASKS_KEPT = 2  # measuring one task after another needs one; the final measurements of a network go from task to task
+
+
+@lru_cache(N_TASKS_KEPT)
+def random_inputs(key: str, seed: int) -> Mapping[str, Array]:
+    """Inputs by tensor name for the task of this operator text; the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    program = task(key).program
+    drawn = {tensor: _drawn(tensor, program, rng) for tensor in program.inputs}
+    return {tensor.name: aligned_copy(np.abs(array) if tensor.positive else array) for tensor, array in drawn.items()}
+
+
+@lru_cache(N_TASKS_KEPT)
+def kept_inputs(key: str, seed: int) -> Mapping[str, Array]:
+    """Copies of those that are not constant, which no kernel gets: a kernel may have written into the others."""
+    inputs = random_inputs(key, seed)
+    return {tensor.name: inputs[tensor.name].copy() for tensor in task(key).program.inputs if not tensor.constant}
+
+
+def _drawn(tensor: Tensor, program: Program, rng: np.random.Generator) -> Array:
+    if not is_float(program):
+        return _spread(tensor, rng)
+    n_factors = max((math.prod(axis.extent for axis in stage.reduce) for stage in program.stages if stage.reduction == "prod"), default=0)
+    if n_factors >= LONG_PRODUCT:
+        scaling = rng.random(tensor.shape) < min(2 / 3, MOST_SCALING / n_factors)
+        return _signs(tensor, rng) * np.where(scaling, np.exp2(_signs(tensor, rng)), np.float32(1))
+    if longest_whole_sum(program) >= LONG_SUM:
+        return _signs(tensor, rng)
+    return 2 * rng.random(tensor.shape, dtype=np.float32) - 1
+
+
+def _signs(tensor: Tensor, rng: np.random.Generator) -> Array:
+    """1 and -1."""
+    return 2 * rng.integers(2, size=tensor.shape).astype(np.float32) - 1
+
+
+def _spread(tensor: Tensor, rng: np.random.Generator) -> Array:
+    if tensor.dtype == FLOAT:
+        return (2 * rng.random(tensor.shape, dtype=np.float32) - 1) * np.float32(SPREAD)
+    low, high = integer_range(tensor.dtype)
+    return rng.integers(max(low, -SPREAD), min(high, SPREAD), tensor.shape, tensor.dtype, endpoint=True)
