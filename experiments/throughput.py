@@ -144,7 +144,9 @@ class InstantRunner:
                 on_result(i, result)
         return results
 
-    def remeasure(self, task: Task, candidates: Sequence[Candidate], rounds: int) -> list[Measurement]:
+    def remeasure(
+        self, task: Task, candidates: Sequence[Candidate], rounds: int, *, good_seconds: float = 0.0, deadline: float | None = None
+    ) -> list[Measurement]:  # fmt: skip
         return self(task, candidates)
 
 

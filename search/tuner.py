@@ -30,7 +30,6 @@ from search.strategy import Scorer, Search
 
 FINALISTS = 3  # candidates that are measured again at the end beside the default schedule
 FINAL_ROUNDS = 10
-FINAL_ATTEMPTS = 3
 DISTURBED = 1.15  # times slower than in the trials: more than the luck of a trial explains
 
 
@@ -50,8 +49,10 @@ class Runner(Protocol):
         on_result: Callable[[int, Measurement], None] | None = None,
     ) -> list[Measurement]: ...
 
-    def remeasure(self, task: Task, candidates: Sequence[Candidate], rounds: int) -> list[Measurement]:
-        """Measure in turns, so that drift of the machine hits all alike."""
+    def remeasure(
+        self, task: Task, candidates: Sequence[Candidate], rounds: int, *, good_seconds: float = math.inf, deadline: float | None = None
+    ) -> list[Measurement]:  # fmt: skip
+        """Measure in turns, so that drift of the machine hits all alike; if the fastest takes longer than `good_seconds`, a few times, until the deadline."""
         ...
 
 
@@ -294,17 +295,11 @@ class Tuner:
         return found
 
     def _compare(self, state: TaskState, candidates: Sequence[Candidate]) -> dict[Candidate, Measurement]:
-        """The candidates measured in turns; again where all are far slower than their trials were, for then the machine was busy with something else."""
+        """The candidates measured in turns; again, while there is time, where all are far slower than their trials were: the machine was busy with something
+        else."""
         wanted = DISTURBED * min(state.measured[candidate] for candidate in candidates)
-        best: dict[Candidate, Measurement] = {}
-        for _ in range(FINAL_ATTEMPTS):
-            found = dict(zip(candidates, self._runner.remeasure(state.task, candidates, FINAL_ROUNDS), strict=True))
-            fastest = min(measurement.best_seconds for measurement in found.values())
-            if not best or fastest < min(measurement.best_seconds for measurement in best.values()):
-                best = found
-            if fastest <= wanted:
-                break
-        return best
+        deadline = None if self._options.max_seconds is None else self._start + self._options.max_seconds
+        return dict(zip(candidates, self._runner.remeasure(state.task, candidates, FINAL_ROUNDS, good_seconds=wanted, deadline=deadline), strict=True))
 
     # -- records
 

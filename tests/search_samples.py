@@ -56,7 +56,7 @@ class FakeRunner:
                 on_result(i, results[-1])
         return results
 
-    def remeasure(self, task: Task, candidates: Sequence[Candidate], rounds: int) -> list[Measurement]:
+    def remeasure(self, task: Task, candidates: Sequence[Candidate], rounds: int, **_: object) -> list[Measurement]:
         return [self._measure(task, candidate) for candidate in candidates]
 
     def _measure(self, task: Task, candidate: Candidate) -> Measurement:

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from codegen.jobs import Measure
+from codegen.jobs import Compare, Measure
 from codegen.kernel import Code, build, find_sketch
 from codegen.machine import detect_machine
 from codegen.openmp import register_openmp
@@ -138,6 +138,27 @@ def test_turns(runner: LiveRunner) -> None:
     assert [len(result.seconds) for result in results] == [5, 0, 5, 5]
     assert runner.remeasure(PROBLEM, [], 5) == []
     assert runner.remeasure(PROBLEM, [Candidate("no_such", ())], 5)[0].failure == "illegal"
+
+
+@pytest.mark.parametrize(
+    ("fastest", "good", "late", "n_asked", "expected"),
+    [((9.0, 5.0, 2.0), 1.0, False, 3, 2.0), ((9.0, 5.0, 7.0), 1.0, False, 3, 5.0), ((9.0, 5.0, 2.0), 6.0, False, 2, 5.0), ((9.0, 5.0), 1.0, True, 1, 9.0)],
+)
+def test_turns_are_taken_again_on_a_busy_machine(
+    runner: LiveRunner, monkeypatch: pytest.MonkeyPatch, fastest: tuple[float, ...], good: float, late: bool, n_asked: int, expected: float
+) -> None:
+    """Until the fastest is as fast as it should be, the time is over, or there have been enough attempts."""
+    asked: list[object] = []
+
+    def ask(job: object, seconds: float) -> Answer:
+        asked.append(job)
+        return Answer({"seconds": [[fastest[len(asked) - 1]], [10.0]]})
+
+    job = Compare((), QUICK, 3, 1.0, 0)
+    monkeypatch.setattr(runner._measurer, "ask", ask)
+    answer = runner._compare(job, good, 0.0 if late else None)
+    assert len(asked) == n_asked
+    assert answer.result["seconds"][0] == [expected]
 
 
 def test_a_slow_candidate_is_timed_once_and_is_no_failure(runner: LiveRunner) -> None:

@@ -179,7 +179,7 @@ class Optimistic(FakeRunner):
 
     share = 0.5
 
-    def remeasure(self, task, candidates, rounds):
+    def remeasure(self, task, candidates, rounds, **options):
         self.share = 1.0
         return super().remeasure(task, candidates, rounds)
 
