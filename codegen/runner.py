@@ -118,7 +118,7 @@ class LiveRunner:
         good_seconds: float = math.inf, deadline: float | None = None,
     ) -> list[Measurement]:  # fmt: skip
         """Measure candidates in turns, a repeat of each in every round, so that what disturbs the machine for a while disturbs all of them. Of the rounds there
-        are as many as fit into `max_seconds`, but three at least. While the fastest takes longer than `good_seconds` all rounds are made again, `ATTEMPTS` times
+        are as many as fit into `max_seconds`, but three at least. While the fastest takes longer than `good_seconds` all rounds are made anew, `ATTEMPTS` times
         at most, not after the deadline (of `time.monotonic`); those with the fastest count.
 
         The same candidate twice is an A/A test. Each is first measured alone, and takes no part if that fails.
