@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +91,12 @@ def _records(part: Path) -> Sequence[Record]:
 
 @dataclass(frozen=True)
 class About:
-    """What a campaign keeps beside its records. `limits` by number of threads, as text: of each, what `codegen.limits` gives as JSON."""
+    """What a campaign keeps beside its records. `limits` by number of threads, as text: of each, what `codegen.limits` gives as JSON. `passes` by seed, as
+    text: how often each candidate was measured, where that is known."""
 
     sources: Sources
     limits: dict[str, Any]
+    passes: dict[str, int] = field(default_factory=dict)
 
 
 def read_abouts(path: Path) -> dict[str, About]:
@@ -107,7 +109,8 @@ def read_about(path: Path) -> About:
     """`UserError` where it cannot be read, or is not such a file."""
     try:
         found = json.loads(path.read_bytes())
-        return About(_sources(found["sources"]), {str(int(threads)): _limits(limits) for threads, limits in found["limits"].items()})
+        passes = {str(int(seed)): int(n) for seed, n in found.get("passes", {}).items()}
+        return About(_sources(found["sources"]), {str(int(threads)): _limits(limits) for threads, limits in found["limits"].items()}, passes)
     except OSError as error:
         raise UserError(f"{path}: it cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):

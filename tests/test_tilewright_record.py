@@ -54,7 +54,7 @@ def test_the_directory_is_complete(measured):
     assert {source for uses in found.sources.values() for source in uses} == {"operator matmul", "operator softmax"}
     (beside,) = measured.glob("*.json")
     about = json.loads(beside.read_text())
-    assert set(about) == {"limits", "sources"}
+    assert set(about) == {"limits", "passes", "sources"}
     assert about["limits"]["1"]["fma_gflops_all"]["best"] > 0
 
 
@@ -74,7 +74,7 @@ def test_the_card_has_a_command_that_makes_it_again(measured):
     (command,) = [line for line in (measured / "README.md").read_text().splitlines() if "tilewright record" in line and line.startswith("    ")]
     _, _, *targets = shlex.split(command)[: 2 + len(TASKS)]
     assert sorted(targets) == sorted(task(text).key for text in TASKS)
-    assert command.endswith(" --out DIRECTORY --max-trials 12 --threads 1 --seed 0")
+    assert command.endswith(" --out DIRECTORY --max-trials 12 --threads 1 --seed 0 --passes 2")
 
 
 def test_it_goes_on_from_the_parquet_file_alone(measured, tmp_path):

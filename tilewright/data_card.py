@@ -6,9 +6,8 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from data.measurements import Measured, read_abouts, read_measured
+from data.measurements import About, Measured, read_abouts, read_measured
 from data.record import UNCHECKED, Record, Setting
 from data.repeatability import Repeatability, repeatability
 from ir.files import write_file
@@ -54,27 +53,26 @@ _INSTEAD = "(or with the targets that the table above names instead of the suite
 def write_card(directory: Path) -> None:
     """Writes the README of what all Parquet files in the directory hold; `UserError` where one of them cannot be read."""
     measured = read_measured([directory])
-    limits = {machine: about.limits for machine, about in read_abouts(directory).items()}
-    write_file(directory / CARD, card_text(measured, limits).encode())
+    write_file(directory / CARD, card_text(measured, read_abouts(directory)).encode())
 
 
-def card_text(measured: Measured, limits: Mapping[str, Mapping[str, Any]]) -> str:
-    """`limits`: by machine, then by number of threads."""
+def card_text(measured: Measured, abouts: Mapping[str, About]) -> str:
+    """`abouts`: by machine."""
     records = measured.records
     trials = [record for record in records if record.is_trial]
     by_task = Counter(record.task for record in trials)
     share = f"{sum(record.kind == 'repeat' for record in records) / max(len(trials), 1):.1%}"
     parts = [
         _HEAD.format(n_candidates=f"{len(trials):,}", n_tasks=len(by_task), share=share, few=_few_share(trials), unchecked=_unchecked(trials)),
-        "## Machines\n\n" + "\n".join(_machines(records, limits)),
+        "## Machines\n\n" + "\n".join(_machines(records, abouts)),
         "## Counts\n\n" + _counts(measured, trials),
         "## Repeatability\n\n" + repeatability_text(repeatability(records)),
-        _AGAIN.format(commands="\n".join(_commands(trials)), instead=_INSTEAD if len(by_task) > MAX_TARGETS else ""),
+        _AGAIN.format(commands="\n".join(_commands(trials, abouts)), instead=_INSTEAD if len(by_task) > MAX_TARGETS else ""),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _commands(trials: Sequence[Record]) -> Iterable[str]:
+def _commands(trials: Sequence[Record], abouts: Mapping[str, About]) -> Iterable[str]:
     """One for each machine, number of threads and seed, in the order in which they were given: of one machine the trials that a later one asks for count those
     of the earlier."""
     tasks = sorted({record.task for record in trials})
@@ -87,8 +85,9 @@ def _commands(trials: Sequence[Record]) -> Iterable[str]:
         most[run] = max(most.get(run, 0), n_trials[record.setting])
     several = len({machine for machine, _, _ in most}) > 1
     for (machine, threads, seed), n in most.items():
-        where = f"  # on {machine}" if several else ""
-        yield f"    tilewright record {targets} --out DIRECTORY --max-trials {n} --threads {threads} --seed {seed}{where}"
+        passes = abouts[machine].passes.get(str(seed)) if machine in abouts else None
+        more, where = f" --passes {passes}" if passes else "", f"  # on {machine}" if several else ""
+        yield f"    tilewright record {targets} --out DIRECTORY --max-trials {n} --threads {threads} --seed {seed}{more}{where}"
 
 
 def _few_share(trials: Sequence[Record]) -> str:
@@ -114,7 +113,7 @@ def repeatability_text(found: Repeatability) -> str:
     )
 
 
-def _machines(records: Sequence[Record], limits: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
+def _machines(records: Sequence[Record], abouts: Mapping[str, About]) -> Iterable[str]:
     """A paragraph a machine and number of threads; where there are several, each says what it measured and how well that repeats."""
     seen: dict[tuple[str, int], list[Record]] = defaultdict(list)
     for record in records:
@@ -126,7 +125,7 @@ def _machines(records: Sequence[Record], limits: Mapping[str, Mapping[str, Any]]
         cpu = f"{about.get('cpu_model', 'unknown CPU')} ({about.get('cpu', '?')}), {about.get('lanes', '?')} fp32 lanes"
         yield f"- `{machine}`: {cpu}, {caches}; {threads} threads."
         yield f"  Versions: {', '.join(f'{name} {version}' for name, version in sorted(record.versions.items()))}."
-        found = limits.get(machine, {}).get(str(threads))
+        found = abouts[machine].limits.get(str(threads)) if machine in abouts else None
         if found is not None:
             peaks = f"{found['fma_gflops_one']['best']:.0f} GFLOP/s on one thread, {found['fma_gflops_all']['best']:.0f} on all"
             memory = ", ".join(

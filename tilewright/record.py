@@ -90,7 +90,7 @@ def _measure(
     description = machine_record(machine)
     limits = quiet_limits(machine.target)
     here = machine_id(description)
-    about = _united(abouts.get(here, About({}, {})), About(suite.sources, {str(limits.threads): limits.to_json()}))
+    about = _united(abouts.get(here, About({}, {})), About(suite.sources, {str(limits.threads): limits.to_json()}, {str(options.seed): passes}))
     _write_abouts(directory, {here: about})  # now: a killed run has its tasks' sources too
     with LiveRunner(machine.target, seed=options.seed, timing=PATIENT, passes=passes) as runner:
         campaign = Campaign(
@@ -128,12 +128,12 @@ def _united_abouts(places: Sequence[Path]) -> dict[str, About]:
 
 
 def _united(one: About, other: About) -> About:
-    """All sources of both; of limits with as many threads those that met the machine quieter."""
+    """All sources of both; of limits with as many threads those that met the machine quieter; of passes with the same seed the other's."""
     sources = one.sources | {task: one.sources.get(task, {}) | uses for task, uses in other.sources.items()}
     limits = dict(one.limits)
     for threads, found in other.limits.items():
         limits[threads] = max(limits.get(threads, found), found, key=lambda each: each["fma_gflops_all"]["best"])
-    return About(sources, limits)
+    return About(sources, limits, one.passes | other.passes)
 
 
 def _write_abouts(directory: Path, abouts: Mapping[str, About]) -> None:
