@@ -103,7 +103,7 @@ class CostModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         check_consistent_length(throughput, groups)
         tasks = np.unique(column_or_1d(groups), return_inverse=True)[1]
         z = normalized_throughput(throughput, tasks)
-        weight = 1 - self.throughput_weight + self.throughput_weight * np.maximum(z, MIN_THROUGHPUT_WEIGHT)
+        weight = self._weight(z)
         # For an objective that ranks XGBoost wants the candidates of a task together, and one weight a task.
         order = np.arange(len(z)) if self.objective == "squared" else np.argsort(tasks, kind="stable")
         rows = matrix[order]
@@ -189,6 +189,10 @@ class CostModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         np.maximum.at(fastest, tasks, throughput)
         useful = np.flatnonzero(fastest > slowest)
         return np.isin(tasks, np.random.default_rng(self.seed).choice(useful, -(-len(useful) // CHOOSING_PART), replace=False))
+
+    def _weight(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n,) what each candidate counts."""
+        return np.asarray(1 - self.throughput_weight + self.throughput_weight * np.maximum(z, MIN_THROUGHPUT_WEIGHT))
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -70,7 +70,7 @@ class SumOverStages(CostModel):
     def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike) -> Self:
         rows, programs = part_rows(np.asarray(X, dtype=np.float32))
         z = normalized_throughput(y, groups)
-        w = self._weight(z, None)
+        w = self._weight(z)
         self.mean_ = np.average(z, weights=w)
         self.booster_ = xgb.train(
             {**self._parameters(), "base_score": 0.0},
