@@ -12,8 +12,9 @@ powers of two of either sign, few of them other than 1, so that products keep a 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from typing import TypeAlias
 
 import numpy as np
 
@@ -29,13 +30,16 @@ LONG_PRODUCT = 16  # factors
 MOST_SCALING = 256  # factors of a product that are not ±1: it is then within 2^64 of 1
 N_TASKS_KEPT = 2  # measuring one task after another needs one; the final measurements of a network go from task to task
 
+Draw: TypeAlias = Callable[[Tensor, np.random.Generator], Array]
+
 
 @lru_cache(N_TASKS_KEPT)
 def random_inputs(key: str, seed: int) -> Mapping[str, Array]:
     """Inputs by tensor name for the task of this operator text; the same for the same seed."""
     rng = np.random.default_rng(seed)
     program = task(key).program
-    drawn = {tensor: _drawn(tensor, program, rng) for tensor in program.inputs}
+    draw = _how_to_draw(program)
+    drawn = {tensor: draw(tensor, rng) for tensor in program.inputs}
     return {tensor.name: aligned_copy(np.abs(array) if tensor.positive else array) for tensor, array in drawn.items()}
 
 
@@ -46,16 +50,23 @@ def kept_inputs(key: str, seed: int) -> Mapping[str, Array]:
     return {tensor.name: inputs[tensor.name].copy() for tensor in task(key).program.inputs if not tensor.constant}
 
 
-def _drawn(tensor: Tensor, program: Program, rng: np.random.Generator) -> Array:
+def _how_to_draw(program: Program) -> Draw:
     if not is_float(program):
-        return _spread(tensor, rng)
+        return _spread
     n_factors = max((math.prod(axis.extent for axis in stage.reduce) for stage in program.stages if stage.reduction == "prod"), default=0)
     if n_factors >= LONG_PRODUCT:
-        scaling = rng.random(tensor.shape) < min(2 / 3, MOST_SCALING / n_factors)
-        return _signs(tensor, rng) * np.where(scaling, np.exp2(_signs(tensor, rng)), np.float32(1))
-    if longest_whole_sum(program) >= LONG_SUM:
-        return _signs(tensor, rng)
+        return partial(_powers, share=min(2 / 3, MOST_SCALING / n_factors))
+    return _signs if longest_whole_sum(program) >= LONG_SUM else _uniform
+
+
+def _uniform(tensor: Tensor, rng: np.random.Generator) -> Array:
     return 2 * rng.random(tensor.shape, dtype=np.float32) - 1
+
+
+def _powers(tensor: Tensor, rng: np.random.Generator, share: float) -> Array:
+    """A share of them 2 or a half, the others 1, of either sign."""
+    scaling = rng.random(tensor.shape) < share
+    return _signs(tensor, rng) * np.where(scaling, np.exp2(_signs(tensor, rng)), np.float32(1))
 
 
 def _signs(tensor: Tensor, rng: np.random.Generator) -> Array:
@@ -65,6 +76,6 @@ def _signs(tensor: Tensor, rng: np.random.Generator) -> Array:
 
 def _spread(tensor: Tensor, rng: np.random.Generator) -> Array:
     if tensor.dtype == FLOAT:
-        return (2 * rng.random(tensor.shape, dtype=np.float32) - 1) * np.float32(SPREAD)
+        return _uniform(tensor, rng) * np.float32(SPREAD)
     low, high = integer_range(tensor.dtype)
     return rng.integers(max(low, -SPREAD), min(high, SPREAD), tensor.shape, tensor.dtype, endpoint=True)

@@ -56,19 +56,16 @@ def _convolutions(problem: Problem, tensors: Tensors) -> dict[str, Call]:
     bias, steps = _fused_bias(problem, tensors)
     if transposed:
         return _transposed_convolutions(problem, tensors, options)
-    function = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[rank]
-    around = [size for pair in zip(reversed(before), reversed(after), strict=True) for size in pair]  # as F.pad wants it, the last dimension first
-
-    def eager(form: Any) -> Call:
-        x, weights = (tensors[name].contiguous(memory_format=form) for name in ("x", "weights"))
-        others = _broadcast(tensors, rank, form)
-        begin, finish = _begin(problem, others), _finish(steps, others)
-        if symmetric:
-            return lambda: finish(function(begin(x), weights, bias, **options))
-        return lambda: finish(function(F.pad(begin(x), around), weights, bias, **options))
-
-    calls = {"contiguous": eager(torch.contiguous_format)}
-    calls["channels_last"] = _as_images(problem, tensors) if rank == 1 else eager({2: torch.channels_last, 3: torch.channels_last_3d}[rank])
+    around = None if symmetric else [size for pair in zip(reversed(before), reversed(after), strict=True) for size in pair]
+    forms = {1: torch.channels_last, 2: torch.channels_last, 3: torch.channels_last_3d}
+    calls = {"contiguous": _eager(problem, tensors, rank, torch.contiguous_format, options, around)}
+    if rank == 1:  # as images one pixel high: of rows there is no format with the channels last
+        images = {name: tensor.unsqueeze(2) if tensor.ndim == 3 else tensor for name, tensor in tensors.items()}
+        flat = {"stride": (1, *given["stride"]), "dilation": (1, *problem.dilation), "groups": problem.groups, "padding": (0, *before) if symmetric else 0}
+        call = _eager(problem, images, 2, forms[rank], flat, around)
+        calls["channels_last"] = lambda: call().squeeze(2)
+    else:
+        calls["channels_last"] = _eager(problem, tensors, rank, forms[rank], options, around)
     if symmetric and OPAQUE_STEPS.issuperset(steps) and not problem.prologue and can_be_opaque(tensors["x"]):
         k, c, *kernel = tensors["weights"].shape
         make = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}[rank]
@@ -77,19 +74,16 @@ def _convolutions(problem: Problem, tensors: Tensors) -> dict[str, Call]:
     return calls
 
 
-def _as_images(problem: Problem, tensors: Tensors) -> Call:
-    """A convolution of rows as one of images one pixel high, for which there is a format with the channels last."""
-    form, given = torch.channels_last, problem.parameters
-    images = {name: tensor.unsqueeze(2) if tensor.ndim == 3 else tensor for name, tensor in tensors.items()}
-    x, weights = (images[name].contiguous(memory_format=form) for name in ("x", "weights"))
-    (before,), (after,) = problem.pads
-    options = {"stride": (1, *given["stride"]), "dilation": (1, *problem.dilation), "groups": problem.groups, "padding": (0, before if before == after else 0)}
+def _eager(problem: Problem, tensors: Tensors, rank: int, form: Any, options: dict[str, Any], around: Sequence[int] | None) -> Call:
+    """One call after the other, in a memory format. `around`: padding that the convolution itself cannot add, as `F.pad` wants it, the last dimension first."""
+    function = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[rank]
     bias, steps = _fused_bias(problem, tensors)
-    others = _broadcast(images, 2, form)
+    x, weights = (tensors[name].contiguous(memory_format=form) for name in ("x", "weights"))
+    others = _broadcast(tensors, rank, form)
     begin, finish = _begin(problem, others), _finish(steps, others)
-    if before == after:
-        return lambda: finish(F.conv2d(begin(x), weights, bias, **options)).squeeze(2)
-    return lambda: finish(F.conv2d(F.pad(begin(x), (before, after)), weights, bias, **options)).squeeze(2)
+    if around is None:
+        return lambda: finish(function(begin(x), weights, bias, **options))
+    return lambda: finish(function(F.pad(begin(x), around), weights, bias, **options))
 
 
 def _transposed_convolutions(problem: Problem, tensors: Tensors, options: dict[str, Any]) -> dict[str, Call]:
