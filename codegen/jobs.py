@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import ClassVar, Self
 
-import numpy as np
-
 from codegen.bench import Bench
 from codegen.check import WrongAnswer, reference
-from codegen.kernel import Code, build, find_sketch
+from codegen.kernel import Code, build_candidate
 from codegen.protocol import Answer, Job, Message
 from codegen.quiet import patience
 from codegen.timing import Timing, time_calls, time_in_turns
 from ir.errors import IllegalCandidate, InternalError
 from ir.task import task
+from schedule.measurement import Candidate
 from schedule.target import Target
 
 
@@ -39,9 +38,7 @@ class Build:
         return cls(header["task"], header["sketch"], tuple(header["row"]), Target.from_json(header["target"]))
 
     def run(self) -> Answer:
-        of = task(self.task)
-        sketch = find_sketch(of, self.sketch, self.target)
-        code = build(of, sketch, np.array(self.row, dtype=np.int64), self.target)
+        code = build_candidate(task(self.task), Candidate(self.sketch, self.row), self.target)
         return Answer(code.header(), code.object_code)
 
 

@@ -22,6 +22,7 @@ from ir.errors import IllegalCandidate, UserError
 from ir.program import FLOAT, FLOAT_BYTES, Tensor
 from ir.task import Task, task
 from schedule.algorithms import DIRECT, algorithm_of
+from schedule.measurement import Candidate
 from schedule.rules import sketches
 from schedule.sketch import Sketch
 from schedule.target import Target
@@ -69,6 +70,11 @@ class Code:
         arguments = tuple(Argument(a["name"], tuple(a["shape"]), a["scope"], a["source"]) for a in header["arguments"])
         target = Target.from_json(header["target"])
         return Code(header["task"], arguments, header["workspace_bytes"], target, object_code, header["algorithm"], header["streams"])
+
+
+def build_candidate(of: Task, candidate: Candidate, target: Target) -> Code:
+    """What `build` makes of it; `IllegalCandidate` also if the task has no such sketch."""
+    return build(of, find_sketch(of, candidate.sketch, target), np.array(candidate.row, dtype=np.int64), target)
 
 
 def find_sketch(of: Task, name: str, target: Target) -> Sketch:

@@ -174,13 +174,13 @@ class CostModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
 
     def _unused(self, matrix: NDArray[np.float32], throughput: NDArray[np.float64], tasks: NDArray[np.intp]) -> NDArray[np.intp]:
         """The columns of all but the `n_features` most useful features; none where a small forest can tell nothing of their use."""
-        part = self._choosing(throughput, tasks)
-        if not 0 < self.n_features < matrix.shape[1] or not part.any():
-            return np.empty(0, dtype=np.intp)
+        nothing = np.empty(0, dtype=np.intp)
+        if not 0 < self.n_features < matrix.shape[1] or not (part := self._choosing(throughput, tasks)).any():
+            return nothing
         forest = clone(self).set_params(**CHOOSING).fit(matrix[part], throughput[part], tasks[part])
         gains = forest.booster_.get_score(importance_type="total_gain")
         of_column = np.array([gains.get(f"f{column}", 0.0) for column in range(matrix.shape[1])])
-        return np.argsort(-of_column, kind="stable")[self.n_features :] if gains else np.empty(0, dtype=np.intp)
+        return np.argsort(-of_column, kind="stable")[self.n_features :] if gains else nothing
 
     def _choosing(self, throughput: NDArray[np.float64], tasks: NDArray[np.intp]) -> NDArray[np.bool_]:
         """(n,) the candidates of a share of those tasks that have something to order, drawn by the seed: names of tasks may come in the order of machines."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, NamedTuple, Self
@@ -239,12 +239,6 @@ def by_setting(records: Iterable[Record]) -> dict[Setting, list[Record]]:
     return found
 
 
-def best_by_setting(records: Iterable[Record], algorithms: Collection[str] = ALGORITHMS) -> dict[Setting, Record]:
-    """The schedule to use (`best_of`) for each setting that has one, among those by these algorithms."""
-    groups = by_setting(record for record in records if algorithm_of(record.sketch) in algorithms)
-    return {setting: best for setting, mine in groups.items() if (best := best_of(mine)) is not None}
-
-
 def best_of(records: Iterable[Record]) -> Record | None:
     """The schedule to use of one setting's records: the fastest that a tuning kept, each as it was measured last, unless a trial after that was faster.
 
@@ -263,6 +257,14 @@ def best_of(records: Iterable[Record]) -> Record | None:
         elif record.ok and record.is_trial and (best is None or record.best_seconds < best.best_seconds):
             best = record
     return best
+
+
+def best_by_setting(
+    records: Iterable[Record], algorithms: Collection[str] = ALGORITHMS, choose: Callable[[Sequence[Record]], Record | None] = best_of
+) -> dict[Setting, Record]:
+    """The schedule to use for each setting that has one, among those by these algorithms; `choose` finds it among those of a setting."""
+    groups = by_setting(record for record in records if algorithm_of(record.sketch) in algorithms)
+    return {setting: best for setting, mine in groups.items() if (best := choose(mine)) is not None}
 
 
 def default_of(records: Sequence[Record]) -> Record | None:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from codegen.inputs import random_inputs
-from codegen.kernel import Kernel, build, find_sketch
+from codegen.kernel import Kernel, build_candidate
 from codegen.machine import Machine, detect_machine
 from experiments.command import exit_code, whole
 from experiments.files import COST_MODEL, read_results, write_machine, write_results
@@ -117,7 +117,7 @@ def error(of: Task, schedule: Candidate, target: Target) -> float:
     """On inputs uniform in [-1, 1): those that a kernel is checked with are 1 and -1 where sums are long, of which direct ones are exact."""
     rng = np.random.default_rng(SEED)
     inputs = {tensor.name: 2 * rng.random(tensor.shape, dtype=np.float32) - 1 for tensor in of.program.inputs}
-    kernel = Kernel(build(of, find_sketch(of, schedule.sketch, target), np.array(schedule.row, dtype=np.int64), target))
+    kernel = Kernel(build_candidate(of, schedule, target))
     expected = interpret(of.program, inputs)
     return float(np.abs(kernel(*inputs.values()) - expected).max() / np.abs(expected).max())
 

@@ -11,9 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from codegen.kernel import Kernel, build, find_sketch, known_sketches
+from codegen.kernel import Kernel, build_candidate, known_sketches
 from codegen.limits import Limits
 from codegen.machine import Machine, check_cpu, detect_machine
 from codegen.openmp import register_openmp
@@ -291,8 +289,7 @@ def _kernel(task: Task, candidate: Candidate, machine: Machine) -> Kernel:
     check_cpu(machine.target, detect_machine().target)
     register_openmp()
     try:
-        sketch = find_sketch(task, candidate.sketch, machine.target)
-        return Kernel(build(task, sketch, np.array(candidate.row, dtype=np.int64), machine.target))
+        return Kernel(build_candidate(task, candidate, machine.target))
     except IllegalCandidate as error:
         raise UserError(f"the schedule of {task.key} was recorded by another version and means nothing now: {error}") from None
 

@@ -15,11 +15,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from codegen.check import WrongAnswer, check_output, reference, spoil
 from codegen.inputs import random_inputs
-from codegen.kernel import Kernel, aligned_empty, as_aligned, build, find_sketch
+from codegen.kernel import Kernel, aligned_empty, as_aligned, build_candidate
 from codegen.limits import FMA_TURNS, Walk, aligned, build_probes, measure_limits
 from codegen.openmp import register_openmp
 from codegen.timing import Timing, calibrate
@@ -106,7 +104,7 @@ def our_contender(name: str, problem: Problem, candidate: Candidate, target: Tar
     cannot be built, `WrongAnswer` if it is not right."""
     of = problem.task
     register_openmp()
-    kernel = Kernel(build(of, find_sketch(of, candidate.sketch, target), np.array(candidate.row, dtype=np.int64), target))
+    kernel = Kernel(build_candidate(of, candidate, target))
     constants = {tensor.name: problem.inputs[tensor.name] for tensor in of.program.inputs if tensor.constant}
     bound, out = kernel.bind(**constants), aligned_empty(of.program.output.shape, of.program.output.dtype)
     run = partial(kernel.run, bound.pointers(problem.inputs, out))

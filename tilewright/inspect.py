@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from codegen.kernel import find_sketch, llvm_text
 from codegen.lower import lower
 from codegen.machine import detect_machine
 from data.meaning import usable_best
-from data.record import Record, Setting, by_setting, default_of, machine_id
+from data.record import Record, best_by_setting, by_setting, default_of, machine_id
 from data.store import Store
 from ir.errors import IllegalCandidate, UserError
 from ir.nest import nest_text
 from ir.task import Task, known_task, task
-from schedule.algorithms import ALGORITHMS, algorithm_of
+from schedule.algorithms import ALGORITHMS
 from schedule.target import Target
 from tilewright.this_machine import machine_record, quiet_limits
 
@@ -45,7 +45,7 @@ def best_schedules(path: Path, threads: int | None, algorithms: Collection[str] 
     with Store(path, create=False) as store:
         counts = {count.setting: (count.n_trials, count.n_failed) for count in store.tasks()}
         records = store.records(threads=threads)
-    bests, of_setting = _bests(records, algorithms), by_setting(records)
+    bests, of_setting = best_by_setting(records, algorithms, usable_best), by_setting(records)
     if not bests:
         raise UserError(f"{path} has no valid trial{'' if threads is None else f' with {threads} threads'}; {len(records)} records in all")
     machine = detect_machine()
@@ -131,12 +131,6 @@ def code_text(which: str, path: Path, form: str, threads: int | None, algorithms
     return assembly(llvm_text(lowered, target), target)
 
 
-def _bests(records: Iterable[Record], algorithms: Collection[str]) -> dict[Setting, Record]:
-    """The schedule to use for each setting that has one, among those by these algorithms."""
-    groups = by_setting(record for record in records if algorithm_of(record.sketch) in algorithms)
-    return {setting: best for setting, mine in groups.items() if (best := usable_best(mine)) is not None}
-
-
 def _known_features(target: Target) -> set[str]:
     """What its CPU has or lacks, in LLVM's words; these differ from one kind of CPU to another."""
     return {feature.lstrip("+-") for feature in target.features.split(",") if feature}
@@ -144,7 +138,7 @@ def _known_features(target: Target) -> set[str]:
 
 def _find(which: str, path: Path, threads: int | None, algorithms: Collection[str]) -> Record:
     with Store(path, create=False) as store:
-        records = list(_bests(store.records(threads=threads), algorithms).values())
+        records = list(best_by_setting(store.records(threads=threads), algorithms, usable_best).values())
     if which.isdecimal():
         if int(which) >= len(records):
             raise UserError(f"{path} has no task {which}; it holds {len(records)} tasks with a valid trial")
