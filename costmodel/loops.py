@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
 
-from ir.expression import Expr, both, ceil_div, minimum, mul, where
+from ir.expression import Expr, both, ceil_div, equal, less, minimum, mul, where
 from ir.program import Axis
 from schedule.sketch import BANDS, TiledStage
 
@@ -64,11 +64,11 @@ class LoopStructure:
 
 def is_at(tiled: TiledStage, band: str, axis: Axis, number: int) -> Expr:
     """Whether the axis has loop number `number` of the band (-1: the innermost)."""
-    return tiled.by_order(band, lambda order: order[number] == axis)
+    return equal(tiled.position(band, axis), number % len(tiled.axes(band)))
 
 
 def _is_entered(tiled: TiledStage, band: str, axis: Axis, number: int) -> Expr:
-    return tiled.by_order(band, lambda order: order.index(axis) <= number)
+    return less(tiled.position(band, axis), number + 1)
 
 
 def loop_structure(tiled: TiledStage) -> LoopStructure:
@@ -122,8 +122,9 @@ def confined(tiled: TiledStage, quantity: Expr, entered: Mapping[Axis, Expr] | N
 
 def of_loop(tiled: TiledStage, band: str, number: int, by_axis: Mapping[Axis, Expr]) -> Expr:
     """What `by_axis` gives for the axis that has loop number `number` of the band; of plain numbers a table does."""
-    axes, numbers = tiled.axes(band), {axis: value for axis, value in by_axis.items() if isinstance(value, int)}
-    if len(numbers) == len(by_axis):
+    axes = tiled.axes(band)
+    numbers = [value for axis in axes if isinstance(value := by_axis[axis], int)]
+    if len(numbers) == len(axes):
         return tiled.by_order(band, lambda order: numbers[order[number]])
     result = by_axis[axes[-1]]
     for axis in axes[:-1]:

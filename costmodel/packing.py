@@ -134,4 +134,5 @@ class Packing:
         return result
 
     def _is_last(self, axis: Axis, among: tuple[Axis, ...]) -> Expr:
-        return self.tiled.by_order("inner", lambda order: max(among, key=order.index) == axis)
+        places = [self.tiled.axes("inner").index(each) for each in among]
+        return self.tiled.by_order("inner", lambda order: max(places, key=order.index) == places[among.index(axis)])

@@ -383,9 +383,10 @@ def _assign_memory(operations: Sequence[Op], at: dict[object, int], first: int) 
                 free.append(first + n_places)
                 n_places += 1
             at[op] = free.pop()
-        for arg in set(op.args):
-            if last_use[arg] == step and at[arg] >= first:
+        for arg in op.args:
+            if last_use.get(arg) == step and at[arg] >= first:
                 free.append(at[arg])
+                del last_use[arg]  # it may be an argument twice
     return n_places
 
 

@@ -251,15 +251,24 @@ class TiledStage:
             return tuple(axis for axis in self.stage.reduce if axis not in self.stage.written_out)
         return self.stage.looped
 
-    def by_order(self, band: str, number: Callable[[tuple[Axis, ...]], int]) -> Expr:
-        """`number` of the order of the band's loops, outermost first; where the order is open, of each that there may be."""
+    def by_order(self, band: str, number: Callable[[tuple[int, ...]], int]) -> Expr:
+        """`number` of the order of the band's loops, outermost first, each as its place among `axes`; where the order is open, of all that there may be."""
+        axes = self.axes(band)
         if isinstance(self.orders[band], int):
-            return int(number(self.ordered(band)))
-        return take(self.orders[band], [int(number(order)) for order in itertools.permutations(self.axes(band))])
+            return int(number(tuple(map(axes.index, self.ordered(band)))))
+        return take(self.orders[band], [int(number(order)) for order in _permutations(len(axes))])
 
     def position(self, band: str, axis: Axis) -> Expr:
         """Place of the axis' loop in its band, 0 the outermost."""
-        return self.by_order(band, lambda order: order.index(axis))
+        if (band, axis) not in self._positions:
+            place = self.axes(band).index(axis)
+            self._positions[band, axis] = self.by_order(band, lambda order: order.index(place))
+        return self._positions[band, axis]
+
+    @cached_property
+    def _positions(self) -> dict[tuple[str, Axis], Expr]:
+        """Those that were asked for, as most are many times."""
+        return {}
 
     def ordered(self, band: str) -> tuple[Axis, ...]:
         """The axes of the band, outermost first; the order must be a number."""
@@ -355,12 +364,17 @@ def overwritten(stages: Sequence[TiledStage]) -> Tensor | None:
 
 
 @cache
+def _permutations(n: int) -> tuple[tuple[int, ...], ...]:
+    return tuple(itertools.permutations(range(n)))
+
+
+@cache
 def alike_permutations(n: int) -> tuple[int, ...]:
     """For each set of n axes (one bit an axis), for each permutation: the first one that has the axes of the set in the same order."""
     table = []
     for moving in range(1 << n):
         first: dict[tuple[int, ...], int] = {}
-        for number, order in enumerate(itertools.permutations(range(n))):
+        for number, order in enumerate(_permutations(n)):
             table.append(first.setdefault(tuple(axis for axis in order if moving >> axis & 1), number))
     return tuple(table)
 

@@ -70,12 +70,12 @@ class Space:
         """Equal candidates get equal rows: column by column, values are cut to the maximum and replaced by the one that stands for them."""
         X = X.copy()
         for j in range(X.shape[1]):
-            self._settle(X, j, X[:, j])
+            self._settle(X, j, np.minimum(X[:, j], self._most(X, j)))
         return X
 
     def _settle(self, X: Population, j: int, values: NDArray[np.int64]) -> None:
-        """Set column j of `X` to canonical `values`; the columns before it are canonical."""
-        X[:, j] = np.minimum(values, self._most(X, j))
+        """Set column j of `X` to `values`, none above the largest, made canonical; the columns before it are."""
+        X[:, j] = values
         if j in self._alike:
             X[:, j] = self._alike[j](X)[:, 0]
 
@@ -137,10 +137,11 @@ class Space:
         changed = rng.random((n, c)).argsort(axis=1).argsort(axis=1) < n_changes[:, None]
         result = X.copy()
         for j, column in enumerate(self.columns):
-            new = self._any(self._most(result, j), j, rng)
+            most = self._most(result, j)
+            new = self._any(most, j, rng)
             if column.ordered:
                 new = np.where(rng.random(n) < 0.5, self._near(X[:, j], j, rng), new)
-            self._settle(result, j, np.where(changed[:, j], new, X[:, j]))
+            self._settle(result, j, np.minimum(np.where(changed[:, j], new, X[:, j]), most))
         return result
 
     def crossover(self, A: Population, B: Population, rng: np.random.Generator) -> Population:
