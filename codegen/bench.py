@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from codegen.check import Guards, WrongAnswer, check_output, reference, spoil
-from codegen.inputs import kept_inputs, random_inputs
+from codegen.check import check_output, reference
+from codegen.guards import Guards, WrongAnswer, spoil
+from codegen.inputs import input_guards, kept_inputs, random_inputs
 from codegen.kernel import Code, Kernel
 
 
@@ -33,6 +34,7 @@ class Bench:
         spoil(self._output)
         self.run(1)
         self._guards.check()
+        input_guards(self._kernel.code.task, self._seed).check()
         for name, kept in self._kept.items():
             if not np.array_equal(self._inputs[name], kept):
                 raise WrongAnswer(f"wrote into its input {name}")

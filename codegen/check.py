@@ -1,35 +1,26 @@
 """Whether a kernel computes the right thing, and writes nowhere else.
 
-Inputs are those of `codegen.inputs`; the reference is `ir.interpreter` in double precision with its bound on what rounding may do. What a kernel must write
-is filled with NaN before it runs: an element it leaves out, or computes from something that was never written, is then wrong, not by chance right. Instead of
-NaN integers have bytes that are far from 0, and no bool.
+Inputs are those of `codegen.inputs`; the reference is `ir.interpreter` in double precision with its bound on what rounding may do; buffers are those of
+`codegen.guards`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codegen.guards import WrongAnswer
 from codegen.inputs import N_TASKS_KEPT, random_inputs
-from codegen.kernel import Array, DType, Empty, aligned_empty
+from codegen.kernel import Array
 from ir.interpreter import Values, interpret
-from ir.program import FLOAT
 from ir.rounding import tolerance
 from ir.task import task
 from schedule.algorithms import DIRECT, WINOGRAD, rounded_program
 
-GUARD_BYTES = 4096  # before and after each buffer
-GUARD_VALUE = 0xA5
 PART_ELEMENTS = 1 << 16  # compared at a time, which caches hold
-
-
-class WrongAnswer(ValueError):
-    """A kernel that ran and did not do what it should: a failed trial."""
 
 
 @dataclass(frozen=True)
@@ -95,37 +86,3 @@ def _distances(output: Array, values: Values) -> NDArray[np.float64]:
 
 def _text(number: np.generic) -> str:
     return f"{number:.7g}" if number.dtype.kind == "f" else str(number)
-
-
-def spoil(array: Array) -> None:
-    """Fill it with what is hardly right by chance."""
-    if array.dtype.kind == "f":
-        array.fill(np.nan)
-    else:
-        array.view(np.uint8).fill(GUARD_VALUE)
-
-
-class Guards:
-    """Makes buffers that have guard bytes on both sides, and looks after those."""
-
-    def __init__(self, empty: Empty = aligned_empty) -> None:
-        self._empty = empty
-        self._guards: list[tuple[str, NDArray[np.uint8]]] = []
-
-    def empty(self, shape: Sequence[int], dtype: DType = FLOAT) -> Array:
-        """An array, aligned as any buffer of a kernel (a guard is a multiple of that), filled as the head of this file says."""
-        size, guard = math.prod(shape), GUARD_BYTES // np.dtype(dtype).itemsize
-        raw = self._empty((guard + size + guard,), dtype)
-        for side, part in (("before", raw[:guard]), ("after", raw[guard + size :])):
-            part.view(np.uint8).fill(GUARD_VALUE)
-            self._guards.append((f"{side} a buffer of shape {list(shape)}", part.view(np.uint8)))
-        array: Array = raw[guard : guard + size].reshape(shape)
-        spoil(array)
-        return array
-
-    def check(self) -> None:
-        """`WrongAnswer` if a guard has been written to."""
-        for where, guard in self._guards:
-            n_written = np.count_nonzero(guard != GUARD_VALUE)
-            if n_written:
-                raise WrongAnswer(f"wrote outside: {n_written} bytes {where}")

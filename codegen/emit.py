@@ -45,7 +45,8 @@ def _emit_function(module: ir.Module, nest: Nest, lanes: int, threads: int) -> N
         worker = _emit_worker(module, nest, statement, f"{nest.name}_{number}", lanes, threads > 1)
         if threads > 1 and statement.extent > 1:
             parallel = declare(module, "GOMP_parallel", ir.VoidType(), [POINTER, POINTER, I32, I32])
-            builder.call(parallel, [worker, function.args[0], I32(min(threads, statement.extent)), I32(0)])
+            # Always all threads, though some have nothing to do: libgomp ends those that a smaller team leaves out, and makes new ones for the next larger.
+            builder.call(parallel, [worker, function.args[0], I32(threads), I32(0)])
         else:
             builder.call(worker, [function.args[0]])
     builder.ret_void()

@@ -5,8 +5,9 @@ them stay finite, and so are the floats of a program that has casts, which may c
 
 A sum of n such terms is about √n, while fp32 in any order may be off by n units of their magnitudes together: of thousands of terms one that is missing does
 not show. So where all sums are of whole numbers if the inputs are, and one is long, inputs are 1 and -1: fp32 is exact then (`ir.whole`), and a sum without
-one of its terms, all odd if they are products of inputs, is off by one. A product of many numbers in [-1, 1) is 0; where there is such a one, inputs are
-powers of two of either sign, few of them other than 1, so that products keep a size and a factor that is missing shows.
+one of its terms, all odd if they are products of inputs, is off by one. Where squares are summed up, half of them are 2 and -2, for the squares of 1 and -1 do
+not tell one element from another. Of more terms than fp32 adds up exactly some are 0. A product of many numbers in [-1, 1) is 0; where there is such a one,
+inputs are powers of two of either sign, few of them other than 1, so that products keep a size and a factor that is missing shows.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from typing import TypeAlias
 
 import numpy as np
 
+from codegen.guards import Guards
 from codegen.kernel import Array, aligned_copy
 from ir.program import FLOAT, Program, Tensor
 from ir.task import task
 from ir.types import integer_range, is_float
-from ir.whole import longest_whole_sum
+from ir.whole import LAST_WHOLE, longest_whole_sum, sums_squares
 
 SPREAD = 16
 LONG_SUM = 512  # terms, from where on one more or less is lost in what rounding may do
@@ -40,7 +42,14 @@ def random_inputs(key: str, seed: int) -> Mapping[str, Array]:
     program = task(key).program
     draw = _how_to_draw(program)
     drawn = {tensor: draw(tensor, rng) for tensor in program.inputs}
-    return {tensor.name: aligned_copy(np.abs(array) if tensor.positive else array) for tensor, array in drawn.items()}
+    empty = input_guards(key, seed).empty
+    return {tensor.name: aligned_copy(np.abs(array) if tensor.positive else array, empty) for tensor, array in drawn.items()}
+
+
+@lru_cache(N_TASKS_KEPT)
+def input_guards(key: str, seed: int) -> Guards:
+    """Those around the arrays of `random_inputs`."""
+    return Guards()
 
 
 @lru_cache(N_TASKS_KEPT)
@@ -56,7 +65,11 @@ def _how_to_draw(program: Program) -> Draw:
     n_factors = max((math.prod(axis.extent for axis in stage.reduce) for stage in program.stages if stage.reduction == "prod"), default=0)
     if n_factors >= LONG_PRODUCT:
         return partial(_powers, share=min(2 / 3, MOST_SCALING / n_factors))
-    return _signs if longest_whole_sum(program) >= LONG_SUM else _uniform
+    n_terms = longest_whole_sum(program)
+    if n_terms < LONG_SUM:
+        return _uniform
+    largest = 2 if sums_squares(program) else 1
+    return partial(_whole, largest=largest, share=min(1.0, LAST_WHOLE / 2 / largest**2 / n_terms))
 
 
 def _uniform(tensor: Tensor, rng: np.random.Generator) -> Array:
@@ -72,6 +85,16 @@ def _powers(tensor: Tensor, rng: np.random.Generator, share: float) -> Array:
 def _signs(tensor: Tensor, rng: np.random.Generator) -> Array:
     """1 and -1."""
     return 2 * rng.integers(2, size=tensor.shape).astype(np.float32) - 1
+
+
+def _whole(tensor: Tensor, rng: np.random.Generator, largest: int, share: float) -> Array:
+    """A share of them from 1 to `largest`, the others 0, of either sign."""
+    numbers = _signs(tensor, rng)
+    if largest > 1:
+        numbers *= rng.integers(1, largest, tensor.shape, endpoint=True).astype(np.float32)
+    if share < 1:
+        numbers *= rng.random(tensor.shape) < share
+    return numbers
 
 
 def _spread(tensor: Tensor, rng: np.random.Generator) -> Array:

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar, Self
 
 from codegen.bench import Bench
-from codegen.check import WrongAnswer, reference
+from codegen.check import reference
+from codegen.guards import WrongAnswer
 from codegen.kernel import Code, build_candidate
 from codegen.protocol import Answer, Job, Message
 from codegen.quiet import patience

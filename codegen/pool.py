@@ -19,7 +19,7 @@ class Pool:
 
     def __init__(self, n_workers: int, options: WorkerOptions) -> None:
         self.workers = [WorkerProcess(options) for _ in range(n_workers)]
-        self._idle: queue.SimpleQueue[WorkerProcess] = queue.SimpleQueue()
+        self._idle: queue.LifoQueue[WorkerProcess] = queue.LifoQueue()  # no more are ever started than work at a time
         for worker in self.workers:
             self._idle.put(worker)
         self._threads = ThreadPoolExecutor(n_workers, thread_name_prefix="worker")

@@ -25,7 +25,7 @@ N_STARTS = 3
 TAIL_BYTES = 4096  # of what a worker writes to its standard error
 
 # What dying programs say for lack of memory: LLVM, C++, libgomp, Python.
-OUT_OF_MEMORY = ("out of memory", "bad_alloc", "cannot allocate", "unable to allocate", "memoryerror")
+OUT_OF_MEMORY = ("out of memory", "bad_alloc", "cannot allocate", "unable to allocate", "memoryerror", "thread creation failed")
 
 # libgomp and OpenBLAS read these once, as they are loaded. Settings of the user's shell would change how threads wait, or cut their number; how
 # they are bound to CPUs is left to the user. numpy only computes references: its threads would be in the way of what comes after.
@@ -119,11 +119,15 @@ class WorkerProcess:
                 deadline = time.monotonic() + timeout_seconds
                 try:
                     send(child.channel, message, deadline)
-                    answer = receive(child.channel, deadline)
+                    received = receive(child.channel, deadline)
+                    answer = None if received is None else Answer.from_message(received)
                 except ConnectionError:  # it died before it had taken the job, so the job is not to blame
                     self.kill()
                     continue
-                return self._end() if answer is None else Answer.from_message(answer)
+                except (ValueError, KeyError, TypeError, IndexError) as error:  # a candidate that wrote anywhere may have damaged what its worker sends
+                    self.kill()
+                    return Answer.failed("crash", f"the worker's answer makes no sense ({type(error).__name__}: {error})")
+                return self._end() if answer is None else answer
         except TimeoutError:
             self.kill()
             return Answer.failed("timeout", f"no answer within {timeout_seconds:g} s")
@@ -208,7 +212,7 @@ def launch(options: WorkerOptions) -> Child:
 def environment(own: Mapping[str, str]) -> dict[str, str]:
     """The environment of a worker, given the tuner's: it imports from where the tuner does, and its threads behave as timing wants them."""
     kept = {name: value for name, value in own.items() if name in PINNING or not name.startswith(DROPPED)}
-    folders = [*(os.path.abspath(folder) for folder in sys.path), str(Path(__file__).parents[1])]
+    folders = [*(os.path.abspath(folder) for folder in sys.path if folder), str(Path(__file__).parents[1])]  # "" is where the user happens to be
     return kept | SPIN | dict.fromkeys(ONE_THREAD, "1") | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(folders))}
 
 

@@ -17,6 +17,7 @@ from codegen.openmp import register_openmp
 from codegen.pool import Pool
 from codegen.process import WorkerOptions, WorkerProcess
 from codegen.protocol import Answer
+from codegen.quiet import LONGEST_WAIT_SECONDS
 from codegen.timing import Timing
 from ir.errors import NoReference, UserError
 from ir.task import Task
@@ -28,6 +29,7 @@ OnResult = Callable[[int, Measurement], None]
 GIVE_UP = 4.0  # a candidate so many times slower than the best so far is timed once
 BUILDS_AHEAD = 8  # candidates a builder that are built before they are measured: so many are lost at worst
 BUILDS_A_PROCESS = 300  # llvmlite 0.50 leaks some 0.15 MB in each run of LLVM's passes (its ModulePassManager is never disposed of)
+BUILD_BYTES = 1 << 30  # to build a candidate takes a tenth of that; all builders together get as much as the one that measures, where that is more
 REFERENCE_SECONDS = 600.0
 COMPARED_RUNS = 9  # of each candidate at least, before and in three rounds, where a single one takes all the time that there is
 ATTEMPTS = 3  # to compare candidates while the machine is not busy with something else
@@ -63,8 +65,8 @@ class LiveRunner:
         jobs: str = "codegen.jobs",
     ) -> None:
         """`timeout_seconds` bounds the build and the measurement of a candidate, each. `check`: whether each result is compared with the reference.
-        `n_builders`: by default as many as can run at once. `memory_bytes`: what a worker may use, by default half of the memory. `seed`: of the
-        inputs. `passes`: how often each candidate is measured. `jobs`: the module that holds the table of jobs.
+        `n_builders`: by default as many as can run at once. `memory_bytes`: what the worker that measures may use, and all that build together, by default half
+        of the memory. `seed`: of the inputs. `passes`: how often each candidate is measured. `jobs`: the module that holds the table of jobs.
 
         `UserError` if code for `target` cannot run here.
         """
@@ -75,9 +77,12 @@ class LiveRunner:
         options = WorkerOptions(memory_bytes or default_memory_bytes(), cpus, jobs)
         self._target, self._timeout, self._check, self._seed, self._timing = target, timeout_seconds, check, seed, timing or Timing()
         self._passes = passes
-        self._builders = Pool(n_builders or usable_threads(len(cpus), cpu_quota()), replace(options, max_jobs=BUILDS_A_PROCESS))
+        n_builders = n_builders or usable_threads(len(cpus), cpu_quota())
+        shared = replace(options, max_jobs=BUILDS_A_PROCESS, memory_bytes=max(options.memory_bytes // n_builders, BUILD_BYTES))
+        self._builders = Pool(n_builders, shared)
         self._measurer = WorkerProcess(options)
         self._best: dict[str, float] = {}
+        self._roomy = ""  # the task that last got a worker of its own for want of memory
         self.build_seconds = 0.0
         self.measure_seconds = 0.0
         self.waited_seconds = 0.0
@@ -121,19 +126,20 @@ class LiveRunner:
         are as many as fit into `max_seconds`, but three at least. While the fastest takes longer than `good_seconds` all rounds are made anew, `ATTEMPTS` times
         at most, not after the deadline (of `time.monotonic`); those with the fastest count.
 
-        The same candidate twice is an A/A test. Each is first measured alone, and takes no part if that fails.
+        The same candidate twice is an A/A test. Each is first measured alone, and takes no part if that fails. Where they cannot be measured together, as where
+        memory holds each but not all, what was measured alone stands.
         """
         builds = self._build(task, candidates, None)
         results = [self._measure(task, built, None, self._check) for built in builds]
         good = [i for i, result in enumerate(results) if result.ok]
         if good:
             job = Compare(tuple(code_of(builds[i]) for i in good), self._timing, rounds, max_seconds, self._seed)
-            answer = self._compare(job, good_seconds, deadline)
-            for turn, i in enumerate(good):
-                results[i] = Measurement((), answer.failure, answer.message) if answer.failure else Measurement(tuple(answer.result["seconds"][turn]))
+            answer = self._compare(task, job, good_seconds, deadline)
+            for turn, i in enumerate([] if answer.failure else good):
+                results[i] = Measurement(tuple(answer.result["seconds"][turn]))
         return results
 
-    def _compare(self, job: Compare, good_seconds: float, deadline: float | None) -> Answer:
+    def _compare(self, task: Task, job: Compare, good_seconds: float, deadline: float | None) -> Answer:
         """The answer of the attempt with the fastest repeat; a failure only of the first."""
         best, fastest = Answer({}), math.inf
         for attempt in range(ATTEMPTS):
@@ -141,8 +147,10 @@ class LiveRunner:
                 break
             with self._measuring():
                 answer = self._measurer.ask(job, COMPARED_RUNS * self._timeout * len(job.codes) + job.max_seconds)
+            if answer.failure == "memory" and self._made_room(task):
+                continue
             if answer.failure:
-                return best if attempt else answer
+                return best if best.result else answer
             now = min(min(seconds) for seconds in answer.result["seconds"])
             if now < fastest:
                 best, fastest = answer, now
@@ -185,7 +193,12 @@ class LiveRunner:
             if check:
                 self._refer(task, code.algorithm)
             timing = replace(self._timing, give_up_seconds=give_up_seconds)
-            answer = self._measurer.ask(Measure(code, timing, check, self._seed), self._timeout)
+            job, timeout = Measure(code, timing, check, self._seed), self._timeout + (LONGEST_WAIT_SECONDS if timing.patience else 0.0)
+            answer = self._measurer.ask(job, timeout)
+            if answer.failure == "memory" and self._made_room(task):
+                if check:
+                    self._refer(task, code.algorithm)
+                answer = self._measurer.ask(job, timeout)
             if answer.failure == "wrong":
                 self._measurer.kill()  # it may have written anywhere: the next candidate is not to suffer for that
         if answer.failure:
@@ -199,11 +212,18 @@ class LiveRunner:
         """Have the reference computed, which takes no time if it has been."""
         job = Refer(task.key, self._seed, algorithm)
         answer = self._measurer.ask(job, REFERENCE_SECONDS)
-        if answer.failure == "memory":  # in a worker of its own there is more: references of other tasks are kept, too
-            self._measurer.kill()
+        if answer.failure == "memory" and self._made_room(task):
             answer = self._measurer.ask(job, REFERENCE_SECONDS)
         if answer.failure:
             raise NoReference(f"the right result of {task.key} cannot be computed ({answer.failure}: {answer.message}); it can be measured unchecked")
+
+    def _made_room(self, task: Task) -> bool:
+        """Whether the task, for want of memory, gets a worker that keeps nothing of other tasks: once, for what it needs itself stays the same."""
+        if self._roomy == task.key:
+            return False
+        self._measurer.kill()
+        self._roomy = task.key
+        return True
 
     def _give_up(self, task: Task) -> float | None:
         best = self._best.get(task.key, math.inf)

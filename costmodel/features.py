@@ -8,6 +8,7 @@ Notation: n rows (candidates), c columns, q quantities, f features.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
@@ -82,10 +83,11 @@ def _slots(sketch: Sketch, target: Target) -> dict[str, Quantities]:
     slots = {"compute": of_each[0], **{f"pack_{role}": packs[0][role] for role in ROLES if role in packs[0]}}
     if len(stages) > 1:
         slots["final"] = _sum(of_each[1:])
-    epilogues = [(stage, stage.tiled.epilogue) for stage in stages if stage.tiled.epilogue is not None]
+    with_epilogue = [(stage, stage.tiled.epilogue) for stage in stages if stage.tiled.epilogue is not None]
+    epilogues = {stage: epilogue_quantities(stage.tiled, epilogue, stage.output_vectors) for stage, epilogue in with_epilogue}
     if epilogues:
-        slots["epilogue"] = _sum([epilogue_quantities(stage.tiled, epilogue, stage.output_vectors) for stage, epilogue in epilogues])
-    slots["program"] = _program(sketch, target, times, packs, of_each, slots)
+        slots["epilogue"] = _sum(list(epilogues.values()))
+    slots["program"] = _program(sketch, target, times, packs, of_each, epilogues)
     slots["machine"] = {
         "lanes": target.lanes, "vector_registers": target.vector_registers, "threads": target.threads,
         "l1_bytes": target.l1_bytes, "l2_bytes": target.l2_bytes, "l3_bytes": target.l3_bytes,
@@ -105,14 +107,15 @@ def _packs(stage: StageQuantities) -> dict[str, Quantities]:
 
 
 def _program(
-    sketch: Sketch, target: Target, times: list[StageTimes], packs: list[dict[str, Quantities]], of_each: list[Quantities], slots: dict[str, Quantities]
-) -> Quantities:
+    sketch: Sketch, target: Target, times: list[StageTimes], packs: list[dict[str, Quantities]], of_each: list[Quantities],
+    epilogues: Mapping[StageQuantities, Quantities],
+) -> Quantities:  # fmt: skip
     """Memory, text and time of all stages together; times are those of the busiest thread."""
     stages = [of_stage.stage for of_stage in times]
     all_packs = [pack for of_stage in packs for pack in of_stage.values()]
     private = add(*(stage.shares.of_busiest(pack["private_half_cycles"]) for stage, of in zip(stages, packs, strict=True) for pack in of.values()))
     shared = add(*(ceil_div(pack["shared_half_cycles"], minimum(maximum(pack["shared_parts"], 1), target.threads)) for pack in all_packs))
-    epilogue = stages[0].shares.of_busiest(slots["epilogue"]["half_cycles"]) if "epilogue" in slots else 0
+    epilogue = add(*(stage.shares.of_busiest(quantities["half_cycles"]) for stage, quantities in epilogues.items()))
     starting = _starting(sketch, target, stages, all_packs)
     others = add(private, shared, epilogue, starting)
     parts = {part: add(*(of_stage.of_busiest[part] for of_stage in times)) for part in times[0].of_busiest}

@@ -5,7 +5,8 @@ For each task the measures are those of `costmodel.metrics`; over tasks
   pairwise accuracy, recall@30  are means weighted by the number of the task's candidates, as published for Ansor's and TenSet's models.
   top-k                         is TenSet's: for one network, the sum of uses × best seconds over the sum of uses × found seconds, where a task's best is its
                                 fastest candidate, and found the fastest of the k that the model puts first; then the mean over networks. An operator
-                                family is a network here, each of its tasks used once. Where all k failed, found is the slowest candidate that did not.
+                                family is a network here, each of its tasks used once, and a network on another machine is another: in a sum of seconds of
+                                several, the slowest would count most. Where all k failed, found is the slowest candidate that did not.
                                 TenSet's own program does the same for a network; it takes a failed candidate as 10⁵ times slower than the best, which one
                                 task would then decide alone. TLP prints one ratio of sums over all networks together, which the slowest of them decides.
 

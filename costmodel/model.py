@@ -30,13 +30,18 @@ from ir.errors import UserError
 Scores = NDArray[np.float32]
 
 # The small forest that tells which features matter: trees as coarse as that, of a fourth of the tasks, find them in a thirtieth of the time.
-CHOOSING: Mapping[str, Any] = {"n_estimators": 40, "learning_rate": 0.15, "n_features": 0}
+CHOOSING: Mapping[str, Any] = {"n_estimators": 40, "learning_rate": 0.15, "n_features": 0, "n_throughput_trees": 0}
 CHOOSING_PART = 4
 
 MIN_THROUGHPUT_WEIGHT = 0.01  # what failures and the slowest candidates still count: that they are slow is worth knowing
 
 # XGBoost's parameters for each objective. A ranking objective takes relevances; with linear gain these may be fractions, so z itself serves and
 # no grades are cut (exponential gain needs whole grades up to 31, and then only the very best count).
+# Of the trees that estimate throughput beside those that order pairs. They are deeper, for an estimate needs more cuts than an order does; their scores are
+# spread within a task about half as far as those of the others.
+THROUGHPUT_DEPTH = 7
+THROUGHPUT_SCALE = 3.0
+
 OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
     "squared": {"objective": "reg:squarederror"},
     "pairwise": {"objective": "rank:pairwise", "lambdarank_pair_method": "mean", "lambdarank_num_pair_per_sample": 16},
@@ -64,6 +69,8 @@ class CostModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
     `n_features`: how many features the trees may use: those that a small forest gains most by. Most say again what others say, and the time to fit goes with
     their number; 0 means all.
     `feature_share`: of all features, useful or not, how many are drawn for a split to choose from.
+    `n_throughput_trees`: with an objective that ranks, so many trees more, which estimate z with squared error and know nothing of the others: each kind is
+    wrong about other candidates, and the sum of both scores is better than either.
     `n_threads`: 0 means all. XGBoost's threads wait for each other by spinning, which is dear where other processes compute, as compilers and
     measurements do here: to fit 2,000 × 200, two of them took 0.2 s against 0.3 s with two cores to themselves, 5 s against 0.7 s on busy ones.
     """
@@ -78,6 +85,7 @@ class CostModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         max_bin: int = 64,
         n_features: int = 0,
         feature_share: float = 0.3,
+        n_throughput_trees: int = 0,
         seed: int = 0,
         n_threads: int = 1,
     ) -> None:
@@ -89,6 +97,7 @@ class CostModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         self.max_bin = max_bin
         self.n_features = n_features
         self.feature_share = feature_share
+        self.n_throughput_trees = n_throughput_trees
         self.seed = seed
         self.n_threads = n_threads
 
@@ -96,8 +105,11 @@ class CostModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         """For the ranking objectives a group weighs the mean of its candidates.
 
         `margin` (n,) are scores of another model to begin with: the trees learn what these leave unexplained within each group, and `predict` gives that alone.
-        `ValueError` for shapes that do not fit, infinite features, and throughputs that are negative or not finite.
+        `ValueError` for shapes that do not fit, infinite features, throughputs that are negative or not finite, and trees for throughput beside an objective
+        that has such already, or beside a margin.
         """
+        if self.n_throughput_trees and (self.objective == "squared" or margin is not None):
+            raise ValueError("trees for throughput go with an objective that ranks, and with no margin")
         parameters = self._parameters()
         matrix, throughput = validate_data(self, X, y, dtype=np.float32, ensure_all_finite="allow-nan", y_numeric=True)
         check_consistent_length(throughput, groups)
@@ -108,16 +120,30 @@ class CostModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         order = np.arange(len(z)) if self.objective == "squared" else np.argsort(tasks, kind="stable")
         rows = matrix[order]
         rows[:, self._unused(matrix, throughput, tasks)] = np.nan  # so no tree has a use for them
+        estimates = None
         if self.objective == "squared":  # (a QuantileDMatrix would start threads whatever `nthread` says, xgboost 3.2)
             data = xgb.DMatrix(rows, z, weight=weight, nthread=self.n_threads)
         else:
-            mean_weight = np.bincount(tasks, weight) / np.bincount(tasks)
-            data = xgb.DMatrix(rows, z[order], weight=mean_weight, qid=tasks[order], nthread=self.n_threads)
+            data = xgb.DMatrix(rows, qid=tasks[order], nthread=self.n_threads)
+            estimates = self._estimates(data, z[order], parameters)
+            data.set_label(z[order])
+            data.set_weight(np.bincount(tasks, weight) / np.bincount(tasks))
         if margin is not None:
             data.set_base_margin(_around(column_or_1d(margin), z, tasks)[order])
             parameters["base_score"] = 0.0  # what `predict` starts from
-        self.booster_ = xgb.train(parameters, data, self.n_estimators)
+        self.booster_ = xgb.train(parameters, data, self.n_estimators, xgb_model=estimates)
         return self
+
+    def _estimates(self, data: xgb.DMatrix, z: NDArray[np.float64], parameters: Mapping[str, Any]) -> xgb.Booster | None:
+        """The trees for throughput, if there are to be any. The margin of `data` then takes their scores away again, so that trees which are appended to them
+        learn as if they were not there."""
+        if not self.n_throughput_trees:
+            return None
+        data.set_label(THROUGHPUT_SCALE * z)
+        others = {name: value for name, value in parameters.items() if name not in OBJECTIVES[self.objective]}
+        booster = xgb.train({**others, **OBJECTIVES["squared"], "max_depth": THROUGHPUT_DEPTH}, data, self.n_throughput_trees)
+        data.set_base_margin(-booster.predict(data, output_margin=True))
+        return booster
 
     def predict(self, X: ArrayLike) -> Scores:
         """(n,) scores, higher is better: estimates of z for "squared", on a scale of their own for the ranking objectives."""

@@ -26,7 +26,9 @@ LEAVE_ONE_TASK_OUT = "leave one task out"
 BY_TASK = "by task"  # each split holds out several tasks
 
 # Of a model that learns from campaigns, not from one run: what `experiments.objectives` found best, with as many trees as still help.
-PRETRAINING: Mapping[str, Any] = {"objective": "pairwise", "n_estimators": 500, "learning_rate": 0.05, "n_features": 300, "feature_share": 0.25}
+PRETRAINING: Mapping[str, Any] = {
+    "objective": "pairwise", "n_estimators": 500, "n_throughput_trees": 200, "learning_rate": 0.05, "n_features": 300, "feature_share": 0.25,
+}  # fmt: skip
 
 R = TypeVar("R", bound=Ranker)
 Split = tuple[NDArray[np.intp], NDArray[np.intp]]  # the rows to learn from, the rows held out

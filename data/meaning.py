@@ -53,17 +53,17 @@ def with_meaning(records: Sequence[Record], known: Sequence[Sketch]) -> list[Rec
     return [records[at] for at in sorted(at for places in meaning(records, known).places.values() for at in places)]
 
 
-def usable_best(records: Sequence[Record]) -> Record | None:
+def usable_best(records: Sequence[Record], *, left_out: bool = False) -> Record | None:
     """The schedule to use (`best_of`) of one setting's records, of which there is one at least: of those that mean something to the task's sketches of today.
     Where none of them does, or the task is not known here, of all, for whoever wants to see it."""
-    best, of = best_of(records), known_task(records[0].task)
+    best, of = best_of(records, left_out=left_out), known_task(records[0].task)
     if best is None or of is None:
         return best
     try:
         known = sketches(of.program, best.target)
     except UserError:  # of a version that described machines in other words
         return best
-    return best if with_meaning([best], known) else best_of(with_meaning(records, known)) or best
+    return best if with_meaning([best], known) else best_of(with_meaning(records, known), left_out=left_out) or best
 
 
 def rows(records: Sequence[Record], n_columns: int) -> Population:

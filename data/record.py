@@ -170,6 +170,11 @@ class Record(Entry):
         return self.kind in FIRST_KINDS
 
     @property
+    def is_verdict(self) -> bool:
+        """Whether it is a final measurement that says something of its candidate; that one fails for want of memory or time may be for what else there was."""
+        return self.kind == "final" and (self.ok or self.failure in ("wrong", "crash"))
+
+    @property
     def best_seconds(self) -> float:
         """The fastest repeat; infinite where the trial failed."""
         return min(self.seconds) if self.ok else math.inf
@@ -239,17 +244,21 @@ def by_setting(records: Iterable[Record]) -> dict[Setting, list[Record]]:
     return found
 
 
-def best_of(records: Iterable[Record]) -> Record | None:
+def best_of(records: Iterable[Record], *, left_out: bool = False) -> Record | None:
     """The schedule to use of one setting's records: the fastest that a tuning kept, each as it was measured last, unless a trial after that was faster.
 
     Trials before a final measurement do not count again: it has judged them, with more repeats and side by side. What was kept loses its place only to what
-    is faster than it, whichever tuning found that, in whatever order their records came together.
+    is faster than it, whichever tuning found that, in whatever order their records came together, or where it turns out to be wrong.
+    `left_out`: of the setting there are more records, by other algorithms, for which a final measurement marks nothing as kept; what the last one found counts.
     """
+    records = list(records)
+    if left_out and (judged := [record for record in _last_final(records) if record.ok]):
+        return min(judged, key=lambda record: record.best_seconds)
     best: Record | None = None
     kept: dict[tuple[str, tuple[int, ...]], Record] = {}
     for record in records:
         candidate = record.sketch, record.row
-        if record.kept or (candidate in kept and record.kind == "final"):
+        if record.kept or (candidate in kept and record.is_verdict):
             kept[candidate] = record
             if record.kept or best is None or (best.sketch, best.row) in kept:
                 valid = (each for each in kept.values() if each.ok)  # what nobody had checked may have turned out to be wrong
@@ -259,20 +268,41 @@ def best_of(records: Iterable[Record]) -> Record | None:
     return best
 
 
+def _last_final(records: Sequence[Record]) -> Sequence[Record]:
+    """The final measurement after all trials, if nothing came after it: its first record has the number that the next trial would have."""
+    n_trials = len({(record.sketch, record.row) for record in records if record.is_trial})
+    starts = [at for at, record in enumerate(records) if record.kind == "final" and record.trial == n_trials]
+    last = records[starts[-1] :] if starts else []
+    return last if all(record.kind == "final" for record in last) else []
+
+
 def best_by_setting(
-    records: Iterable[Record], algorithms: Collection[str] = ALGORITHMS, choose: Callable[[Sequence[Record]], Record | None] = best_of
+    records: Iterable[Record], algorithms: Collection[str] = ALGORITHMS, choose: Callable[..., Record | None] = best_of
 ) -> dict[Setting, Record]:
-    """The schedule to use for each setting that has one, among those by these algorithms; `choose` finds it among those of a setting."""
-    groups = by_setting(record for record in records if algorithm_of(record.sketch) in algorithms)
-    return {setting: best for setting, mine in groups.items() if (best := choose(mine)) is not None}
+    """The schedule to use for each setting that has one, among those by these algorithms; `choose`, called as `best_of`, finds it among those of a setting."""
+    found = dict[Setting, Record]()
+    for setting, every in by_setting(records).items():
+        mine = of_algorithms(every, algorithms)
+        if mine and (best := choose(mine, left_out=has_others(every, algorithms))) is not None:
+            found[setting] = best
+    return found
+
+
+def of_algorithms(records: Iterable[Record], algorithms: Collection[str]) -> list[Record]:
+    return [record for record in records if algorithm_of(record.sketch) in algorithms]
+
+
+def has_others(records: Iterable[Record], algorithms: Collection[str]) -> bool:
+    """Whether some that succeeded are by none of these algorithms."""
+    return any(record.ok and algorithm_of(record.sketch) not in algorithms for record in records)
 
 
 def default_of(records: Sequence[Record]) -> Record | None:
-    """The measurement of the default schedule among one setting's records, oldest first: trial 0 of a tuning, or where that was measured again beside the
-    winner, the last of these. None where there is none, or where it failed."""
-    first = next((record for record in records if record.kind == "trial" and record.trial == 0), None)
+    """The measurement of the default schedule among one setting's records, oldest first: trial 0 of a tuning, the last one, for a version of its own may have
+    another; or where that was measured again beside the winner, the last of these. None where there is none, or where it failed."""
+    first = next((record for record in reversed(records) if record.kind == "trial" and record.trial == 0), None)
     if first is None:
         return None
-    again = [record for record in records if record.kind == "final" and (record.sketch, record.row) == (first.sketch, first.row)]
+    again = [record for record in records if record.is_verdict and (record.sketch, record.row) == (first.sketch, first.row)]
     default = again[-1] if again else first
     return default if default.ok else None

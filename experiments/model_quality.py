@@ -36,7 +36,7 @@ SPLIT, CURVE = "split", "curve"  # the parts of the CSV
 class Config:
     splits: tuple[str, ...] = ("within", "task", "network")
     networks: tuple[str, ...] = NETWORKS
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (3, 4, 5)  # others than the model was chosen by
     shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8, 1.0)  # of what there is to learn from
     n_threads: int = 2
 
@@ -94,14 +94,18 @@ def report(output: Path) -> str:
 
 def summary(results: pd.DataFrame) -> str:
     measures = ["pairwise_accuracy", "recall_at_30", "top_1", "top_5"]
-    means = results[(results["part"] == SPLIT) & (results["machine"] == ALL)].groupby("split", sort=False)[measures].mean()
-    reached = sum(int((row.to_numpy() >= MARKS[split]).sum()) for split, row in means.iterrows())
+    of_split = results[(results["part"] == SPLIT) & (results["machine"] == ALL)].groupby("split", sort=False)
+    means, chance = of_split[measures].mean(), of_split["recall_at_30_by_chance"].mean()
+    marks = pd.DataFrame.from_dict({split: MARKS[split] for split in means.index}, orient="index", columns=measures)
+    marks["recall_at_30"] = marks["recall_at_30"].where(chance < marks["recall_at_30"])  # what any order reaches says nothing
+    reached, n_marks = int((means >= marks).sum().sum()), int(marks.count().sum())
     first = "; ".join(f"{split} {' '.join(f'{value:.3f}' for value in row)}" for split, row in means.iterrows())
     curve = results[results["part"] == CURVE]
     few_tasks = curve[curve["candidate_share"] == 1].groupby("task_share")["pairwise_accuracy"].mean()
     few_candidates = curve[curve["task_share"] == 1].groupby("candidate_share")["pairwise_accuracy"].mean()
     return (
-        f"pairwise accuracy, recall@30, top-1 and top-5 by split: {first}; {reached} of {means.size} marks reached\n"
+        f"pairwise accuracy, recall@30, top-1 and top-5 by split: {first}; {reached} of {n_marks} marks reached"
+        f"{', those left out that any order reaches' if n_marks < means.size else ''}\n"
         f"pairwise accuracy on tasks never seen: {few_tasks.iloc[0]:.3f} from {few_tasks.index[0]:.0%} of the other tasks, "
         f"{few_candidates.iloc[0]:.3f} from {few_candidates.index[0]:.0%} of the candidates of all, {few_tasks.iloc[-1]:.3f} from everything"
     )

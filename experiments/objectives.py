@@ -41,11 +41,12 @@ CONFIG = Config()
 
 def rankers(seed: int, n_threads: int) -> dict[str, Ranker]:
     """By the name that stands in the figure; without LightGBM where it is not installed."""
-    boosted = partial(pretraining_model, seed, n_threads)
+    boosted = partial(pretraining_model, seed, n_threads, n_throughput_trees=0)
     found: dict[str, Ranker | None] = {
         "squared error": boosted(objective="squared"),
         "squared error, weight ½ z": boosted(objective="squared", throughput_weight=0.5),
         "squared error, weight z": boosted(objective="squared", throughput_weight=1.0),
+        "rank:pairwise and squared error": pretraining_model(seed, n_threads),
         "rank:pairwise": boosted(objective="pairwise"),
         "rank:pairwise, all features": boosted(objective="pairwise", n_features=0),
         "rank:ndcg": boosted(objective="ndcg"),

@@ -13,6 +13,7 @@ from graph.constants import Array
 from graph.heavy import Heavy, is_per_channel
 from graph.model import Graph, attribute
 from graph.onnx_file import DOMAIN
+from ir.errors import Unsupported
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,23 @@ class ChannelAffine:
 def epilogue(graph: Graph, node: NodeProto, start: Heavy, taken: Set[str]) -> Epilogue:
     """What can be fused to a heavy node. `taken`: names of nodes that belong to other layers.
 
-    A node joins if it alone reads what comes before it, so that nothing in between is needed elsewhere.
+    A node joins if it alone reads what comes before it, so that nothing in between is needed elsewhere, and if its constants can be computed.
     """
     steps = ["bias"] if start.bias else ["add"] if "residual" in start.inputs else []
     nodes, residual, value = [], start.inputs.get("residual"), node.output[0]
     while (follower := graph.only_consumer(value)) is not None and follower.name not in taken and follower.domain in DOMAIN:
-        affine = channel_affine(graph, follower, value, start.channel_axis) if steps in ([], ["bias"]) else None
+        try:
+            affine = channel_affine(graph, follower, value, start.channel_axis) if steps in ([], ["bias"]) else None
+            step = activation(graph, follower) if affine is None else None
+        except Unsupported:
+            break
         other = _residual(graph, follower, value) if "add" not in steps else None
         if affine is not None and (affine.scale is None or start.weights is not None):
             steps = ["bias"] if affine.shift is not None else steps
         elif affine is None and other is not None:
             steps.append("add")
             residual = other
-        elif step := activation(graph, follower):
+        elif step:
             steps.append(step)
         else:
             break

@@ -65,13 +65,14 @@ def _conv_transpose(graph: Graph, node: NodeProto) -> Heavy:
     (n, c, *size), (in_channels, out_group, *kernel) = graph.shape(x), graph.shape(weights)
     if len(size) > 2:
         raise Unsupported(f"transposed convolution of {len(size)} dimensions, only 1 and 2 can be tuned")
-    for name in ("output_shape", "auto_pad"):
-        if attribute(node, name, None) not in (None, "NOTSET"):
-            raise Unsupported(f"{name} of a transposed convolution is not supported, only pads and output_padding")
+    mode = attribute(node, "auto_pad", "NOTSET") or "NOTSET"
+    if mode not in ("NOTSET", "VALID") or attribute(node, "output_shape", None) is not None:
+        raise Unsupported("auto_pad and output_shape of a transposed convolution are not supported, only pads and output_padding")
     if in_channels != c or c % groups:
         raise _misfit(graph, x, weights, groups)
     stride, dilation = steps(node, len(size))
-    pads, output_pad = list(attribute(node, "pads", [0] * 2 * len(size))), list(attribute(node, "output_padding", [0] * len(size)))
+    pads = list(attribute(node, "pads", [0] * 2 * len(size))) if mode == "NOTSET" else [0] * 2 * len(size)
+    output_pad = list(attribute(node, "output_padding", [0] * len(size)))
     lead = 2 - len(size)
     (h, w), (r, s) = [1] * lead + size, [1] * lead + kernel
     before, after = pads[: len(size)], pads[len(size) :]

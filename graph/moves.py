@@ -76,7 +76,10 @@ def _pad(graph: Graph, node: NodeProto) -> Heavy:
 def _value(graph: Graph, node: NodeProto) -> float:
     """Of the constant that a tensor is padded with."""
     if len(node.input) > 2 and node.input[2]:
-        return float(_constant(graph, node.input[2])[0])
+        numbers = _constant(graph, node.input[2])
+        if len(numbers) != 1:
+            raise Unsupported(f"what it pads with is {len(numbers)} numbers, not one")
+        return float(numbers[0])
     return float(attribute(node, "value", 0.0))
 
 

@@ -51,10 +51,10 @@ def _with_step(graph: Graph, maker: NodeProto, source: str, axis: int | None, st
     step, or a constant of it cannot be computed."""
     try:
         affine = channel_affine(graph, maker, source, axis)
+        step = activation(graph, maker) if affine is None else None
     except Unsupported:
         return None
     if affine is None:
-        step = activation(graph, maker)
         return (step, *steps) if step else None
     later = tuple(step for step in steps if step not in CONSTANTS)
     if len(later) < len(steps) and steps[0] not in CONSTANTS:

@@ -16,20 +16,26 @@ ONE_AXIS = 13  # from this set of operators on softmax is over one axis, before 
 
 def _softmax(graph: Graph, node: NodeProto) -> Heavy:
     x, name = node.input[0], {"Softmax": "softmax", "LogSoftmax": "log_softmax"}[node.op_type]
-    shape, axis = graph.shape(x), attribute(node, "axis", -1 if graph.opset >= ONE_AXIS else 1)
-    if not -len(shape) <= axis < len(shape):
-        raise Unsupported(f"axis={axis} of a tensor of {len(shape)} dimensions")
-    axis %= len(shape)
+    shape = graph.shape(x)
+    axis = _axis(node, len(shape), -1 if graph.opset >= ONE_AXIS else 1)
     if graph.opset >= ONE_AXIS:
         return _alone(f"{name}:shape={by_x(list(shape))},axis={axis}", x)
     return _alone(f"{name}:shape={math.prod(shape[:axis])}x{math.prod(shape[axis:])},axis=1", x)
+
+
+def _axis(node: NodeProto, rank: int, default: int) -> int:
+    """From 0 on."""
+    axis: int = attribute(node, "axis", default)
+    if not -rank <= axis < rank:
+        raise Unsupported(f"axis={axis} of a tensor of {rank} dimensions")
+    return axis % rank
 
 
 def _layer_norm(graph: Graph, node: NodeProto) -> Heavy:
     x, scale, *bias = filter(None, node.input)
     _one_result(node)
     shape = graph.shape(x)
-    axis = attribute(node, "axis", -1) % len(shape)
+    axis = _axis(node, len(shape), -1)
     for name in (scale, *bias):
         if name not in graph.constants:
             raise Unsupported(f"{name!r} is not constant")

@@ -24,7 +24,7 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {}
     for text in texts:
         name, equals, sizes = text.rpartition("=")
-        if not equals or not name or not re.fullmatch(r"-?[0-9]+(,-?[0-9]+)*", sizes):
+        if not equals or not name or not re.fullmatch(r"-?[0-9]{1,20}(,-?[0-9]{1,20})*", sizes):
             raise UserError(f"--shape {text}: not of the form NAME=1,3,48,320")
         shape = tuple(int(size) for size in sizes.split(","))
         if not all(1 <= size <= MAX_EXTENT for size in shape):

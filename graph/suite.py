@@ -5,6 +5,7 @@ A program stands in a suite once, under the first of its names: a 1×1 convoluti
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,10 @@ def target_suite(targets: Sequence[str], shapes: Mapping[str, Shape]) -> Suite:
     for name in shapes:
         if not any(name in mine for mine in given):
             raise UserError(f"--shape {name}: none of the targets has an input of this name")
+    files = {Path(target).resolve(): None for target in targets if is_file(target)}
+    for name, count in Counter(path.stem for path in files).items():
+        if count > 1:
+            raise UserError(f"{count} of the targets are files of the name {name}, after which what is measured of a network is called; rename all but one")
     return collect(_named(resolve_target(target, mine)) for target, mine in zip(targets, given, strict=True))
 
 

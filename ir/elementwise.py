@@ -27,6 +27,8 @@ _TOKEN = re.compile(r"[a-z]\w*|-?\d+(?:\.\d+)?(?:e-?\d+)?|[();]", re.ASCII)
 
 def elementwise(shapes: Sequence[Shape], types: Sequence[str], value: Value) -> Program:
     """`value` at every point of the broadcast inputs; its reads are of tensors without dimensions, named as the inputs."""
+    if len(shapes) > len(NAMES):
+        raise UserError(f"elementwise: {len(shapes)} shapes, more than the letters from a to {NAMES[-1]}, which name the inputs")
     names = NAMES[: len(shapes)]
     used = {read.tensor.name for read in reads(value)}
     for name in sorted(used ^ set(names)):
@@ -57,10 +59,7 @@ def _broadcast(shape: Shape, axes: Sequence[Axis]) -> tuple[Affine, ...]:
 def parse_shapes(text: str) -> tuple[Shape, ...]:
     """Of each input, with dots between them."""
     parse = any_sizes(1, most=MAX_DIMENSIONS)
-    shapes = tuple(parse(part) for part in text.split("."))
-    if len(shapes) > len(NAMES):
-        raise ValueError(f"has {len(shapes)} shapes, more than the letters from a to {NAMES[-1]}, which name the inputs")
-    return shapes  # type: ignore[return-value]  # sizes by construction
+    return tuple(parse(part) for part in text.split("."))  # type: ignore[misc]  # sizes by construction
 
 
 def write_shapes(value: object) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from ir.errors import UserError
+from ir.parameters import as_fp32
 from ir.program import CASTS, ELEMENT_BYTES, FLOAT, Apply, Constant, Program, Read, Table, Value
 
 INTEGERS = tuple(dtype for dtype in ELEMENT_BYTES if dtype not in (FLOAT, "bool"))
@@ -74,7 +75,7 @@ def _own_types(value: Value) -> set[str]:
 
 def _number(number: float, dtype: str) -> Constant:
     if dtype == FLOAT:
-        return Constant(float(number))
+        return Constant(as_fp32(float(number)))
     low, high = integer_range(dtype)
     if not isinstance(number, int) or not low <= number <= high:
         raise UserError(f"the number {number} is no {dtype}, which what stands beside it is")

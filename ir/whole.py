@@ -29,6 +29,15 @@ def longest_whole_sum(program: Program) -> int:
     return longest
 
 
+def sums_squares(program: Program) -> bool:
+    """Whether some sum multiplies what it reads by itself."""
+
+    def has_square(value: Value) -> bool:
+        return isinstance(value, Apply) and ((value.function == "mul" and value.args[0] == value.args[1]) or any(map(has_square, value.args)))
+
+    return any(stage.reduction == "sum" and has_square(stage.body) for stage in program.stages)
+
+
 def is_whole(stage: Stage, values: Mapping[str, Values], errors: Mapping[str, Doubles]) -> bool:
     """Whether the stage adds up, or only computes, whole numbers, from tensors without errors."""
     names = {read.tensor.name for read in reads(stage.body)}

@@ -158,9 +158,9 @@ class Window:
     @cached_property
     def lengths(self) -> tuple[int, ...]:
         """Of the interval at each position of the spatial axis."""
-        start = np.arange(self.spatial.extent)[:, None] * self.factor + self.constant
-        index = start + np.arange(self.reduce.extent) * self.step
-        return tuple(int(n) for n in ((index >= 0) & (index < self.size)).sum(axis=1))
+        first = np.arange(self.spatial.extent) * self.factor + self.constant
+        low, high = (np.maximum(-((first - end) // self.step), 0) for end in (0, self.size))
+        return tuple(np.maximum(np.minimum(high, self.reduce.extent) - low, 0).tolist())
 
     def inside(self, quantity: Expr) -> Expr:
         """The part of a quantity, the same for every pair of positions of the two axes, that falls on pairs inside; exact where it is

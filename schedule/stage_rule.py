@@ -116,6 +116,7 @@ class StageRule:
             level = self._switch("epilogue", (0, 1))
         fused = tuple(self.chunks), dict.fromkeys(self.between, 1)
         streams = self._streams(mul(*(tilings[axis].count(0) for axis in stage.reduce)), level)
+        self.limit(where(streams, mod(tilings[self.vector].sizes[0], self.target.lanes), 0))  # so every tile begins where a vector may be stored
         result = TiledStage(stage, self.epilogue, self.vector, tilings, orders, copies, operands, level, self.target.lanes, *fused, self.keeps, streams)
         if not self.is_across:
             result = replace(result, unroll=self._unroll(result))

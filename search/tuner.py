@@ -15,7 +15,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 
 from data.meaning import with_meaning
-from data.record import UNCHECKED, Record, Round, best_of, machine_id
+from data.record import UNCHECKED, Record, Round, best_of, has_others, machine_id
 from data.store import Store
 from ir.errors import InternalError, NoReference
 from ir.task import Task
@@ -29,8 +29,10 @@ from search.learner import RECALL_K, Learner, throughput
 from search.strategy import Scorer, Search
 
 FINALISTS = 3  # candidates that are measured again at the end beside the default schedule
-FINAL_ROUNDS = 10
+FINAL_ROUNDS = 16  # half of them to choose by
 DISTURBED = 1.15  # times slower than in the trials: more than the luck of a trial explains
+FINAL_SECONDS, FINAL_SHARE = 1.0, 0.3  # of a task, and of all the time at most, are kept for that
+DECISIVE_VERSIONS = ("tilewright", "llvmlite", "timing")  # of what makes a schedule's code, and its seconds
 
 
 class Runner(Protocol):
@@ -90,12 +92,17 @@ class TaskState:
     best: Candidate | None = None  # what to use, as `best_of` has it: what was kept at the end, or a faster trial since; None where no trial was valid
     kept: Candidate | None = None  # what the last final measurement of the records kept
     final: dict[Candidate, Measurement] = field(default_factory=dict)
+    final_failures: Counter[str] = field(default_factory=Counter)
     is_judged: bool = False  # whether a final measurement came after all trials
     given_up: str = ""  # why no more is tried, where something stands in the way
 
     @property
     def n_trials(self) -> int:
         return len(self.measured)
+
+    def note_failure(self, failure: str, message: str) -> None:
+        self.failures[failure] += 1
+        self.messages.setdefault(failure, message)
 
     def seconds(self, candidate: Candidate | None) -> float | None:
         """Best seconds of a candidate, from the final measurement if it took part; None where there are none."""
@@ -135,7 +142,8 @@ class TuneResult:
 
 
 class Tuner:
-    """One tuning run. `machine` and `versions` go into the records as they are; with `UNCHECKED` among the versions, the runner checks no results."""
+    """One tuning run. `machine` and `versions` go into the records as they are; with `UNCHECKED` among the versions, the runner checks no results.
+    `started`, by `time.monotonic`, is when the time that it may take began; now, if None."""
 
     def __init__(
         self,
@@ -150,10 +158,11 @@ class Tuner:
         machine: dict[str, str | int],
         versions: dict[str, str],
         watch: Callable[[Progress], None] = lambda progress: None,
+        started: float | None = None,
     ) -> None:
         self._target, self._runner, self._learner, self._store, self._options = target, runner, learner, store, options
         self._machine, self._versions, self._watch = machine, versions, watch
-        self._start = time.monotonic()
+        self._start = time.monotonic() if started is None else started
         self._rng = np.random.default_rng(options.seed)
         self.states = [self._state(number, task, make_search) for number, task in enumerate(tasks)]
         self._progress = [TaskProgress(task.count, task.work) for task in tasks]
@@ -161,14 +170,16 @@ class Tuner:
     # -- the loop
 
     def run(self) -> TuneResult:
-        """Tune until the budget is used up or Ctrl-C; what was found until then is in the result either way."""
+        """Tune until the budget is used up or Ctrl-C; what was found until then is in the result either way. What there is no time left to judge at the end,
+        the next run judges."""
         interrupted = False
         try:
             self._resume()
             while (number := self._next()) is not None:
                 self._round(number)
             for state in self.states:
-                self._finish(state)
+                if self._end is None or time.monotonic() < self._end:
+                    self._finish(state)
         except KeyboardInterrupt:
             interrupted = True
         return TuneResult(tuple(self.states), time.monotonic() - self._start, interrupted)
@@ -182,21 +193,27 @@ class Tuner:
         return choose_task(self._progress, self._rng)
 
     def _room(self, state: TaskState) -> int:
-        """How many trials the task may still be given."""
+        """How many trials the task may still be given: no more than its share, until each task has some."""
         room = self._options.batch
         if self._options.max_trials is not None:
-            room = min(room, self._options.max_trials - sum(s.n_trials for s in self.states))
+            left = self._options.max_trials - sum(s.n_trials for s in self.states)
+            waiting = sum(not s.n_trials and p.open for s, p in zip(self.states, self._progress, strict=True))
+            room = min(room, left if state.n_trials else -(-left // max(waiting, 1)))
         if self._options.max_trials_per_task is not None:
             room = min(room, self._options.max_trials_per_task - state.n_trials)
         return room
 
     @property
+    def _end(self) -> float | None:
+        """When the time is over, if ever."""
+        return None if self._options.max_seconds is None else self._start + self._options.max_seconds
+
+    @property
     def _deadline(self) -> float | None:
         """When to stop trying: a little before the end, so that the final measurements fit in."""
-        if self._options.max_seconds is None:
+        if self._end is None or self._options.max_seconds is None:
             return None
-        reserve = min(0.5 * len(self.states), 0.2 * self._options.max_seconds)
-        return self._start + self._options.max_seconds - reserve
+        return self._end - min(FINAL_SECONDS * len(self.states), FINAL_SHARE * self._options.max_seconds)
 
     def _round(self, number: int) -> None:
         state, progress = self.states[number], self._progress[number]
@@ -251,32 +268,39 @@ class Tuner:
 
     def _keep(self, state: TaskState, candidate: Candidate, measurement: Measurement) -> None:
         """Take note of one trial, and write it down at once."""
-        trial, fastest = state.n_trials, state.best_seconds or math.inf
+        trial, fastest = 0 if candidate == state.default else max(state.n_trials, 1), state.best_seconds or math.inf
         state.measured[candidate], state.is_judged = measurement.best_seconds, False
         if measurement.best_seconds < fastest:
             state.best = candidate
         if not measurement.ok:
-            state.failures[measurement.failure] += 1
-            state.messages.setdefault(measurement.failure, measurement.message)
+            state.note_failure(measurement.failure, measurement.message)
         if self._store is not None:
             self._store.append([self._record(state, candidate, measurement, trial)])
 
     def _finish(self, state: TaskState) -> None:
-        """Measure the fastest few again, in turns with the default schedule and what an earlier run kept, and keep the fastest of them."""
+        """Measure the fastest few again, in turns with the default schedule and what an earlier run kept. Every other round says which is fastest; whether that
+        one is faster than these two, and how fast all are, the rest says: of the rounds that chose it, its luck would count as speed."""
         if state.best is None or state.is_judged or state.given_up:
             return
         started = time.monotonic()
         try:
-            state.final = self._final(state)
+            found = self._final(state)
         except NoReference as error:
             state.given_up = str(error)
             return
-        good = [candidate for candidate, measurement in state.final.items() if measurement.ok]
+        for measurement in found.values():
+            if not measurement.ok:
+                state.final_failures[measurement.failure] += 1
+                state.messages.setdefault(measurement.failure, measurement.message)
+        good = {candidate: measurement.seconds for candidate, measurement in found.items() if measurement.ok}
+        state.final = {candidate: replace(measurement, seconds=measurement.seconds[1::2] or measurement.seconds) for candidate, measurement in found.items()}
         if good:
-            state.best = min(good, key=lambda c: state.final[c].best_seconds)
-        elif all(measurement.failure == "wrong" for measurement in state.final.values()):
+            chosen = min(good, key=lambda candidate: min(good[candidate][::2]))
+            known = [candidate for candidate in (state.default, state.kept) if candidate in good]
+            state.best = min((*known, chosen), key=lambda candidate: state.final[candidate].best_seconds)
+        elif all(measurement.failure == "wrong" for measurement in found.values()):
             state.best = None
-        state.is_judged = True
+        state.is_judged = bool(good) or state.best is None
         state.tuning_seconds += time.monotonic() - started
         if self._store is not None:
             records = [self._record(state, c, m, state.n_trials + i, kind="final") for i, (c, m) in enumerate(state.final.items())]
@@ -298,8 +322,7 @@ class Tuner:
         """The candidates measured in turns; again, while there is time, where all are far slower than their trials were: the machine was busy with something
         else."""
         wanted = DISTURBED * min(state.measured[candidate] for candidate in candidates)
-        deadline = None if self._options.max_seconds is None else self._start + self._options.max_seconds
-        return dict(zip(candidates, self._runner.remeasure(state.task, candidates, FINAL_ROUNDS, good_seconds=wanted, deadline=deadline), strict=True))
+        return dict(zip(candidates, self._runner.remeasure(state.task, candidates, FINAL_ROUNDS, good_seconds=wanted, deadline=self._end), strict=True))
 
     # -- records
 
@@ -319,23 +342,21 @@ class Tuner:
             return
         for state in self.states:
             records = self._store.records(state.task.key, machine_id(self._machine), self._target.threads)
-            state.has_others = any(record.ok and algorithm_of(record.sketch) not in self._options.algorithms for record in records)
+            state.has_others = has_others(records, self._options.algorithms)
             known = with_meaning(records, state.sketches)
             trials = [record for record in known if record.is_trial]
             for record in trials:
                 candidate = Candidate(record.sketch, record.row)
                 state.measured[candidate] = min(record.best_seconds, state.measured.get(candidate, math.inf))
-                if not record.ok:
-                    state.failures[record.failure] += 1
-                    state.messages.setdefault(record.failure, record.message)
+            failed = {Candidate(record.sketch, record.row): record for record in trials if not record.ok}
+            for candidate, record in failed.items():
+                if math.isinf(state.measured[candidate]):  # it may have succeeded another time
+                    state.note_failure(record.failure, record.message)
             state.n_resumed = state.n_trials
-            state.round = max((record.round + 1 for record in trials), default=0)
+            state.round = max((record.round + 1 for record in records if record.is_trial), default=0)
             state.tuning_seconds = max((record.elapsed_seconds for record in known), default=0.0)
-            best = best_of(known)
-            is_final = best is not None and best.kept
-            if state.has_others and (last := [record for record in _last_final(known, state.n_trials) if record.ok]):  # none of which was marked as kept
-                best, is_final = min(last, key=lambda record: record.best_seconds), True
-            state.is_judged = is_final and best is not None and (UNCHECKED not in best.versions or UNCHECKED in self._versions)
+            best = best_of(known, left_out=state.has_others)
+            state.is_judged = best is not None and best.kind == "final" and self._is_of_today(best)
             kept = best if best is not None and best.kind == "final" else next((record for record in reversed(known) if record.kept), None)
             state.kept = None if kept is None else Candidate(kept.sketch, kept.row)
             state.best = None if best is None else Candidate(best.sketch, best.row)
@@ -351,6 +372,11 @@ class Tuner:
             if state.measured:
                 progress.best_seconds.append(min(state.measured.values()))
                 progress.n_trials.append(state.n_trials)
+
+    def _is_of_today(self, best: Record) -> bool:
+        """Whether its seconds are of code made, timed and, where that is asked for, checked as now."""
+        is_checked = UNCHECKED not in best.versions or UNCHECKED in self._versions
+        return is_checked and all(best.versions.get(name) == self._versions.get(name) for name in DECISIVE_VERSIONS)
 
     def _state(self, number: int, task: Task, make_search: SearchFactory) -> TaskState:
         known = tuple(sketch for sketch in sketches_of(task.program, self._target) if algorithm_of(sketch.name) in self._options.algorithms)
@@ -372,10 +398,3 @@ def finalists(measured: Mapping[Candidate, float], others: Iterable[Candidate | 
     luck, so these are measured again before one is kept."""
     ranked = sorted((candidate for candidate, seconds in measured.items() if math.isfinite(seconds)), key=measured.__getitem__)
     return list(dict.fromkeys([*ranked[:FINALISTS], *(each for each in others if each in ranked)]))
-
-
-def _last_final(records: Sequence[Record], n_trials: int) -> Sequence[Record]:
-    """The final measurement after so many trials, if nothing came after it: its first record has the number that the next trial would have."""
-    starts = [at for at, record in enumerate(records) if record.kind == "final" and record.trial == n_trials]
-    last = records[starts[-1] :] if starts else []
-    return last if all(record.kind == "final" for record in last) else []

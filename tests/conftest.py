@@ -27,4 +27,4 @@ def machine(request: pytest.FixtureRequest) -> Machine:
 @pytest.fixture
 def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenth of those of a model that learns from a campaign: what is held out, kept, refused and drawn does not hang on their number."""
-    monkeypatch.setattr(training, "PRETRAINING", {**training.PRETRAINING, "n_estimators": 50})
+    monkeypatch.setattr(training, "PRETRAINING", {**training.PRETRAINING, "n_estimators": 50, "n_throughput_trees": 20})

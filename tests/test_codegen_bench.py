@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from codegen.bench import Bench
-from codegen.check import WrongAnswer
+from codegen.guards import WrongAnswer
 from codegen.inputs import random_inputs
 from codegen.kernel import build
 from codegen.machine import detect_machine

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codegen.check import GUARD_BYTES, Guards, Reference, WrongAnswer, check_output, reference
+from codegen.check import Reference, check_output, reference
+from codegen.guards import GUARD_BYTES, Guards, WrongAnswer
 from codegen.inputs import SPREAD, random_inputs
 from codegen.workspace import ALIGNMENT
 from ir.interpreter import interpret
@@ -157,10 +158,11 @@ LONG = ["reduce:function=l2,shape=4x64x1024,axes=1x2", "reduce:function=sum,shap
 
 @pytest.mark.parametrize("text", LONG)
 def test_a_term_that_is_missing_in_a_long_sum_shows(text: str) -> None:
-    """Whatever term it is, in whatever element, for inputs are 1 and -1; fp32 in its own order is right."""
+    """Whatever term it is, in whatever element, for inputs are 1 and -1, and 2 and -2 where they are squared; fp32 in its own order is right."""
     of = task(text)
     inputs, expected = random_inputs(of.key, 0), reference(of.key, 0)
-    assert all(set(np.unique(array)) == {-1.0, 1.0} for array in inputs.values())
+    sizes = {1.0, 2.0} if "l2" in text else {1.0}
+    assert all(set(np.unique(np.abs(array))) == sizes for array in inputs.values())
     check_output(expected.values.astype(np.float32), expected)
     name, array = next((name, array) for name, array in inputs.items() if name in ("x", "a"))
     place = tuple(np.random.default_rng(1).integers(array.shape))
@@ -169,6 +171,32 @@ def test_a_term_that_is_missing_in_a_long_sum_shows(text: str) -> None:
     wrong = interpret(of.program, {**inputs, name: without}).astype(np.float32)
     with pytest.raises(WrongAnswer):
         check_output(wrong, expected)
+
+
+@pytest.mark.parametrize("text", ["reduce:function=l2,shape=8x2048,axes=1", "rms_norm:shape=16x768,axes=1"])
+def test_a_statistic_of_another_row_shows(text: str) -> None:
+    """Squares of 1 and -1 would be the same in all rows."""
+    of = task(text)
+    inputs, expected = random_inputs(of.key, 0), reference(of.key, 0)
+    x = inputs["x"]
+    squares = np.square(x.astype(np.float64)).sum(axis=1)
+    assert len(np.unique(squares)) > len(x) / 2
+    first = x * np.sqrt(squares[0] / squares)[:, None]  # each row as if its statistic were that of the first
+    wrong = interpret(of.program, {**inputs, "x": first.astype(np.float32)})
+    if wrong.shape == x.shape:
+        wrong = wrong * np.sqrt(squares / squares[0])[:, None]
+    with pytest.raises(WrongAnswer):
+        check_output(wrong.astype(np.float32), expected)
+
+
+def test_more_terms_than_fp32_adds_up_exactly() -> None:
+    """Most inputs are 0 then; what is computed from nothing is wrong."""
+    of = task("reduce:function=sum,shape=8192x4096,axes=0x1")
+    inputs, expected = random_inputs(of.key, 0), reference(of.key, 0)
+    assert 0.2 < np.count_nonzero(inputs["x"]) / inputs["x"].size < 0.3
+    check_output(expected.values.astype(np.float32), expected)
+    with pytest.raises(WrongAnswer):
+        check_output(np.zeros_like(expected.values, np.float32), expected)
 
 
 def test_a_factor_that_is_missing_in_a_long_product_shows() -> None:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from operator_samples import extremes, movement_texts, operator_texts, random_inputs
 from search_samples import TARGET
 
-from codegen.check import Guards, Reference, check_output
+from codegen.check import Reference, check_output
+from codegen.guards import Guards
 from codegen.kernel import Array, Code, Kernel, aligned_copy, aligned_empty, build, find_sketch
 from codegen.lower import lower
 from ir.errors import IllegalCandidate, UserError

@@ -67,14 +67,16 @@ def test_every_candidate_gets_its_measurement(runner: LiveRunner, problem: Task)
     assert runner.measure_seconds > before[1]
 
 
-def test_what_other_tasks_left_takes_no_memory_from_a_reference(runner: LiveRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that has no room left is replaced once, and its successor is asked."""
+@pytest.mark.parametrize("full", ["Refer", "Measure", "Compare"])
+def test_what_other_tasks_left_takes_no_memory_from_a_task(runner: LiveRunner, monkeypatch: pytest.MonkeyPatch, full: str) -> None:
+    """A worker that has no room left is replaced once a task, and its successor is asked."""
+    monkeypatch.setattr(runner, "_roomy", "")
     measurer, events = runner._measurer, list[str]()
     ask, kill = measurer.ask, measurer.kill
 
     def full_at_first(job: Job, timeout_seconds: float) -> Answer:
         events.append(type(job).__name__)
-        return Answer.failed("memory", "full") if len(events) == 1 else ask(job, timeout_seconds)
+        return Answer.failed("memory", "full") if events.count(full) == 1 and events[-1] == full else ask(job, timeout_seconds)
 
     def noted_kill() -> None:
         events.append("kill")
@@ -82,9 +84,18 @@ def test_what_other_tasks_left_takes_no_memory_from_a_reference(runner: LiveRunn
 
     monkeypatch.setattr(measurer, "ask", full_at_first)
     monkeypatch.setattr(measurer, "kill", noted_kill)
-    assert runner(PROBLEM, candidates(PROBLEM, 1))[0].ok
-    assert events[:2] == ["Refer", "kill"]
-    assert [event for event in events if event != "kill"] == ["Refer", "Refer", "Measure"]
+    assert all(found.ok for found in runner.remeasure(PROBLEM, candidates(PROBLEM, 2), 3))
+    before = {"Refer": [], "Measure": ["Refer"], "Compare": ["Refer", "Measure", "Refer", "Measure"]}[full]
+    again = ["Refer"] if full == "Measure" else []
+    assert [event for event in events if event != "kill"][: len(before) + 2 + len(again)] == [*before, full, *again, full]
+    assert events[len(before) + 1] == "kill"
+
+
+def test_those_that_cannot_be_measured_together_stand_as_measured_alone(runner: LiveRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    measurer = runner._measurer
+    ask = measurer.ask
+    monkeypatch.setattr(measurer, "ask", lambda job, seconds: Answer.failed("crash", "acted out") if isinstance(job, Compare) else ask(job, seconds))
+    assert all(found.ok for found in runner.remeasure(PROBLEM, candidates(PROBLEM, 2), 3))
 
 
 def test_a_reference_that_cannot_be_computed_is_an_error_of_its_own(runner: LiveRunner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +167,7 @@ def test_turns_are_taken_again_on_a_busy_machine(
 
     job = Compare((), QUICK, 3, 1.0, 0)
     monkeypatch.setattr(runner._measurer, "ask", ask)
-    answer = runner._compare(job, good, 0.0 if late else None)
+    answer = runner._compare(PROBLEM, job, good, 0.0 if late else None)
     assert len(asked) == n_asked
     assert answer.result["seconds"][0] == [expected]
 

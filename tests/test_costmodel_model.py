@@ -16,7 +16,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from costmodel import model_file
 from costmodel.metrics import grouped_quality
-from costmodel.model import OBJECTIVES, CostModel, RandomModel, Ranker, normalized_throughput
+from costmodel.model import OBJECTIVES, THROUGHPUT_DEPTH, THROUGHPUT_SCALE, CostModel, RandomModel, Ranker, normalized_throughput
 from ir.errors import UserError
 
 NAMES = ("flops", "bytes", "lines", "unroll", "vector", "threads", "constant", "unknown")
@@ -320,3 +320,22 @@ def test_a_save_that_cannot_be(learned, tmp_path):
     with pytest.raises(NotFittedError):
         CostModel().save(tmp_path / "model.ubj", 3, NAMES, "")
     assert os.listdir(tmp_path) == []
+
+
+def test_trees_for_throughput_and_trees_that_order_know_nothing_of_each_other() -> None:
+    """Without the others' scores each kind has those that it has alone, but for the pairs that chance draws; boosted upon the others it would have less to do."""
+    X, y, groups = measurements(1200, 0)
+    options = {"feature_share": 1.0, "n_estimators": 40}
+    both = CostModel("pairwise", n_throughput_trees=30, **options).fit(X, y, groups).predict(X)
+    order = CostModel("pairwise", **options).fit(X, y, groups).predict(X)
+    estimates = THROUGHPUT_SCALE * CostModel(feature_share=1.0, n_estimators=30, max_depth=THROUGHPUT_DEPTH).fit(X, y, groups).predict(X)
+    alone, rest = (scores - (np.bincount(groups, scores) / np.bincount(groups))[groups] for scores in (order, both - estimates))
+    assert np.corrcoef(alone, rest)[0, 1] > 0.99
+    assert 0.95 < rest.std() / alone.std() < 1.05
+    assert estimates.std() > 0.1 * alone.std()
+
+
+@pytest.mark.parametrize(("objective", "margin"), [("squared", None), ("pairwise", np.zeros(1200))])
+def test_trees_for_throughput_go_with_an_objective_that_ranks_alone(objective: str, margin: np.ndarray | None) -> None:
+    with pytest.raises(ValueError, match="trees for throughput go with an objective that ranks, and with no margin"):
+        CostModel(objective, n_throughput_trees=3).fit(*measurements(1200, 0), margin=margin)

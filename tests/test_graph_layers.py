@@ -151,8 +151,8 @@ def test_transposed_convolutions(path: Path, n: int, c: int, k: int, kernel: lis
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"auto_pad": "SAME_UPPER"}, "auto_pad of a transposed convolution is not supported, only pads and output_padding"),
-        ({"output_shape": [9, 9]}, "output_shape of a transposed convolution is not supported, only pads and output_padding"),
+        ({"auto_pad": "SAME_UPPER"}, "auto_pad and output_shape of a transposed convolution are not supported, only pads and output_padding"),
+        ({"output_shape": [9, 9]}, "auto_pad and output_shape of a transposed convolution are not supported, only pads and output_padding"),
     ],
 )
 def test_what_a_transposed_convolution_may_not_have(path: Path, options: dict[str, Any], reason: str) -> None:

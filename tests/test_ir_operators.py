@@ -281,7 +281,7 @@ def test_depthwise_channels_are_blocked_as_their_layout() -> None:
         ("elementwise:shapes=2,value=a", "elementwise: value='a' applies no function to an input"),
         ("elementwise:shapes=2,value=add(a;1e39)", "elementwise: value='add(a;1e39)' has a number beyond the range of fp32: '1e39'"),
         ("elementwise:shapes=2,value=" + "abs(" * 65, "has more than 64 functions"),
-        ("elementwise:shapes=" + "1." * 27 + "1,value=abs(a)", "has 28 shapes, more than the letters from a to x, which name the inputs"),
+        ("elementwise:shapes=" + "1." * 27 + "1,value=abs(a)", "elementwise: 28 shapes, more than the letters from a to x, which name the inputs"),
         ("elementwise:shapes=2,types=int16,value=abs(a)", "types='int16' has an unknown type 'int16' (known: float32, int32, int64, bool, int8, uint8)"),
         ("elementwise:shapes=2,types=,value=abs(a)", "elementwise: types='' has an unknown type ''"),
         ("elementwise:shapes=2.2.2,types=int8.int8,value=add(a;add(b;c))", "elementwise: 2 types for 3 shapes"),

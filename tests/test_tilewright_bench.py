@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from codegen.check import WrongAnswer
+from codegen.guards import WrongAnswer
 from codegen.inputs import random_inputs
 from codegen.machine import allowed_cpus, detect_machine
 from data.record import Record

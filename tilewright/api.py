@@ -6,9 +6,11 @@ import importlib.metadata
 import math
 import os
 import platform
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 
 from codegen.kernel import Kernel, build_candidate, known_sketches
@@ -21,13 +23,13 @@ from costmodel.features import FEATURE_VERSION
 from costmodel.model import RandomModel
 from costmodel.trained import shipped_model, trained_model
 from data.meaning import with_meaning
-from data.record import UNCHECKED, Record, best_of, machine_id
+from data.record import UNCHECKED, Record, best_of, has_others, machine_id, of_algorithms
 from data.store import Store
 from graph.targets import resolve_target
 from ir.errors import IllegalCandidate, UserError
 from ir.task import Task
 from ir.task import task as _task
-from schedule.algorithms import ALGORITHMS, algorithm_of, allowed_algorithms
+from schedule.algorithms import ALGORITHMS, allowed_algorithms
 from schedule.measurement import Candidate
 from search.annealing import AnnealingSearch
 from search.evolution import EvolutionarySearch
@@ -35,6 +37,7 @@ from search.genetic import GeneticSearch
 from search.learner import Learner
 from search.random_search import RandomSearch
 from search.tuner import Progress, SearchFactory, TaskState, TuneOptions, Tuner
+from tilewright.bounds import MAX_BATCH, MAX_SECONDS, MAX_SEED
 from tilewright.this_machine import machine_record, quiet_limits
 
 SEARCHES: dict[str, SearchFactory] = {
@@ -145,6 +148,8 @@ class Result:
             "flops": state.task.flops,
             "trials": state.n_trials,
             "failed": dict(state.failures),
+            "failed_finally": dict(state.final_failures),
+            "is_judged": state.is_judged,
             "given_up": state.given_up,
             "default_seconds": state.default_seconds,
             "best_seconds": state.best_seconds,
@@ -185,10 +190,12 @@ def tune(
     `deterministic` those by split reductions too, which add the terms of a sum in parts. Records of what is left out do not count.
     `UserError` if anything asked for cannot be had. Ctrl-C ends the run early and keeps what was found.
     """
+    started = time.monotonic()
     _check_search(search, cost_model)
-    _check_positive(
-        max_trials=max_trials, max_trials_per_task=max_trials_per_task, max_seconds=max_seconds, batch=batch, timeout_seconds=timeout_seconds,
-    )  # fmt: skip
+    _check_whole(1, math.inf, max_trials=max_trials, max_trials_per_task=max_trials_per_task)
+    _check_whole(1, MAX_BATCH, batch=batch)
+    _check_whole(0, MAX_SEED, seed=seed)
+    _check_seconds(max_seconds=max_seconds, timeout_seconds=timeout_seconds)
     if max_trials is None and max_trials_per_task is None and max_seconds is None:
         max_trials_per_task = DEFAULT_TRIALS_PER_TASK
     chosen = _chosen(what)
@@ -201,7 +208,7 @@ def tune(
         runner = stack.enter_context(LiveRunner(machine.target, timeout_seconds=timeout_seconds, check=check, seed=seed))
         tuner = Tuner(
             chosen, machine.target, runner, learner, SEARCHES[search], store, options,
-            machine=machine_record(machine), versions=versions() | ({} if check else {UNCHECKED: "yes"}), watch=watch,
+            machine=machine_record(machine), versions=versions() | ({} if check else {UNCHECKED: "yes"}), watch=watch, started=started,
         )  # fmt: skip
         found = tuner.run()
     return Result(found.tasks, machine, limits, found.elapsed_seconds, found.interrupted)
@@ -214,10 +221,16 @@ def _check_search(search: str, cost_model: str | None) -> None:
         raise UserError(f"the search {search} asks no cost model, so it takes none; got {cost_model}")
 
 
-def _check_positive(**numbers: float | None) -> None:
+def _check_whole(least: int, most: float, **numbers: int | None) -> None:
     for name, number in numbers.items():
-        if number is not None and not 0 < number < math.inf:
-            raise UserError(f"{name} must be positive and finite, got {number}")
+        if number is not None and (isinstance(number, bool) or not isinstance(number, Integral) or not least <= number <= most):
+            raise UserError(f"{name} must be a whole number from {least}{f' to {most}' if most < math.inf else ' on'}, got {number!r}")
+
+
+def _check_seconds(**numbers: float | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and not 0 < number <= MAX_SECONDS:
+            raise UserError(f"{name} must be positive and at most {MAX_SECONDS:.0f}, got {number}")
 
 
 def _chosen(what: Task | str | Path | Iterable[Task]) -> tuple[Task, ...]:
@@ -280,8 +293,10 @@ def compile(
 
 def recorded_best(store: Store, task: Task, machine: Machine, algorithms: Collection[str] = ALGORITHMS) -> Record | None:
     """The record to use for the task on this machine with its thread count, among those that mean something to today's sketches."""
-    sketches = [sketch for name, sketch in known_sketches(task.key, machine.target).items() if algorithm_of(name) in algorithms]
-    return best_of(with_meaning(store.records(task.key, machine_id(machine_record(machine)), machine.target.threads), sketches))
+    known = with_meaning(
+        store.records(task.key, machine_id(machine_record(machine)), machine.target.threads), tuple(known_sketches(task.key, machine.target).values())
+    )
+    return best_of(of_algorithms(known, algorithms), left_out=has_others(known, algorithms))
 
 
 def _kernel(task: Task, candidate: Candidate, machine: Machine) -> Kernel:

@@ -15,7 +15,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from codegen.check import WrongAnswer, check_output, reference, spoil
+from codegen.check import check_output, reference
+from codegen.guards import WrongAnswer, spoil
 from codegen.inputs import random_inputs
 from codegen.kernel import Kernel, aligned_empty, as_aligned, build_candidate
 from codegen.limits import FMA_TURNS, Walk, aligned, build_probes, measure_limits

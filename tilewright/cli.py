@@ -5,6 +5,7 @@ Exit status: 0 fine, 1 some task has no valid trial, 2 bad input or usage, 130 i
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from enum import StrEnum
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from tilewright.bounds import MAX_BATCH, MAX_SECONDS, MAX_SEED
 
 if TYPE_CHECKING:
     from graph.network import Network
@@ -23,9 +26,6 @@ app = typer.Typer(
 )  # fmt: skip
 
 NO_VALID_TRIAL, BAD_INPUT, INTERRUPTED = 1, 2, 130
-MAX_SEED = 2**32 - 1  # what NumPy, scikit-learn and XGBoost all take
-MAX_BATCH = 100_000  # candidates that are drawn at once
-MAX_SECONDS = 1e7  # four months; sockets and clocks take it
 
 
 def _with_place(path: Path | None) -> Path | None:
@@ -90,6 +90,9 @@ def main() -> None:
     """Entry point: every error a user can cause is one line on standard error."""
     from ir.errors import UserError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a sign, or a path, that the terminal's encoding lacks is no reason to lose a result
     try:
         app(standalone_mode=True)
     except UserError as error:

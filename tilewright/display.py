@@ -217,9 +217,12 @@ def print_result(result: Result, network: Network) -> bool:
     print_table("", columns, rows, left=2)
     out = console()
     failures: Counter[str] = sum((state.failures for state in result.states), Counter())
-    if failures:
-        out.print("failed trials: " + ", ".join(f"{n} {name}" for name, n in failures.most_common()))
-        for name in failures:
+    final_failures: Counter[str] = sum((state.final_failures for state in result.states), Counter())
+    for what, counts in (("trials", failures), ("final measurements", final_failures)):
+        if counts:
+            out.print(f"failed {what}: " + ", ".join(f"{n} {name}" for name, n in counts.most_common()))
+    if failures or final_failures:
+        for name in failures | final_failures:
             example = next(state for state in result.states if name in state.messages)
             out.print(Text(f"  {name}: {example.messages[name]}"))
     if len(result.states) > 1:
@@ -235,6 +238,9 @@ def print_result(result: Result, network: Network) -> bool:
             out.print(Text(f"not tuned: {state.task.key}: {reason}"))
         elif state.given_up:
             out.print(Text(f"given up: {state.task.key}: {state.given_up}"))
+    unjudged = sum(state.best is not None and not state.is_judged and not state.given_up for state in result.states)
+    if unjudged:
+        out.print(f"{unjudged} of the best were not measured again beside the default schedule: the time was over, or that failed; the same command does so")
     chosen = {state.task.key for state in result.states}
     for task in network.tasks:
         if task.key not in chosen:

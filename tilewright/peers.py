@@ -13,7 +13,8 @@ import importlib.util
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from codegen.check import Reference, WrongAnswer, check_output
+from codegen.check import Reference, check_output
+from codegen.guards import WrongAnswer
 from codegen.protocol import first_line
 from ir.errors import Unsupported, UserError
 from tilewright.problem import Problem, Way

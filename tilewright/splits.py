@@ -31,7 +31,7 @@ def held_out(data: TrainingSet, split: str, seed: int, networks: Sequence[str] =
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r} (known: {', '.join(SPLITS)})")
     if split == "within":
-        mask = (data.place + fraction(str(seed))) % 1 < SHARE
+        mask = np.array([fraction(f"{seed} {place}") for place in data.place.tolist()]) < SHARE
     else:
         programs = sorted(set(data.programs.tolist()))
         if len(programs) < 2:

@@ -167,6 +167,7 @@ def judge_machines(scores: NDArray[np.float32], data: TrainingSet, mask: Mask, n
 
 def _scores(scores: NDArray[np.float32], data: TrainingSet, mask: Mask, networks: tuple[str, ...]) -> HeldOutScores | None:
     uses = [{name: n for name, n in group.uses.items() if name in networks} or group.uses for group in data.of_group]
+    uses = [{f"{name} on {group.machine}, {group.threads}": n for name, n in mine.items()} for group, mine in zip(data.of_group, uses, strict=True)]
     return held_out_scores(scores, data.seconds[mask], data.groups[mask], uses)
 
 
