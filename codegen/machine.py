@@ -126,7 +126,8 @@ def host_cpu() -> tuple[str, dict[str, bool]]:
 
 
 def usable_threads(n_allowed: int, quota: float | None) -> int:
-    """Threads that can run at once: no more than allowed CPUs, no more than the quota can feed."""
+    """Threads that can run at once: no more than allowed CPUs, nor than the quota, rounded up; where that is no whole number, long kernels are stopped now and
+    then."""
     return n_allowed if quota is None else max(1, min(n_allowed, math.ceil(quota)))
 
 

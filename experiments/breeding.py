@@ -83,9 +83,10 @@ def run(config: Config, output: Path, model: CostModel) -> pd.DataFrame:
     """Search everything and write results.csv, which is also what is returned, and machine.json."""
     machine = detect_machine()
     make_directory(output)
-    write_machine(output, {"machine": machine.to_json(), "versions": api.versions(), "config": asdict(config)})
     results = pd.concat([_search_task(text, config, model, machine.target) for text in config.tasks], ignore_index=True)
     write_results(output, results, float_format="%.5g")
+    learned = model.card_.data_sha256
+    write_machine(output, {"machine": machine.to_json(), "versions": api.versions(), "config": asdict(config), "model_learned_from": learned})
     return results
 
 

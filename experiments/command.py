@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from experiments.files import RESULTS
 from ir.errors import UserError
+from ir.files import check_place, make_directory
 
 
 def command(
@@ -33,6 +35,8 @@ def command(
 
     def work() -> None:
         if not options.plot_only:
+            make_directory(options.output)
+            check_place(options.output / RESULTS)  # before what takes long
             run(options)
         print(report(options.output))
 
@@ -65,6 +69,11 @@ def whole(result: R) -> R:
     if result.interrupted:
         raise KeyboardInterrupt
     return result
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """Of `count`, with commas between them."""
+    return tuple(map(count, text.split(",")))
 
 
 def count(text: str) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from codegen.machine import Machine
 from ir.errors import UserError
 from ir.files import write_file
 
@@ -19,6 +20,22 @@ COST_MODEL = "scratch"  # in comparisons with others: the model shipped has lear
 def write_results(output: Path, results: pd.DataFrame, name: str = RESULTS, **form: Any) -> None:
     """`form`: of the numbers, as `DataFrame.to_csv` takes it."""
     write_file(output / name, results.to_csv(index=False, **form).encode())
+
+
+def check_same_machine(output: Path, machine: Machine) -> None:
+    """Before rows are added to those that are there: `UserError` where these are of a machine of another kind."""
+    path = output / "machine.json"
+    if not (output / RESULTS).exists() or not path.exists():
+        return
+    try:
+        there = json.loads(path.read_bytes())["machine"]["target"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: it does not say of which machine the rows beside it are: {error}") from None
+    if there != machine.target.to_json():
+        raise UserError(
+            f"{output / RESULTS}: its rows are of another machine ({there.get('cpu')}, {there.get('threads')} threads), this is "
+            f"{machine.target.cpu} with {machine.target.threads}; choose another --output"
+        )
 
 
 def write_machine(output: Path, about: Mapping[str, object]) -> None:

@@ -28,7 +28,7 @@ from ir.task import Task, task
 from tilewright import api
 from tilewright.bench import DISTURBING_CPUS, BenchResult, TaskBench, run_bench
 from tilewright.cli import select_tasks
-from tilewright.peers import PEERS
+from tilewright.peers import PEERS, choose_peers
 from tilewright.this_machine import machine_record
 
 NOISE_LIMIT = 0.03  # "not slower" allows the noise of the comparison, but no more than this: a noisy machine proves nothing
@@ -101,6 +101,7 @@ def tune_task(of: Task, records: Path, config: Config) -> None:
 def run(config: Config, output: Path, records: Path | None = None, tune: Callable[[Task, Path, Config], None] | None = tune_task) -> pd.DataFrame:
     """Tune (not where `tune` is None), compare, and write results.csv, machine.json and kernels.md; the rows of the CSV."""
     make_directory(output)
+    choose_peers(config.peers)  # what is to be refused is refused before anything is tuned
     records = records or output / "records.db"
     marked = config.marked_tasks()
     if tune is not None:

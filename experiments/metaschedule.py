@@ -34,7 +34,7 @@ from codegen.process import Tail, death
 from data.record import machine_id
 from data.store import Store
 from experiments.command import count, exit_code, whole
-from experiments.files import COST_MODEL, RESULTS, read_results, write_machine, write_results
+from experiments.files import COST_MODEL, RESULTS, check_same_machine, read_results, write_machine, write_results
 from experiments.kernels import geometric_mean, markdown_table
 from experiments.operators import chosen_families
 from graph.operator_suite import FAMILIES
@@ -167,6 +167,7 @@ def run(
     cpus = sorted(allowed_cpus())  # before an OpenMP library is loaded, which may narrow them
     machine = detect_machine(api.one_thread_without_openmp(config.threads))
     make_directory(output)
+    check_same_machine(output, machine)
     records, cases = records or output / "records.db", config.cases()
     refuse_recorded(records, cases.values(), machine)
     about = {"machine": machine.to_json(), "versions": api.versions(), "tvm_versions": tvm, "config": asdict(config)}

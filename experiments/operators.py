@@ -19,10 +19,11 @@ import numpy as np
 import pandas as pd
 
 from codegen.limits import package_version
+from codegen.machine import detect_machine
 from data.record import machine_id
 from data.store import Store
-from experiments.command import count, exit_code, whole
-from experiments.files import COST_MODEL, RESULTS, read_results, write_machine, write_results
+from experiments.command import count, counts, exit_code, whole
+from experiments.files import COST_MODEL, RESULTS, check_same_machine, read_results, write_machine, write_results
 from experiments.kernels import geometric_mean, markdown_table, print_notes
 from graph.operator_suite import BATCHES, FAMILIES
 from ir.errors import UserError
@@ -31,8 +32,8 @@ from ir.program import Apply, Program, Value
 from ir.task import Task
 from schedule.algorithms import WINOGRAD, algorithm_of
 from tilewright import api
-from tilewright.bench import DISTURBING_CPUS, BenchResult, Row, run_bench
-from tilewright.peers import PEERS
+from tilewright.bench import DISTURBING_CPUS, BenchFailed, BenchResult, Row, run_bench
+from tilewright.peers import PEERS, choose_peers
 from tilewright.this_machine import machine_record
 
 MEAN_RATIO, FAMILY_RATIO, CASE_RATIO = 1.3, 1.05, 0.95  # what all cases together, each family, and each case are to reach of the best peer
@@ -69,20 +70,27 @@ def run(config: Config, output: Path, records: Path | None = None, tune: Callabl
     """Tune (not where `tune` is None), compare, and write all files; the rows of the CSV. Of an earlier run it keeps the rows of other cases, so that
     the whole can be made in parts."""
     make_directory(output)
+    choose_peers(config.peers)  # what is to be refused is refused before hours are spent
+    check_same_machine(output, detect_machine())
     if (output / RESULTS).exists():
-        read_rows(output)  # refused before hours are spent
+        read_rows(output)
     records = records or output / "records.db"
     cases = config.cases()
     for number, (of, (family, _)) in enumerate(cases.items(), 1):
         if tune is not None:
             print(f"tuning {number}/{len(cases)} {family} {of.key}", file=sys.stderr, flush=True)
             tune(of, records, config)
-    result = whole(run_bench(tuple(cases), records, config.peers, config.rounds, turn_seconds=config.turn_seconds, watch=print_notes))
+    try:
+        result, failed = whole(run_bench(tuple(cases), records, config.peers, config.rounds, turn_seconds=config.turn_seconds, watch=print_notes)), None
+    except BenchFailed as error:
+        result, failed = error.result, error
     results = _with_earlier(pd.DataFrame(rows(result, cases, records)), output)
     write_results(output, results)
     versions = api.versions() | {name: package_version(name) for name in PEERS}
     machine = {"machine": result.machine.to_json(), "limits": dict(result.limits), "versions": versions, "rounds": result.rounds}
     write_machine(output, machine)
+    if failed:
+        raise failed
     return results
 
 
@@ -208,7 +216,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("experiments/results/operators"))
     parser.add_argument("--records", type=Path, help="records to read and append to, by default records.db in the output directory")
     parser.add_argument("--families", help=f"only these, of {','.join(FAMILIES)}")
-    parser.add_argument("--batches", help="only these batch sizes, by default 1,16")
+    parser.add_argument("--batches", type=counts, default=BATCHES, help="only these batch sizes, by default 1,16")
     parser.add_argument("--peers", help="comma-separated, by default all that are installed")
     parser.add_argument("--max-trials", type=count, default=CONFIG.max_trials, help="a case")
     parser.add_argument("--max-seconds", type=float, default=CONFIG.max_seconds, help="a case")
@@ -221,7 +229,7 @@ def main() -> int:
         from experiments.operators_figure import draw
 
         config = replace(
-            CONFIG, families=chosen_families(given.families, tuple(FAMILIES)), batches=tuple(map(int, given.batches.split(","))) if given.batches else BATCHES,
+            CONFIG, families=chosen_families(given.families, tuple(FAMILIES)), batches=given.batches,
             peers=tuple(given.peers.split(",")) if given.peers else None, max_trials=given.max_trials, max_seconds=given.max_seconds,
             rounds=given.rounds,
         )  # fmt: skip

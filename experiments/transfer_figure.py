@@ -21,7 +21,7 @@ def draw(results: pd.DataFrame, predicted: pd.DataFrame, path: Path) -> None:
     figure = Figure(figsize=(14, max(4.2, 0.24 * families["held_out"].nunique() + 2)), dpi=150, layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.2, 1, 1.2))
     _draw_pairs(left, families, "pairwise_accuracy", "an operator family left out (number of its tasks)")
-    _draw_pairs(middle, others, "pairwise_accuracy", "a half by size, or a machine, left out (tasks judged)")
+    _draw_pairs(middle, others, "pairwise_accuracy", "a half by size, or a machine, left out (tasks judged, on each machine)")
     cells = right.hexbin(
         predicted["rank"], predicted["normalized_throughput"], gridsize=45, bins="log", mincnt=1, cmap="viridis", extent=(0, 1, 0, 1), linewidths=0
     )
@@ -44,7 +44,8 @@ def _draw_pairs(axis: Axes, results: pd.DataFrame, measure: str, title: str) -> 
     if results.empty:
         axis.set_title(f"{title}: there is none", fontsize=9)
         return
-    tasks = results.groupby("held_out")["n_tasks"].mean().sort_values(ascending=False)
+    counted = "n_programs" if "n_programs" in results and results["n_programs"].notna().all() else "n_tasks"  # a task counts once, or once on each machine
+    tasks = results.groupby("held_out")[counted].mean().sort_values(ascending=False)
     runs = {learned: [mine.loc[mine["held_out"] == name, measure] for name in tasks.index] for learned, mine in results.groupby("learned")}
     at = np.arange(len(tasks))
     axis.hlines(at, *([values.mean() for values in runs[learned]] for learned in COLOURS), color="#BBBBBB", linewidth=1)

@@ -42,7 +42,7 @@ class Target:
 
 
 _TEXTS = ("cpu", "features")
-_LEAST = {"lanes": 1, "vector_registers": 4, "threads": 1}  # with fewer registers no tile of a product fits
+_LEAST = {"lanes": 1, "vector_registers": 4, "threads": 1, "l1_bytes": 1, "l2_bytes": 1, "l3_bytes": 1}  # with fewer registers no tile of a product fits
 
 # fp32 lanes and vector registers by LLVM feature name, best first.
 VECTOR_UNITS = (("avx512f", 16, 32), ("avx", 8, 16), ("sse2", 4, 16), ("neon", 4, 32))

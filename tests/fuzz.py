@@ -9,10 +9,11 @@ operator and machine, and status 1 if any candidate was wrong; hypothesis prints
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import json
+import subprocess
 import sys
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
@@ -26,6 +27,8 @@ from test_codegen_kernel import check_random_candidate
 from codegen.machine import allowed_cpus
 
 A_PART = 250  # candidates
+PART_SECONDS = 1800
+LAST_WORDS = 3000  # characters of a failed part's errors
 
 
 def check_part(number: int) -> Counter[tuple[str, str]]:
@@ -44,22 +47,36 @@ def check_part(number: int) -> Counter[tuple[str, str]]:
     return counts
 
 
+def checked_apart(number: int) -> tuple[Counter[tuple[str, str]], str]:
+    """The same in a process of its own: what it counted, and how it failed, if it did."""
+    try:
+        done = subprocess.run([sys.executable, __file__, "--part", str(number)], capture_output=True, text=True, timeout=PART_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return Counter(), f"no end within {PART_SECONDS} s"
+    if done.returncode:
+        return Counter(), f"status {done.returncode}: {done.stderr[-LAST_WORDS:]}"
+    return Counter({(operator, name): count for operator, name, count in json.loads(done.stdout)}), ""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidates", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--part", type=int, help="this part alone; prints its counts as JSON")
     given = parser.parse_args()
+    if given.part is not None:
+        print(json.dumps([[*of, count] for of, count in check_part(given.part).items()]))
+        return 0
     parts = range(given.seed, given.seed + -(-given.candidates // A_PART))
     counts: Counter[tuple[str, str]] = Counter()
     failures = []
-    with ProcessPoolExecutor(len(allowed_cpus()), multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        running = {pool.submit(check_part, number): number for number in parts}
+    with ThreadPoolExecutor(len(allowed_cpus())) as pool:
+        running = {pool.submit(checked_apart, number): number for number in parts}
         for done in track(as_completed(running), "checking", total=len(running)):
-            error = done.exception()
-            if error is None:
-                counts += done.result()
-            else:
-                failures.append(f"part --seed {running[done]}: {error}")
+            found, failure = done.result()
+            counts += found
+            if failure:
+                failures.append(f"part --seed {running[done]}: {failure}")
     show(counts)
     for failure in failures:
         print(failure, file=sys.stderr)

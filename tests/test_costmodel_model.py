@@ -323,7 +323,7 @@ def test_a_save_that_cannot_be(learned, tmp_path):
 
 
 def test_trees_for_throughput_and_trees_that_order_know_nothing_of_each_other() -> None:
-    """Without the others' scores each kind has those that it has alone, but for the pairs that chance draws; boosted upon the others it would have less to do."""
+    """Without the others' scores each kind has those that it has alone, but for pairs that chance draws; boosted upon the others it would have less to do."""
     X, y, groups = measurements(1200, 0)
     options = {"feature_share": 1.0, "n_estimators": 40}
     both = CostModel("pairwise", n_throughput_trees=30, **options).fit(X, y, groups).predict(X)

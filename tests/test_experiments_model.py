@@ -98,8 +98,8 @@ def test_objectives(samples, tmp_path, capsys, monkeypatch):
     results = objectives.run(objectives.Config(networks=("b",), seeds=(0,), n_threads=1), samples, tmp_path)
     assert capsys.readouterr().out.splitlines() == ["LightGBM is not installed, so it is left out; pip install '.[experiments]' brings it"]
     assert set(results["method"]) == {
-        "squared error", "squared error, weight ½ z", "squared error, weight z", "rank:pairwise", "rank:pairwise, all features", "rank:ndcg", "sum over stages",
-        "sum over stages, weight z", "neural network", "ridge", "roofline", "random",
+        "squared error", "squared error, weight ½ z", "squared error, weight z", "rank:pairwise and squared error", "rank:pairwise",
+        "rank:pairwise, all features", "rank:ndcg", "sum over stages", "sum over stages, weight z", "neural network", "ridge", "roofline", "random",
     }  # fmt: skip
     assert results.groupby("method").size().eq(2).all()
     plotted(objectives, tmp_path, capsys)

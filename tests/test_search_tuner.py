@@ -198,6 +198,90 @@ def test_what_an_earlier_run_kept_is_measured_again_beside_what_is_new(tmp_path)
         assert best.best_seconds == after.tasks[0].best_seconds
 
 
+def test_the_winner_is_chosen_by_some_rounds_and_told_by_the_others(tmp_path):
+    """One that was lucky in a round is chosen, and then found to be slower than the default schedule."""
+
+    class Lucky(FakeRunner):
+        def remeasure(self, task, candidates, rounds, **options):
+            default, *others = sorted(candidates, key=lambda candidate: candidate != self.asked[0])
+            luck = {others[0]: (1e-9, 9.0, 8.0, 9.0)}
+            return [Measurement(luck.get(candidate, (1.0, 2.0) if candidate == default else (3.0, 3.0))) for candidate in candidates]
+
+    with Store(tmp_path / "r.db") as store:
+        result, runner = tune(store=store, runner=Lucky())
+        (state,) = result.tasks
+        assert state.best == state.default == runner.asked[0]
+        assert state.best_seconds == 2.0
+        finals = [record for record in store.records() if record.kind == "final"]
+        assert sorted(record.seconds for record in finals if len(record.seconds) == 2) == [(9.0, 9.0)]
+        assert [record.seconds for record in finals if record.kept] == [(2.0,)]
+
+
+def test_a_final_measurement_that_fails_is_told_and_made_again(tmp_path):
+    """What was kept before stays so."""
+
+    class Full(FakeRunner):
+        def remeasure(self, task, candidates, rounds, **options):
+            return [Measurement((), "memory", "no room for all")] * len(candidates)
+
+    with Store(tmp_path / "r.db") as store:
+        before, _ = tune(store=store)
+        after, _ = tune(store=store, max_trials=300, runner=Full())
+        (state,) = after.tasks
+        assert not state.is_judged
+        assert state.final_failures == {"memory": sum(record.failure == "memory" for record in store.records())}
+        assert state.messages == {"memory": "no room for all"}
+        (best,) = store.best().values()
+        assert best.best_seconds <= before.tasks[0].best_seconds
+        n_records = len(store.records())
+        again, runner = tune(store=store, max_trials=300)
+        assert (runner.asked, again.tasks[0].is_judged) == ([], True)
+        assert len(store.records()) > n_records
+
+
+def test_what_another_version_kept_is_measured_again(tmp_path):
+    with Store(tmp_path / "r.db") as store:
+        tune(store=store)
+        n_records = len(store.records())
+        tune(store=store)
+        assert len(store.records()) == n_records
+        tune(store=store, versions={"llvmlite": "other"})
+        assert len(store.records()) > n_records
+
+
+def test_what_there_is_no_time_to_judge_the_next_run_judges(tmp_path):
+    class Slow(FakeRunner):
+        def __call__(self, task, candidates, *, deadline=None, on_result=None):
+            time.sleep(0.05)
+            return super().__call__(task, candidates, on_result=on_result)
+
+    with Store(tmp_path / "r.db") as store:
+        result, _ = tune(store=store, runner=Slow(), max_trials=None, max_seconds=0.02)
+        (state,) = result.tasks
+        assert (state.best is not None, state.is_judged) == (True, False)
+        assert not any(record.kind == "final" for record in store.records())
+        again, _ = tune(store=store, max_trials=state.n_trials)
+        assert again.tasks[0].is_judged
+
+
+def test_a_small_budget_leaves_no_task_without_a_trial():
+    result, _ = tune((TASK, OTHER, task("matmul:m=8,n=24,k=40")), max_trials=7)
+    assert sorted(state.n_trials for state in result.tasks) == [2, 2, 3]
+    assert all(state.default in state.measured for state in result.tasks)
+
+
+def test_trial_0_is_the_default_schedule_alone(tmp_path):
+    """Also where a campaign had measured something before."""
+    with Store(tmp_path / "r.db") as store:
+        tune(store=store)
+        others = [replace(record, kind="sample") for record in store.records() if record.kind == "trial" and record.trial]
+    with Store(tmp_path / "s.db") as store:
+        store.append(others)
+        result, _ = tune(store=store, max_trials=60)
+        first = [record for record in store.records() if record.kind == "trial" and record.trial == 0]
+        assert [(record.sketch, record.row) for record in first] == [(result.tasks[0].default.sketch, result.tasks[0].default.row)]
+
+
 def test_rows_that_are_in_no_space_are_left_alone(tmp_path):
     """As another version may have recorded, or somebody made up."""
     with Store(tmp_path / "r.db") as store:

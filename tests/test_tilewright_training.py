@@ -125,7 +125,7 @@ def test_what_nobody_checked_is_none_to_learn_from(tmp_path):
     assert len(data.seconds) == len(found) - 4
 
 
-@pytest.mark.parametrize(("name", "value"), [("lanes", "x"), ("cpu", 3), ("l1_bytes", -1)])
+@pytest.mark.parametrize(("name", "value"), [("lanes", "x"), ("cpu", 3), ("l1_bytes", -1), ("l3_bytes", 0)])
 def test_a_machine_that_is_none(tmp_path, name, value):
     exchange.write(tmp_path / "x.parquet", records(B, machine=MACHINE | {name: value}))
     with pytest.raises(UserError, match=f"{name} of a target is {value!r}"):

@@ -19,7 +19,7 @@ from ir.errors import IllegalCandidate, UserError
 from ir.nest import nest_text
 from ir.task import Task, known_task, task
 from schedule.algorithms import ALGORITHMS
-from schedule.target import Target
+from schedule.target import Target, vector_unit
 from tilewright.this_machine import machine_record, quiet_limits
 
 
@@ -117,6 +117,9 @@ def code_text(which: str, path: Path, form: str, threads: int | None, algorithms
     theirs = _known_features(target)
     if form != "nest" and theirs and theirs.isdisjoint(_known_features(detect_machine().target)):
         raise UserError(f"{path}: {record.task} was recorded on a CPU of another kind ({target.cpu}), whose code is not made here; its loop nest can be shown")
+    has = {feature[1:]: feature.startswith("+") for feature in target.features.split(",")}
+    if form != "nest" and theirs and (target.lanes, target.vector_registers) != vector_unit(has):  # LLVM may end the process that asks it for such code
+        raise UserError(f"{path}: {record.task} was recorded with {target.lanes} lanes and {target.vector_registers} registers, which its CPU does not have")
     try:
         sketch = find_sketch(of, record.sketch, target)
         if sketch.space.names != record.columns:
