@@ -131,7 +131,7 @@ def run(config: Config, output: Path, model: Path | None = None) -> tuple[pd.Dat
     methods = config.methods(None if model is None else load_prior(model, config.tasks))
     import_optuna()
     make_directory(output)
-    write_machine(output, {"machine": machine.to_json(), "versions": api.versions(), "model": None if model is None else model.name})
+    about = {"machine": machine.to_json(), "versions": api.versions(), "model": None if model is None else model.name}
     results, rounds = pd.DataFrame(), pd.DataFrame()
     with LiveRunner(machine.target, timing=PATIENT) as runner:
         for text in config.tasks:
@@ -147,6 +147,7 @@ def run(config: Config, output: Path, model: Path | None = None) -> tuple[pd.Dat
                 rounds = pd.concat([rounds, _named(found.rounds, text, name, seed)], ignore_index=True)
             write_results(output, results, float_format="%.6g")
             write_results(output, rounds, ROUNDS, float_format="%.6g")
+            write_machine(output, about)
     return results, rounds
 
 

@@ -26,7 +26,8 @@ def test_it_says_what_it_is():
     assert len((files("costmodel") / SHIPPED).read_bytes()) <= 5_000_000
 
 
-def test_it_orders_what_it_has_never_seen():
+def test_it_orders_candidates_of_another_campaign():
+    """Of a convolution that it has seen with another epilogue."""
     records = [record for record in read(RECORDS)[0] if record.kind == "trial"]
     of, target = task(records[0].task), records[0].target
     describe = TaskFeatures(sketches(of.program, target), target)

@@ -148,6 +148,34 @@ def test_transposed_convolutions(path: Path, n: int, c: int, k: int, kernel: lis
     assert only(network).key.startswith(f"conv_transpose2d:n={n},c={c},")
 
 
+@pytest.mark.parametrize("auto_pad", ["", "VALID"])
+def test_a_transposed_convolution_without_padding(path: Path, auto_pad: str) -> None:
+    values = normal(0)
+    save(path, [node("ConvTranspose", ["x", "w"], ["y"], auto_pad=auto_pad)], {"x": (1, 2, 4, 5)}, {"y": 4}, {"w": values(2, 3, 3, 3)})
+    assert ",pad=0," in only(find_tasks(read_graph(path, {}))).key
+
+
+def test_a_concatenation_of_many_tensors(path: Path) -> None:
+    """More than there are letters, as in DenseNet."""
+    names = [f"x{number}" for number in range(30)]
+    save(path, [node("Concat", names, ["y"], axis=1)], dict.fromkeys(names, (1, 2, 3)), {"y": 3}, {})
+    values = normal(0)
+    _, network = check(path, {name: values(1, 2, 3) for name in names})
+    assert only(network).key.startswith("concat:shapes=1x2x3.")
+
+
+def test_a_constant_that_cannot_be_computed_ends_a_fusion(path: Path) -> None:
+    """Before a product and behind one: the products are tasks all the same."""
+    big, place = np.ones((2, 4), np.float32), np.array([7], np.int64)
+    nodes = [
+        node("Gather", ["big", "place"], ["row"]), node("ReduceMax", ["row"], ["most"], keepdims=0), node("Clip", ["x", "", "most"], ["a"]),
+        node("MatMul", ["a", "m"], ["b"]), node("Add", ["b", "most"], ["y"]),
+    ]  # fmt: skip
+    save(path, nodes, {"x": (3, 4)}, {"y": 2}, {"big": big, "place": place, "m": np.ones((4, 4), np.float32)})
+    network = find_tasks(read_graph(path, {}))
+    assert only(network).key.startswith("matmul:m=3,n=4,k=4,b=constant,epilogue=none")
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

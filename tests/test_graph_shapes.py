@@ -27,6 +27,7 @@ def test_shapes_are_parsed() -> None:
         (["x=1,,2"], "not of the form"),
         (["x=1,a"], "not of the form"),
         (["x=1.5"], "not of the form"),
+        (["x=" + "9" * 5000], "not of the form"),
         (["x=²"], "not of the form"),
         (["x=1, 2"], "not of the form"),
         (["x=0,3"], r"--shape x=0,3: every dimension must be between 1 and 16777216"),

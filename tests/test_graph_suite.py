@@ -1,5 +1,6 @@
 """Suites: each program once, with all that use it; what is left out is named."""
 
+import numpy as np
 import pytest
 from graph_models import save
 from onnx import helper
@@ -79,6 +80,16 @@ def test_shapes_go_to_the_networks_that_have_such_inputs(tmp_path):
     assert found.notes == ("other: input 'z': dynamic batch dimension batch taken as 1",)
     with pytest.raises(UserError, match="--shape w: none of the targets has an input of this name"):
         target_suite([str(one), "matmul:m=16,n=8,k=4"], {"x": (3, 64), "w": (1, 2)})
+
+
+def test_two_files_of_one_name_would_be_one_network(tmp_path):
+    paths = [tmp_path / part / "net.onnx" for part in "ab"]
+    for path in paths:
+        path.parent.mkdir()
+        save(path, [helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": (4, 8)}, {"y": 2}, {"w": np.ones((8, 4), np.float32)})
+    with pytest.raises(UserError, match="2 of the targets are files of the name net,"):
+        target_suite(list(map(str, paths)), {})
+    assert target_suite([str(paths[0])] * 2, {}).tasks[0].count >= 1
 
 
 def test_an_absent_light_network_is_one_line():

@@ -18,6 +18,7 @@ def identity(text):
         ("conv2d:n=1,c=8,h=1,w=40,k=16,r=1,s=3", "conv1d:n=1,c=8,w=40,k=16,s=3"),
         ("batch_matmul:batch=1,m=8,n=16,k=32", "matmul:m=8,n=16,k=32,b=variable"),
         ("batch_matmul:batch=3,m=8,n=16,k=32", "einsum:equation=bmk.bkn.bmn,sizes=b3.m8.n16.k32"),
+        ("elementwise:shapes=4,value=mul(a;16777217)", "elementwise:shapes=4,value=mul(a;16777216)"),
     ],
 )
 def test_other_names_of_one_program(one, other):
