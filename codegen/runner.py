@@ -65,8 +65,9 @@ class LiveRunner:
         jobs: str = "codegen.jobs",
     ) -> None:
         """`timeout_seconds` bounds the build and the measurement of a candidate, each. `check`: whether each result is compared with the reference.
-        `n_builders`: by default as many as can run at once. `memory_bytes`: what the worker that measures may use, and all that build together, by default half
-        of the memory. `seed`: of the inputs. `passes`: how often each candidate is measured. `jobs`: the module that holds the table of jobs.
+        `n_builders`: by default as many as can run at once. `memory_bytes`: what the worker that measures may use, and all that build together, but for
+        `BUILD_BYTES` that each of these may; by default half of the memory. `seed`: of the inputs. `passes`: how often each candidate is measured.
+        `jobs`: the module that holds the table of jobs.
 
         `UserError` if code for `target` cannot run here.
         """
@@ -140,7 +141,8 @@ class LiveRunner:
         return results
 
     def _compare(self, task: Task, job: Compare, good_seconds: float, deadline: float | None) -> Answer:
-        """The answer of the attempt with the fastest repeat; a failure only of the first."""
+        """The answer of the attempt with the fastest repeat; a failure where none had any."""
+        self._leave_room(task)
         best, fastest = Answer({}), math.inf
         for attempt in range(ATTEMPTS):
             if attempt and deadline is not None and time.monotonic() >= deadline:
@@ -156,7 +158,7 @@ class LiveRunner:
                 best, fastest = answer, now
             if fastest <= good_seconds:
                 break
-        return best
+        return best if best.result else answer
 
     def _build(self, task: Task, candidates: Sequence[Candidate], deadline: float | None) -> list[Answer]:
         started = time.perf_counter()
@@ -189,6 +191,7 @@ class LiveRunner:
         if built.failure:
             return Measurement((), built.failure, built.message)
         code = code_of(built)
+        self._leave_room(task)
         with self._measuring():
             if check:
                 self._refer(task, code.algorithm)
@@ -216,6 +219,11 @@ class LiveRunner:
             answer = self._measurer.ask(job, REFERENCE_SECONDS)
         if answer.failure:
             raise NoReference(f"the right result of {task.key} cannot be computed ({answer.failure}: {answer.message}); it can be measured unchecked")
+
+    def _leave_room(self, task: Task) -> None:
+        """Another task than the one that has a worker of its own uses it now, and leaves something in it."""
+        if self._roomy != task.key:
+            self._roomy = ""
 
     def _made_room(self, task: Task) -> bool:
         """Whether the task, for want of memory, gets a worker that keeps nothing of other tasks: once, for what it needs itself stays the same."""

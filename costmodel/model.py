@@ -37,16 +37,16 @@ MIN_THROUGHPUT_WEIGHT = 0.01  # what failures and the slowest candidates still c
 
 # XGBoost's parameters for each objective. A ranking objective takes relevances; with linear gain these may be fractions, so z itself serves and
 # no grades are cut (exponential gain needs whole grades up to 31, and then only the very best count).
-# Of the trees that estimate throughput beside those that order pairs. They are deeper, for an estimate needs more cuts than an order does; their scores are
-# spread within a task about half as far as those of the others.
-THROUGHPUT_DEPTH = 7
-THROUGHPUT_SCALE = 3.0
-
 OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
     "squared": {"objective": "reg:squarederror"},
     "pairwise": {"objective": "rank:pairwise", "lambdarank_pair_method": "mean", "lambdarank_num_pair_per_sample": 16},
     "ndcg": {"objective": "rank:ndcg", "ndcg_exp_gain": False, "lambdarank_pair_method": "topk", "lambdarank_num_pair_per_sample": 32},
 }
+
+# Of the trees that estimate throughput beside those that order pairs. They are deeper, for an estimate needs more cuts than an order does; their scores are
+# spread within a task about half as far as those of the others.
+THROUGHPUT_DEPTH = 7
+THROUGHPUT_SCALE = 3.0
 
 
 class Ranker(Protocol):

@@ -63,7 +63,9 @@ def usable_best(records: Sequence[Record], *, left_out: bool = False) -> Record 
         known = sketches(of.program, best.target)
     except UserError:  # of a version that described machines in other words
         return best
-    return best if with_meaning([best], known) else best_of(with_meaning(records, known), left_out=left_out) or best
+    if not left_out and with_meaning([best], known):  # what all records say is then what those with a meaning say
+        return best
+    return best_of(with_meaning(records, known), left_out=left_out) or best
 
 
 def rows(records: Sequence[Record], n_columns: int) -> Population:

@@ -172,7 +172,7 @@ class Record(Entry):
     @property
     def is_verdict(self) -> bool:
         """Whether it is a final measurement that says something of its candidate; that one fails for want of memory or time may be for what else there was."""
-        return self.kind == "final" and (self.ok or self.failure in ("wrong", "crash"))
+        return self.kind == "final" and (self.ok or self.failure not in ("memory", "timeout", "died"))
 
     @property
     def best_seconds(self) -> float:
@@ -249,11 +249,12 @@ def best_of(records: Iterable[Record], *, left_out: bool = False) -> Record | No
 
     Trials before a final measurement do not count again: it has judged them, with more repeats and side by side. What was kept loses its place only to what
     is faster than it, whichever tuning found that, in whatever order their records came together, or where it turns out to be wrong.
-    `left_out`: of the setting there are more records, by other algorithms, for which a final measurement marks nothing as kept; what the last one found counts.
+    `left_out`: of the setting there are more records, by other algorithms, for which a final measurement marks nothing as kept; of the last one the
+    first counts, which is its winner.
     """
     records = list(records)
     if left_out and (judged := [record for record in _last_final(records) if record.ok]):
-        return min(judged, key=lambda record: record.best_seconds)
+        return judged[0]
     best: Record | None = None
     kept: dict[tuple[str, tuple[int, ...]], Record] = {}
     for record in records:

@@ -31,11 +31,14 @@ def check_same_machine(output: Path, machine: Machine) -> None:
         there = json.loads(path.read_bytes())["machine"]["target"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: it does not say of which machine the rows beside it are: {error}") from None
-    if there != machine.target.to_json():
+    if {**there, "features": ""} != {**machine.target.to_json(), "features": ""}:  # a later LLVM knows more of the same CPU
         raise UserError(
-            f"{output / RESULTS}: its rows are of another machine ({there.get('cpu')}, {there.get('threads')} threads), this is "
-            f"{machine.target.cpu} with {machine.target.threads}; choose another --output"
+            f"{output / RESULTS}: its rows are of another machine ({_kind(there)}; this one: {_kind(machine.target.to_json())}); choose another --output"
         )
+
+
+def _kind(target: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in target.items() if name != "features")
 
 
 def write_machine(output: Path, about: Mapping[str, object]) -> None:

@@ -71,7 +71,7 @@ def run(config: Config, output: Path, records: Path | None = None, tune: Callabl
     the whole can be made in parts."""
     make_directory(output)
     choose_peers(config.peers)  # what is to be refused is refused before hours are spent
-    check_same_machine(output, detect_machine())
+    check_same_machine(output, detect_machine(api.one_thread_without_openmp(None)))
     if (output / RESULTS).exists():
         read_rows(output)
     records = records or output / "records.db"

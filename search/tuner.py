@@ -32,6 +32,7 @@ FINALISTS = 3  # candidates that are measured again at the end beside the defaul
 FINAL_ROUNDS = 16  # half of them to choose by
 DISTURBED = 1.15  # times slower than in the trials: more than the luck of a trial explains
 FINAL_SECONDS, FINAL_SHARE = 1.0, 0.3  # of a task, and of all the time at most, are kept for that
+LEAST_SECONDS = 1.0  # for tuning, however long it took to begin
 DECISIVE_VERSIONS = ("tilewright", "llvmlite", "timing")  # of what makes a schedule's code, and its seconds
 
 
@@ -93,7 +94,7 @@ class TaskState:
     kept: Candidate | None = None  # what the last final measurement of the records kept
     final: dict[Candidate, Measurement] = field(default_factory=dict)
     final_failures: Counter[str] = field(default_factory=Counter)
-    is_judged: bool = False  # whether a final measurement came after all trials
+    is_judged: bool = False  # whether a final measurement, by today's versions, came after all trials
     given_up: str = ""  # why no more is tried, where something stands in the way
 
     @property
@@ -131,6 +132,7 @@ class Progress:
     n_resumed: int  # of these, from the records
     n_failed: int
     elapsed_seconds: float
+    tuning_seconds: float  # of these, since the tuner was made
     options: TuneOptions
 
 
@@ -162,7 +164,8 @@ class Tuner:
     ) -> None:
         self._target, self._runner, self._learner, self._store, self._options = target, runner, learner, store, options
         self._machine, self._versions, self._watch = machine, versions, watch
-        self._start = time.monotonic() if started is None else started
+        self._began = time.monotonic()
+        self._start = self._began if started is None else started
         self._rng = np.random.default_rng(options.seed)
         self.states = [self._state(number, task, make_search) for number, task in enumerate(tasks)]
         self._progress = [TaskProgress(task.count, task.work) for task in tasks]
@@ -206,14 +209,14 @@ class Tuner:
     @property
     def _end(self) -> float | None:
         """When the time is over, if ever."""
-        return None if self._options.max_seconds is None else self._start + self._options.max_seconds
+        return None if self._options.max_seconds is None else max(self._start + self._options.max_seconds, self._began + LEAST_SECONDS)
 
     @property
     def _deadline(self) -> float | None:
         """When to stop trying: a little before the end, so that the final measurements fit in."""
-        if self._end is None or self._options.max_seconds is None:
+        if self._end is None:
             return None
-        return self._end - min(FINAL_SECONDS * len(self.states), FINAL_SHARE * self._options.max_seconds)
+        return self._end - min(FINAL_SECONDS * len(self.states), FINAL_SHARE * (self._end - self._began))
 
     def _round(self, number: int) -> None:
         state, progress = self.states[number], self._progress[number]
@@ -293,35 +296,37 @@ class Tuner:
                 state.final_failures[measurement.failure] += 1
                 state.messages.setdefault(measurement.failure, measurement.message)
         good = {candidate: measurement.seconds for candidate, measurement in found.items() if measurement.ok}
-        state.final = {candidate: replace(measurement, seconds=measurement.seconds[1::2] or measurement.seconds) for candidate, measurement in found.items()}
+        final = {candidate: replace(measurement, seconds=measurement.seconds[1::2] or measurement.seconds) for candidate, measurement in found.items()}
         if good:
+            state.final = final
             chosen = min(good, key=lambda candidate: min(good[candidate][::2]))
             known = [candidate for candidate in (state.default, state.kept) if candidate in good]
             state.best = min((*known, chosen), key=lambda candidate: state.final[candidate].best_seconds)
-        elif all(measurement.failure == "wrong" for measurement in found.values()):
+        elif found and all(measurement.failure == "wrong" for measurement in found.values()):
             state.best = None
         state.is_judged = bool(good) or state.best is None
         state.tuning_seconds += time.monotonic() - started
         if self._store is not None:
-            records = [self._record(state, c, m, state.n_trials + i, kind="final") for i, (c, m) in enumerate(state.final.items())]
-            # Where others are left out, the fastest of these need not be the one to use for whoever leaves out none.
+            # The winner first, which tells it where none is marked: the fastest of these need not be the one to use for whoever leaves out no algorithm.
+            told = sorted(final.items(), key=lambda item: item[0] != state.best)
+            records = [self._record(state, c, m, state.n_trials + i, kind="final") for i, (c, m) in enumerate(told)]
             self._store.append([replace(r, kept=r.ok and not state.has_others and Candidate(r.sketch, r.row) == state.best) for r in records])
 
     def _final(self, state: TaskState) -> dict[Candidate, Measurement]:
         """Of the finalists. One that is wrong, as what was not checked before may be, makes way for the next fastest."""
         right, found = dict(state.measured), dict[Candidate, Measurement]()
+        if state.kept is not None and state.kept in state.final:  # it may have come without its trial
+            right.setdefault(state.kept, state.final[state.kept].best_seconds)
         while again := finalists(right, (state.kept, state.default)):
-            found |= self._compare(state, again)
+            found |= self._compare(state, again, DISTURBED * min(right[candidate] for candidate in again))
             wrong = [candidate for candidate in again if found[candidate].failure == "wrong"]
             if not wrong:
                 break
             right |= dict.fromkeys(wrong, math.inf)
         return found
 
-    def _compare(self, state: TaskState, candidates: Sequence[Candidate]) -> dict[Candidate, Measurement]:
-        """The candidates measured in turns; again, while there is time, where all are far slower than their trials were: the machine was busy with something
-        else."""
-        wanted = DISTURBED * min(state.measured[candidate] for candidate in candidates)
+    def _compare(self, state: TaskState, candidates: Sequence[Candidate], wanted: float) -> dict[Candidate, Measurement]:
+        """The candidates measured in turns; again, while there is time, where none is as fast as is wanted: the machine was busy with something else."""
         return dict(zip(candidates, self._runner.remeasure(state.task, candidates, FINAL_ROUNDS, good_seconds=wanted, deadline=self._end), strict=True))
 
     # -- records
@@ -390,7 +395,8 @@ class Tuner:
         n_trials = sum(state.n_trials for state in self.states)
         n_resumed = sum(state.n_resumed for state in self.states)
         n_failed = sum(sum(state.failures.values()) for state in self.states)
-        return Progress(self.states[number], number, len(self.states), n_trials, n_resumed, n_failed, time.monotonic() - self._start, self._options)
+        now = time.monotonic()
+        return Progress(self.states[number], number, len(self.states), n_trials, n_resumed, n_failed, now - self._start, now - self._began, self._options)
 
 
 def finalists(measured: Mapping[Candidate, float], others: Iterable[Candidate | None]) -> list[Candidate]:

@@ -249,7 +249,9 @@ def test_what_another_version_kept_is_measured_again(tmp_path):
         assert len(store.records()) > n_records
 
 
-def test_what_there_is_no_time_to_judge_the_next_run_judges(tmp_path):
+def test_what_there_is_no_time_to_judge_the_next_run_judges(tmp_path, monkeypatch):
+    monkeypatch.setattr("search.tuner.LEAST_SECONDS", 0.0)
+
     class Slow(FakeRunner):
         def __call__(self, task, candidates, *, deadline=None, on_result=None):
             time.sleep(0.05)

@@ -19,5 +19,5 @@ from tilewright.display import seconds_left
     ],
 )
 def test_time_left_is_told_by_the_speed_of_this_run(n_trials, n_resumed, options, left):
-    progress = Progress(None, 0, 2, n_trials, n_resumed, 0, 10.0, options)  # type: ignore[arg-type]  # of the task nothing is asked
+    progress = Progress(None, 0, 2, n_trials, n_resumed, 0, 10.0, 10.0, options)  # type: ignore[arg-type]  # of the task nothing is asked
     assert seconds_left(progress) == left

@@ -293,10 +293,9 @@ def compile(
 
 def recorded_best(store: Store, task: Task, machine: Machine, algorithms: Collection[str] = ALGORITHMS) -> Record | None:
     """The record to use for the task on this machine with its thread count, among those that mean something to today's sketches."""
-    known = with_meaning(
-        store.records(task.key, machine_id(machine_record(machine)), machine.target.threads), tuple(known_sketches(task.key, machine.target).values())
-    )
-    return best_of(of_algorithms(known, algorithms), left_out=has_others(known, algorithms))
+    sketches = tuple(known_sketches(task.key, machine.target).values())
+    records = store.records(task.key, machine_id(machine_record(machine)), machine.target.threads)
+    return best_of(of_algorithms(with_meaning(records, sketches), algorithms), left_out=has_others(records, algorithms))
 
 
 def _kernel(task: Task, candidate: Candidate, machine: Machine) -> Kernel:

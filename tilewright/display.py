@@ -192,7 +192,7 @@ def seconds_left(progress: tuner.Progress) -> float | None:
     options, n_new = progress.options, progress.n_trials - progress.n_resumed
     per_task = options.max_trials_per_task
     wanted = [n for n in (options.max_trials, per_task and per_task * progress.n_tasks) if n and n_new]
-    left = [progress.elapsed_seconds * (n - progress.n_trials) / n_new for n in wanted]
+    left = [progress.tuning_seconds * (n - progress.n_trials) / n_new for n in wanted]
     left += [options.max_seconds - progress.elapsed_seconds] if options.max_seconds else []
     return max(min(left), 0.0) if left else None
 
@@ -240,7 +240,8 @@ def print_result(result: Result, network: Network) -> bool:
             out.print(Text(f"given up: {state.task.key}: {state.given_up}"))
     unjudged = sum(state.best is not None and not state.is_judged and not state.given_up for state in result.states)
     if unjudged:
-        out.print(f"{unjudged} of the best were not measured again beside the default schedule: the time was over, or that failed; the same command does so")
+        why = "the run was interrupted" if result.interrupted else "the time was over, or that failed"
+        out.print(f"{unjudged} of the best were not measured again beside the default schedule: {why}; the next run with the same records file does so")
     chosen = {state.task.key for state in result.states}
     for task in network.tasks:
         if task.key not in chosen:
