@@ -35,21 +35,24 @@ N_TASKS_KEPT = 2  # measuring one task after another needs one; the final measur
 Draw: TypeAlias = Callable[[Tensor, np.random.Generator], Array]
 
 
-@lru_cache(N_TASKS_KEPT)
 def random_inputs(key: str, seed: int) -> Mapping[str, Array]:
     """Inputs by tensor name for the task of this operator text; the same for the same seed."""
-    rng = np.random.default_rng(seed)
+    return guarded_inputs(key, seed)[1]
+
+
+def input_guards(key: str, seed: int) -> Guards:
+    """Those around the arrays of `random_inputs`."""
+    return guarded_inputs(key, seed)[0]
+
+
+@lru_cache(N_TASKS_KEPT)
+def guarded_inputs(key: str, seed: int) -> tuple[Guards, Mapping[str, Array]]:
+    """`input_guards` and `random_inputs`."""
+    rng, guards = np.random.default_rng(seed), Guards()
     program = task(key).program
     draw = _how_to_draw(program)
     drawn = {tensor: draw(tensor, rng) for tensor in program.inputs}
-    empty = input_guards(key, seed).empty
-    return {tensor.name: aligned_copy(np.abs(array) if tensor.positive else array, empty) for tensor, array in drawn.items()}
-
-
-@lru_cache(N_TASKS_KEPT)
-def input_guards(key: str, seed: int) -> Guards:
-    """Those around the arrays of `random_inputs`."""
-    return Guards()
+    return guards, {tensor.name: aligned_copy(np.abs(array) if tensor.positive else array, guards.empty) for tensor, array in drawn.items()}
 
 
 @lru_cache(N_TASKS_KEPT)

@@ -5,7 +5,7 @@ import pytest
 
 from codegen.bench import Bench
 from codegen.guards import WrongAnswer
-from codegen.inputs import random_inputs
+from codegen.inputs import guarded_inputs, random_inputs
 from codegen.kernel import build
 from codegen.machine import detect_machine
 from ir.task import task
@@ -18,7 +18,7 @@ SEED = 77  # of inputs that no other test reads: one of these writes into them
 
 @pytest.fixture
 def bench() -> Bench:
-    random_inputs.cache_clear()
+    guarded_inputs.cache_clear()
     target = detect_machine(1).target
     sketch = sketches(TASK.program, target)[0]
     return Bench(build(TASK, sketch, np.array(Candidate.default(sketch).row), target), SEED)
@@ -41,7 +41,7 @@ def test_a_kernel_that_writes_into_an_input(bench: Bench, monkeypatch: pytest.Mo
     monkeypatch.setattr(bench, "run", run_and_write)
     with pytest.raises(WrongAnswer, match="wrote into its input a"):
         bench.check()
-    random_inputs.cache_clear()
+    guarded_inputs.cache_clear()
 
 
 def test_what_an_earlier_run_left_does_not_count(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
