@@ -71,11 +71,10 @@ def _conv_transpose(graph: Graph, node: NodeProto) -> Heavy:
     if in_channels != c or c % groups:
         raise _misfit(graph, x, weights, groups)
     stride, dilation = steps(node, len(size))
-    pads = list(attribute(node, "pads", [0] * 2 * len(size))) if mode == "NOTSET" else [0] * 2 * len(size)
+    before, after = padding(node, size, kernel, stride, dilation)
     output_pad = list(attribute(node, "output_padding", [0] * len(size)))
     lead = 2 - len(size)
     (h, w), (r, s) = [1] * lead + size, [1] * lead + kernel
-    before, after = pads[: len(size)], pads[len(size) :]
     text = (
         f"conv_transpose2d:n={n},c={c},h={h},w={w},k={out_group * groups},r={r},s={s},stride={by_x([1] * lead + stride)},"
         f"pad={by_x([0] * lead + before + [0] * lead + after)},output_pad={by_x([0] * lead + output_pad)},groups={groups},"

@@ -101,8 +101,9 @@ class TaskState:
     def n_trials(self) -> int:
         return len(self.measured)
 
-    def note_failure(self, failure: str, message: str) -> None:
-        self.failures[failure] += 1
+    def note_failure(self, counts: Counter[str], failure: str, message: str) -> None:
+        """`counts`: `failures` or `final_failures`."""
+        counts[failure] += 1
         self.messages.setdefault(failure, message)
 
     def seconds(self, candidate: Candidate | None) -> float | None:
@@ -276,7 +277,7 @@ class Tuner:
         if measurement.best_seconds < fastest:
             state.best = candidate
         if not measurement.ok:
-            state.note_failure(measurement.failure, measurement.message)
+            state.note_failure(state.failures, measurement.failure, measurement.message)
         if self._store is not None:
             self._store.append([self._record(state, candidate, measurement, trial)])
 
@@ -293,8 +294,7 @@ class Tuner:
             return
         for measurement in found.values():
             if not measurement.ok:
-                state.final_failures[measurement.failure] += 1
-                state.messages.setdefault(measurement.failure, measurement.message)
+                state.note_failure(state.final_failures, measurement.failure, measurement.message)
         good = {candidate: measurement.seconds for candidate, measurement in found.items() if measurement.ok}
         final = {candidate: replace(measurement, seconds=measurement.seconds[1::2] or measurement.seconds) for candidate, measurement in found.items()}
         if good:
@@ -356,7 +356,7 @@ class Tuner:
             failed = {Candidate(record.sketch, record.row): record for record in trials if not record.ok}
             for candidate, record in failed.items():
                 if math.isinf(state.measured[candidate]):  # it may have succeeded another time
-                    state.note_failure(record.failure, record.message)
+                    state.note_failure(state.failures, record.failure, record.message)
             state.n_resumed = state.n_trials
             state.round = max((record.round + 1 for record in records if record.is_trial), default=0)
             state.tuning_seconds = max((record.elapsed_seconds for record in known), default=0.0)

@@ -18,10 +18,11 @@ import pytest
 from codegen_actors import Act
 from codegen_bad_kernels import KERNELS, SMALLEST
 
+from codegen import process
 from codegen.machine import allowed_cpus, detect_machine
 from codegen.pool import Pool
 from codegen.process import TAIL_BYTES, Child, Tail, WorkerOptions, WorkerProcess
-from codegen.protocol import Answer
+from codegen.protocol import Answer, Message
 from codegen.runner import LiveRunner
 from ir.errors import UserError
 from ir.task import task
@@ -164,6 +165,23 @@ def test_a_closed_channel_ends_a_busy_worker(worker: WorkerProcess) -> None:
     soon(lambda: worker._child.channel.shutdown(2))
     worker.ask(Act("loop"), PATIENCE)
     assert gone(pid)
+
+
+@pytest.mark.parametrize("damaged", [Message({"answer": 1}), Message({"result": {}, "failure": "", "message": ""}, ())])
+def test_an_answer_that_makes_no_sense_is_a_crash(worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch, damaged: Message) -> None:
+    """A candidate that wrote anywhere may have damaged what its worker sends."""
+    with monkeypatch.context() as patched:
+        patched.setattr(process, "receive", lambda channel, deadline: damaged)
+        answer = worker.ask(Act("echo", "lost"), PATIENCE)
+    assert answer.failure == "crash"
+    assert "makes no sense" in answer.message
+
+
+def test_workers_import_nothing_from_where_the_user_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Python runs interactively, the first entry of its path is empty, which means that folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    assert str(tmp_path) not in process.environment({})["PYTHONPATH"].split(os.pathsep)
 
 
 def test_workers_import_from_where_the_tuner_does(worker: WorkerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from codegen.machine import detect_machine
 from experiments import search_efficiency, winograd
 from experiments.command import exit_code, whole
-from experiments.files import read_results, write_machine, write_results
+from experiments.files import check_same_machine, read_results, write_machine, write_results
 from ir.errors import UserError
 from search.tuner import TuneResult
 
@@ -26,6 +27,21 @@ def test_what_is_no_csv_is_named(tmp_path):
     (tmp_path / "results.csv").touch()
     with pytest.raises(UserError, match=r"results\.csv: it cannot be read: No columns"):
         read_results(tmp_path)
+
+
+def test_rows_of_another_machine_are_not_added_to(tmp_path):
+    machine = detect_machine(1)
+    here = machine.target.to_json()
+    check_same_machine(tmp_path, machine)  # nothing is there yet
+    write_results(tmp_path, pd.DataFrame({"task": ["a"]}))
+    write_machine(tmp_path, {"machine": {"target": here | {"features": "+known,+later"}}})
+    check_same_machine(tmp_path, machine)
+    write_machine(tmp_path, {"machine": {"target": here | {"threads": 64}}})
+    with pytest.raises(UserError, match=r"its rows are of another machine \(cpu .*, threads 64; this one: cpu .*, threads 1\); choose another --output"):
+        check_same_machine(tmp_path, machine)
+    (tmp_path / "machine.json").write_text("{}")
+    with pytest.raises(UserError, match=r"machine\.json: it does not say of which machine the rows beside it are"):
+        check_same_machine(tmp_path, machine)
 
 
 def test_what_ctrl_c_cut_short_is_no_result(capsys):

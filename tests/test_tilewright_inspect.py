@@ -1,5 +1,8 @@
 """Reading records that other versions, other machines and other people wrote: which schedule is used, and what is said of the rest."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -69,3 +72,38 @@ def test_code_for_a_cpu_of_another_kind_is_not_made(tmp_path):
     with pytest.raises(UserError, match=r"was recorded on a CPU of another kind \(strange\), whose code is not made here; its loop nest can be shown"):
         code_text("0", tmp_path / "records.db", "asm", None)
     assert "kernel" in code_text("0", tmp_path / "records.db", "nest", None)
+
+
+@pytest.mark.skipif(not detect_machine().target.features, reason="LLVM says nothing of this CPU's features")
+def test_code_for_vectors_that_the_cpu_does_not_have_is_not_made(tmp_path):
+    """LLVM ends the process that asks it for such."""
+    machine = record().machine
+    with Store(tmp_path / "records.db") as store:
+        store.append([record(machine=machine | {"lanes": 2 * int(machine["lanes"])})])
+    with pytest.raises(UserError, match=rf"was recorded with {2 * int(machine['lanes'])} lanes and \d+ registers, which its CPU does not have"):
+        code_text("0", tmp_path / "records.db", "asm", None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"seed": -1}, "seed must be a whole number from 0 to 4294967295, got -1"),
+        ({"batch": 0.5}, "batch must be a whole number from 1 to 100000, got 0.5"),
+        ({"max_trials": 1.5}, "max_trials must be a whole number from 1 on, got 1.5"),
+        ({"max_seconds": float("nan")}, "max_seconds must be positive and at most 10000000, got nan"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_before_anything_is_made(tmp_path, wrong, words):
+    with pytest.raises(UserError, match=words):
+        api.tune(TASK, records=tmp_path / "records.db", **wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_signs_that_the_terminal_lacks_cost_no_table(tmp_path):
+    with Store(tmp_path / "records.db") as store:
+        store.append([record(machine=record().machine | {"cpu_model": "another"})])
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "tilewright", "best", "--records", str(tmp_path / "records.db")]
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\xd7" in done.stdout  # of a register tile's sizes

@@ -221,10 +221,9 @@ def print_result(result: Result, network: Network) -> bool:
     for what, counts in (("trials", failures), ("final measurements", final_failures)):
         if counts:
             out.print(f"failed {what}: " + ", ".join(f"{n} {name}" for name, n in counts.most_common()))
-    if failures or final_failures:
-        for name in failures | final_failures:
-            example = next(state for state in result.states if name in state.messages)
-            out.print(Text(f"  {name}: {example.messages[name]}"))
+    for name in failures | final_failures:
+        example = next(state for state in result.states if name in state.messages)
+        out.print(Text(f"  {name}: {example.messages[name]}"))
     if len(result.states) > 1:
         pairs = [(s.task.count * s.default_seconds, s.task.count * s.best_seconds) for s in result.states if s.default_seconds and s.best_seconds]
         before, after = sum(p[0] for p in pairs), sum(p[1] for p in pairs)

@@ -114,12 +114,8 @@ def code_text(which: str, path: Path, form: str, threads: int | None, algorithms
     """The loop nest, optimized LLVM IR, or assembly of a recorded task's best schedule. `which`: operator text, or number in `best_schedules`."""
     record = _find(which, path, threads, algorithms)
     of, target = task(record.task), record.target
-    theirs = _known_features(target)
-    if form != "nest" and theirs and theirs.isdisjoint(_known_features(detect_machine().target)):
-        raise UserError(f"{path}: {record.task} was recorded on a CPU of another kind ({target.cpu}), whose code is not made here; its loop nest can be shown")
-    has = {feature[1:]: feature.startswith("+") for feature in target.features.split(",")}
-    if form != "nest" and theirs and (target.lanes, target.vector_registers) != vector_unit(has):  # LLVM may end the process that asks it for such code
-        raise UserError(f"{path}: {record.task} was recorded with {target.lanes} lanes and {target.vector_registers} registers, which its CPU does not have")
+    if form != "nest":
+        _refuse_foreign(record, target, path)
     try:
         sketch = find_sketch(of, record.sketch, target)
         if sketch.space.names != record.columns:
@@ -134,9 +130,20 @@ def code_text(which: str, path: Path, form: str, threads: int | None, algorithms
     return assembly(llvm_text(lowered, target), target)
 
 
-def _known_features(target: Target) -> set[str]:
-    """What its CPU has or lacks, in LLVM's words; these differ from one kind of CPU to another."""
-    return {feature.lstrip("+-") for feature in target.features.split(",") if feature}
+def _refuse_foreign(record: Record, target: Target, path: Path) -> None:
+    """`UserError` for a CPU whose code is not made here, or that is none: LLVM may end the process that asks it for vectors which the CPU does not have."""
+    theirs = _known_features(target)
+    if not theirs:
+        return
+    if theirs.keys().isdisjoint(_known_features(detect_machine().target)):
+        raise UserError(f"{path}: {record.task} was recorded on a CPU of another kind ({target.cpu}), whose code is not made here; its loop nest can be shown")
+    if (target.lanes, target.vector_registers) != vector_unit(theirs):
+        raise UserError(f"{path}: {record.task} was recorded with {target.lanes} lanes and {target.vector_registers} registers, which its CPU does not have")
+
+
+def _known_features(target: Target) -> dict[str, bool]:
+    """Whether its CPU has each, in LLVM's words; these differ from one kind of CPU to another."""
+    return {feature[1:]: feature.startswith("+") for feature in target.features.split(",") if feature}
 
 
 def _find(which: str, path: Path, threads: int | None, algorithms: Collection[str]) -> Record:
