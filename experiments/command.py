@@ -51,7 +51,7 @@ def exit_code(work: Callable[[], object]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("error: interrupted; results are written when all is done", file=sys.stderr)
+        print("error: interrupted; what is not done is not written", file=sys.stderr)
         return 130
     return 0
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.figure_parts import BLUE, MEASURES, ORANGE, draw_dots, draw_legend, name_rows
+from experiments.figure_parts import BLUE, MEASURES, ORANGE, draw_dots, draw_legend, name_rows, save
 
 COLOURS = {"pairwise_accuracy": BLUE, "top_1": ORANGE}
 
@@ -34,4 +34,4 @@ def draw(results: pd.DataFrame, lost: pd.DataFrame, path: Path) -> None:
     name_rows(right, names, "reached with the group alone", "1 is best")
     draw_legend(figure, right)
     figure.suptitle("What each group of features is worth on tasks never seen (dot: mean over seeds, bar: lowest to highest)", fontsize=10)
-    figure.savefig(path)
+    save(figure, path)

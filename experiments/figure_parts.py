@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from ir.files import write_file
 
 # Okabe and Ito's, and grey: safe for the colour-blind
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#7F7F7F"
@@ -36,3 +40,10 @@ def draw_legend(figure: Figure, axis: Axes) -> None:
     """Below the panels, where it hides nothing."""
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """In one step, as PNG; `UserError` where that cannot be."""
+    png = BytesIO()
+    figure.savefig(png, format="png")
+    write_file(path, png.getvalue())

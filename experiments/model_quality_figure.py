@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from experiments.figure_parts import BLUE, GREEN, MEASURES, ORANGE, VERMILION, draw_dots, draw_legend, name_rows
+from experiments.figure_parts import BLUE, GREEN, MEASURES, ORANGE, VERMILION, draw_dots, draw_legend, name_rows, save
 from experiments.measured import ALL
 
 COLOURS = {"within": GREEN, "task": BLUE, "network": ORANGE}
@@ -42,7 +42,7 @@ def draw(results: pd.DataFrame, marks: Mapping[str, Sequence[float]], path: Path
     middle.legend(fontsize=8, loc="lower right")
     draw_legend(figure, left)
     figure.suptitle("The cost model on what it has not seen (dots and lines: mean over seeds; bars and bands: lowest to highest)", fontsize=10)
-    figure.savefig(path)
+    save(figure, path)
 
 
 def _draw_splits(axis: Axes, results: pd.DataFrame, marks: Mapping[str, Sequence[float]]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.figure_parts import BLUE, GREY, MEASURES, ORANGE, draw_dots, draw_legend, name_rows
+from experiments.figure_parts import BLUE, GREY, MEASURES, ORANGE, draw_dots, draw_legend, name_rows, save
 
 COLOURS = {"task": BLUE, "network": ORANGE}
 TITLES = {"task": "tasks never seen", "network": "networks never seen"}
@@ -33,4 +33,4 @@ def draw(results: pd.DataFrame, path: Path) -> None:
         axes[0].axvline(bound, color="black", linewidth=0.8, linestyle="--", label="at most, by repeatability")
     draw_legend(figure, axes[0])
     figure.suptitle("Objectives and other models, learned from the same candidates (dot: mean over seeds, bar: lowest to highest)", fontsize=10)
-    figure.savefig(path)
+    save(figure, path)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from experiments.figure_parts import save
 from graph.operator_suite import FAMILIES
 
 COLOURS = {1: "#56B4E9", 16: "#0072B2"}  # Okabe and Ito's: safe for the colour-blind
@@ -53,7 +54,7 @@ def draw(results: pd.DataFrame, path: Path) -> None:
         "multiply-adds at peak, memory traffic at full bandwidth, and powers of two; a triangle where it lies above the panel",
         fontsize=10,
     )
-    figure.savefig(path)
+    save(figure, path)
 
 
 def _draw_limits(axis: Axes, at: NDArray[np.float64], limits: NDArray[np.float64], top: float, width: float) -> None:

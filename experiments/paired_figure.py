@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.figure_parts import BLUE, GREY
+from experiments.figure_parts import BLUE, GREY, save
 from experiments.paired import CONFIDENCE
 
 
@@ -26,4 +26,4 @@ def draw_differences(table: pd.DataFrame, path: Path, title: str, unit: str) -> 
         axis.set_xlabel(unit, fontsize=8)
     axis.invert_yaxis()
     figure.suptitle(f"{title} (bars: {CONFIDENCE:.0%} confidence over seeds)", fontsize=10)
-    figure.savefig(path)
+    save(figure, path)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from experiments.figure_parts import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
+from experiments.figure_parts import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, save
 
 COLOURS = {"prior": VERMILION, "learned": BLUE, "annealing": ORANGE, "genetic": GREEN, "tpe": PURPLE, "random": GREY}  # as in `experiments.simulation_figure`
 TITLES = {
@@ -56,7 +56,7 @@ def draw(results: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> None:
         axis.set_ylim(0.2, 1.0)
     figure.legend(*axes[0, -1].get_legend_handles_labels(), fontsize=8, ncols=len(COLOURS), loc="outside lower center")
     figure.suptitle("Learned search needs a fraction of the trials (line: mean over seeds, band: lowest to highest; dotted: chance)", fontsize=10)
-    figure.savefig(path)
+    save(figure, path)
 
 
 def _draw_quality(axis: Axes, runs: pd.DataFrame, method: str) -> None:

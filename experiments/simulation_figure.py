@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.figure_parts import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
+from experiments.figure_parts import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, save
 from experiments.replayed import best_after
 from experiments.simulation import ANNEALED, LEARNED, PRIOR, QUALITIES, RANDOM, trials_to_reach
 
@@ -35,7 +35,7 @@ def draw(results: pd.DataFrame, path: Path) -> None:
         axis.xaxis.set_major_formatter("{x:.0f}")
     n_tasks, n_seeds = results["task"].nunique(), results["seed"].nunique()
     figure.suptitle(f"Replayed on {n_tasks} tasks with up to {n_seeds} seeds: mean over tasks (line: mean over seeds, band: lowest to highest)", fontsize=10)
-    figure.savefig(path)
+    save(figure, path)
 
 
 def _draw_curve(axis: Axes, runs: pd.DataFrame, method: str) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.figure_parts import BLUE, ORANGE, draw_dots, draw_legend, name_rows
+from experiments.figure_parts import BLUE, ORANGE, draw_dots, draw_legend, name_rows, save
 
 COLOURS = {"nothing like it": ORANGE, "the like": BLUE}
 
@@ -36,7 +36,7 @@ def draw(results: pd.DataFrame, predicted: pd.DataFrame, path: Path) -> None:
     figure.colorbar(cells, ax=right).set_label("candidates in a cell", fontsize=8)
     draw_legend(figure, middle)
     figure.suptitle("Does it know what it has never seen the like of? (dot: mean over seeds, bar: lowest to highest)", fontsize=10)
-    figure.savefig(path)
+    save(figure, path)
 
 
 def _draw_pairs(axis: Axes, results: pd.DataFrame, measure: str, title: str) -> None:

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from codegen.machine import detect_machine
 from experiments import search_efficiency, winograd
 from experiments.command import exit_code, whole
+from experiments.figure_parts import save
 from experiments.files import check_same_machine, read_results, write_machine, write_results
 from ir.errors import UserError
 from search.tuner import TuneResult
@@ -49,7 +51,7 @@ def test_what_ctrl_c_cut_short_is_no_result(capsys):
     result = TuneResult((), 1.0, interrupted=False)
     assert whole(result) is result
     assert exit_code(lambda: whole(replace(result, interrupted=True))) == 130
-    assert capsys.readouterr().err == "error: interrupted; results are written when all is done\n"
+    assert capsys.readouterr().err == "error: interrupted; what is not done is not written\n"
     assert exit_code(lambda: None) == 0
 
 
@@ -58,3 +60,14 @@ def test_a_figure_of_nothing_is_one_line(main, option, tmp_path, capsys):
     assert main([option, "--output", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"error: {tmp_path / 'results.csv'}: it cannot be read: No such file or directory; a run of the experiment makes it"
+
+
+def test_a_figure_takes_the_place_of_an_older_one_in_one_step(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"older")
+    save(Figure(), path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert list(tmp_path.iterdir()) == [path]
+    (tmp_path / "b.png").mkdir()
+    with pytest.raises(UserError, match=r"b\.png: it cannot be written: something that is no file has its name"):
+        save(Figure(), tmp_path / "b.png")
