@@ -100,13 +100,14 @@ def time_in_turns(runs: Sequence[Run], timing: Timing, rounds: int, max_seconds:
 
 
 def calibrate(run: Run, timing: Timing) -> tuple[Repeat, float]:
-    """How long a repeat has to be, and the seconds per call of the first one."""
+    """How long a repeat has to be, and the seconds per call of the first one. What is timed to find out is timed twice: by one disturbed stretch all others
+    would be too few, or too short."""
     calls, seconds = 1, time_stretch(run, 1)
     if seconds < timing.max_seconds:
-        seconds = min(seconds, time_stretch(run, 1))  # had the first been disturbed, all stretches would be too short
+        seconds = min(seconds, time_stretch(run, 1))
     while calls * seconds < timing.stretch_seconds and calls < MAX_CALLS:
         calls = min(MAX_CALLS, max(2 * calls, math.ceil(1.1 * timing.stretch_seconds / max(seconds, 1e-9))))
-        seconds = time_stretch(run, calls)
+        seconds = min(time_stretch(run, calls), time_stretch(run, calls))
     repeat = Repeat(calls, math.ceil(timing.repeat_seconds / max(calls * seconds, timing.stretch_seconds)))
     return repeat, seconds if repeat.stretches == 1 else repeat.seconds(run)
 

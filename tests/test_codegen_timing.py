@@ -13,6 +13,7 @@ from codegen import timing
 from codegen.timing import MAX_CALLS, Timing, calibrate, time_calls, time_in_turns
 
 DEFAULT = Timing()
+FIRST_CALL = (0, 1, 2, 8)  # of what is timed to find out how long a repeat has to be, where a call takes 10 µs
 
 
 class Clock:
@@ -89,16 +90,18 @@ def test_a_hopeless_candidate_is_timed_once(clock_of: Callable[..., Clock]) -> N
     assert len(time_calls(clock.runs[0], replace(DEFAULT, give_up_seconds=0.02))) == 3
 
 
-def test_a_disturbed_call_does_not_make_a_candidate_hopeless(clock_of: Callable[..., Clock]) -> None:
-    clock = clock_of(lambda n: 0.01 if n == 0 else 1e-5)
+@pytest.mark.parametrize("disturbed", [0, 1, 2, 3])  # in either of two calls alone, or of two stretches of six
+def test_a_disturbed_stretch_does_not_make_a_candidate_hopeless(clock_of: Callable[..., Clock], disturbed: int) -> None:
+    clock = clock_of(lambda n: 0.01 if n == FIRST_CALL[disturbed] else 1e-5)
     assert len(time_calls(clock.runs[0], replace(DEFAULT, give_up_seconds=2e-5))) > 1
 
 
-def test_a_disturbed_first_call_does_not_make_the_repeats_short(clock_of: Callable[..., Clock]) -> None:
-    clock = clock_of(lambda n: 0.01 if n == 0 else 1e-5)
+@pytest.mark.parametrize("disturbed", [0, 1, 2, 3])
+def test_a_disturbed_stretch_does_not_make_the_repeats_short(clock_of: Callable[..., Clock], disturbed: int) -> None:
+    clock = clock_of(lambda n: 0.01 if n == FIRST_CALL[disturbed] else 1e-5)
     repeats = time_calls(clock.runs[0], DEFAULT)
     assert repeats == pytest.approx([1e-5] * len(repeats))
-    stretches = [calls for _, calls in clock.log[3:]]  # after two calls alone, and one that calibrates
+    stretches = [calls for _, calls in clock.log[4:]]
     assert set(stretches) == {6}  # 50 µs and a tenth
     assert len(stretches) == 25 * len(repeats)  # of 1.5 ms
 
