@@ -24,7 +24,7 @@ from codegen.machine import detect_machine
 from costmodel.model import CostModel
 from costmodel.trained import shipped_model, trained_model
 from experiments.command import command, count
-from experiments.files import read_results, write_machine, write_results
+from experiments.files import model_learned_from, read_results, write_machine, write_results
 from experiments.paired import differences
 from ir.files import make_directory
 from ir.task import task
@@ -85,8 +85,7 @@ def run(config: Config, output: Path, model: CostModel) -> pd.DataFrame:
     make_directory(output)
     results = pd.concat([_search_task(text, config, model, machine.target) for text in config.tasks], ignore_index=True)
     write_results(output, results, float_format="%.5g")
-    learned = model.card_.data_sha256
-    write_machine(output, {"machine": machine.to_json(), "versions": api.versions(), "config": asdict(config), "model_learned_from": learned})
+    write_machine(output, {"machine": machine.to_json(), "versions": api.versions(), "config": asdict(config), **model_learned_from(model)})
     return results
 
 

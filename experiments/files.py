@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from codegen.machine import Machine
+from costmodel.model import CostModel
 from ir.errors import UserError
 from ir.files import write_file
 
@@ -39,6 +40,11 @@ def check_same_machine(output: Path, machine: Machine) -> None:
 
 def _kind(target: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in target.items() if name != "features")
+
+
+def model_learned_from(model: CostModel | None) -> dict[str, str | None]:
+    """For machine.json: the hash of the data that a model trained before learned from, which tells it better than the name of its file."""
+    return {"model_learned_from": None if model is None else model.card_.data_sha256}
 
 
 def write_machine(output: Path, about: Mapping[str, object]) -> None:

@@ -32,7 +32,7 @@ from data.measurements import read_measured
 from data.record import Record
 from data.replay import ReplayRunner
 from experiments.command import command, count
-from experiments.files import write_machine, write_results
+from experiments.files import model_learned_from, write_machine, write_results
 from ir.errors import UserError
 from ir.files import make_directory
 from ir.task import Task, task
@@ -160,6 +160,7 @@ def _about(config: ReplayConfig, tasks: Mapping[str, Sequence[Record]]) -> dict[
         "threads": sorted({records[0].threads for records in tasks.values()}),
         "recorded_candidates": {of: len(records) for of, records in tasks.items()},
         "config": {name: _plain(value) for name, value in vars(config).items()},
+        **model_learned_from(None if config.model is None else trained_model(config.model)),
         "versions": api.versions(),
     }
 

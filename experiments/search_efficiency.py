@@ -27,7 +27,7 @@ from codegen.timing import PATIENT
 from costmodel.model import CostModel, RandomModel
 from data.store import Store
 from experiments.command import command, whole
-from experiments.files import read_results, write_machine, write_results
+from experiments.files import model_learned_from, read_results, write_machine, write_results
 from experiments.kernels import geometric_mean
 from experiments.replayed import ANNEALING_BATCH, best_after, load_prior
 from experiments.tpe import TPESearch, import_optuna
@@ -128,10 +128,11 @@ def run(config: Config, output: Path, model: Path | None = None) -> tuple[pd.Dat
     `UserError` where the model has learned from any of the tasks, or Optuna is missing.
     """
     machine = detect_machine()
-    methods = config.methods(None if model is None else load_prior(model, config.tasks))
+    prior = None if model is None else load_prior(model, config.tasks)
+    methods = config.methods(prior)
     import_optuna()
     make_directory(output)
-    about = {"machine": machine.to_json(), "versions": api.versions(), "model": None if model is None else model.name}
+    about = {"machine": machine.to_json(), "versions": api.versions(), "model": None if model is None else model.name, **model_learned_from(prior)}
     results, rounds = pd.DataFrame(), pd.DataFrame()
     with LiveRunner(machine.target, timing=PATIENT) as runner:
         for text in config.tasks:

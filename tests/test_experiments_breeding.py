@@ -1,5 +1,7 @@
 """How high the search climbs in the scores of a model, with a tiny configuration."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ from search_samples import known_sketches, seconds_of
 from costmodel.features import FEATURE_VERSION
 from costmodel.model import CostModel
 from costmodel.task_features import TaskFeatures
+from costmodel.trained import shipped_model
 from experiments import breeding
 from experiments.breeding import FULL, Config, climb, gains, main, scores_of
 from schedule.measurement import Candidate
@@ -53,7 +56,7 @@ def test_a_run_and_what_is_made_of_it(tmp_path, monkeypatch, capsys):
     results = pd.read_csv(tmp_path / "results.csv")
     assert len(results) == len(TINY.methods()) * 2 * 3
     assert gains(results, (4, 12)).notna().all(axis=None)
-    assert (tmp_path / "machine.json").exists()
+    assert json.loads((tmp_path / "machine.json").read_bytes())["model_learned_from"] == shipped_model().card_.data_sha256
     (tmp_path / "breeding.png").unlink()
     assert main(["--output", str(tmp_path), "--plot-only"]) == 0
     assert (tmp_path / "breeding.png").stat().st_size > 10_000

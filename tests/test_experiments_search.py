@@ -1,5 +1,7 @@
 """The search experiments on tiny configurations: they run, and their figures come from the CSV alone."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,6 +21,7 @@ def test_search_efficiency(tmp_path):
     n_trials = {"learned": 8, "annealing": 8, "genetic": 8, "tpe": 8, "random": 18}
     assert results.groupby("method").size().to_dict() == n_trials
     assert rounds.groupby("method")["n_measured"].sum().to_dict() == n_trials
+    assert json.loads((tmp_path / "machine.json").read_bytes())["model_learned_from"] is None
     for _, run in results.groupby("method"):
         assert (run["best_gflops"] > 0).all()
         third = [np.partition(run["seconds"].to_numpy()[: i + 1], 2)[2] if i > 1 else np.inf for i in range(len(run))]

@@ -1,5 +1,6 @@
 """The experiments on recorded measurements, on a small recording with tiny configurations; and what they make of results."""
 
+import json
 import math
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def write_model(path, trained):
     rng = np.random.default_rng(0)
     X = rng.random((64, len(TaskFeatures.names)), dtype=np.float32)
     fitted = CostModel(n_estimators=2).fit(X, rng.random(64), np.zeros(64))
-    fitted.save(path, FEATURE_VERSION, TaskFeatures.names, "", training={"trained": trained, "machines": [], "split": None})
+    fitted.save(path, FEATURE_VERSION, TaskFeatures.names, "ab" * 32, training={"trained": trained, "machines": [], "split": None})
     return path
 
 
@@ -80,6 +81,7 @@ def test_simulation(tmp_path, model):
         "TPE": 16,
     }
     assert results["best_share"].between(0, 1).all()
+    assert json.loads((tmp_path / "machine.json").read_bytes())["model_learned_from"] == "ab" * 32
     read = pd.read_csv(tmp_path / "results.csv")
     simulation_figure.draw(read, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
