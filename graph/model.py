@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from graph.constants import SMALL, Array, Constants, subgraphs
 from graph.onnx_file import DOMAIN, OLDEST_OPSET, first_line, load_model
@@ -92,6 +92,7 @@ def read_graph(path: Path, shapes: Mapping[str, Shape]) -> Graph:
     outputs = tuple(value.name for value in model.graph.output)
     model = _without_weights(model, constants)
     while True:
+        _forget_given_results(model.graph)
         types, known = _infer(model, path)
         if not _fold(model, types, known, constants):
             opset = next((entry.version for entry in model.opset_import if entry.domain in DOMAIN), OLDEST_OPSET)
@@ -114,6 +115,14 @@ def _inline(tensor: TensorProto, constants: Constants) -> TensorProto:
     """With its data, which shape inference may need; it reads no files."""
     is_outside = tensor.data_location == TensorProto.EXTERNAL
     return numpy_helper.from_array(constants.value(tensor.name), tensor.name) if is_outside else tensor
+
+
+def _forget_given_results(graph: GraphProto) -> None:
+    """Leaves out results of the network that are inputs or constants: shape inference takes what is declared of a result for its shape."""
+    given = {value.name for value in (*graph.input, *graph.initializer)}
+    made = [value for value in graph.output if value.name not in given]
+    del graph.output[:]
+    graph.output.extend(made)
 
 
 def _infer(model: ModelProto, path: Path) -> tuple[dict[str, int], dict[str, Shape]]:
@@ -157,19 +166,27 @@ def _fold(model: ModelProto, types: Mapping[str, int], shapes: Mapping[str, Shap
 
 
 def _make_constant(node: NodeProto, results: list[str], types: Mapping[str, int], shapes: Mapping[str, Shape], constants: Constants) -> bool:
-    """Whether the results of `node` are constants now: small ones are computed, large ones only noted."""
-    feeds: dict[str, Array] = {}
-    if node.op_type in ("Shape", "Size") and node.input[0] in shapes:
-        # All that such a node reads of its input is the shape; the array takes no memory.
-        feeds = {node.input[0]: np.broadcast_to(np.zeros((), np.float32), shapes[node.input[0]])}
-    elif not constants.covers(node):
+    """Whether the results of `node` are constants now: small ones are computed, large ones only noted, as are those whose operator cannot be computed."""
+    if node.op_type in ("Shape", "Size") and node.domain in DOMAIN and node.input[0] in shapes:
+        constants.add_computed(dict.fromkeys(results, _measured(node, shapes[node.input[0]])))
+        return True
+    if not constants.covers(node):
         return False
-    elif not all(math.prod(shapes[name]) <= SMALL for name in results) or not all(constants.is_small(name) for name in node.input if name):
-        constants.add(node)
+    dtypes = {name: helper.tensor_dtype_to_np_dtype(types[name]) for name in results}
+    is_small = all(math.prod(shapes[name]) <= SMALL for name in results) and all(constants.is_small(name) for name in node.input if name)
+    if not is_small or not constants.can_compute(node):
+        constants.add(node, sum(math.prod(shapes[name]) * dtypes[name].itemsize for name in results))
         return True
     try:
-        values = constants.evaluate([node], feeds, results)
+        values = constants.evaluate([node], results)
     except Unsupported:
         return False
-    constants.add_computed({name: value.astype(helper.tensor_dtype_to_np_dtype(types[name])) for name, value in values.items()})
+    constants.add_computed({name: value.astype(dtypes[name]) for name, value in values.items()})
     return True
+
+
+def _measured(node: NodeProto, shape: Shape) -> Array:
+    """The result of a node that reads nothing but the shape of its input."""
+    if node.op_type == "Size":
+        return np.array(np.prod(shape, dtype=np.int64))
+    return np.array(shape[attribute(node, "start", 0) : attribute(node, "end", None)], np.int64)
