@@ -6,7 +6,7 @@ DEMO ?= demo
 DEMO_SECONDS ?= 180
 
 FUZZ_CANDIDATES ?= 20000
-FIGURES := operators search_efficiency model_quality objectives feature_groups simulation search_parts breeding transfer
+FIGURES := kernels operators winograd metaschedule search_efficiency model_quality objectives feature_groups simulation search_parts breeding transfer
 
 .PHONY: demo figures fuzz test lint types imports check clean
 
@@ -27,6 +27,7 @@ demo: $(VENV)/installed
 # From the CSVs under experiments/results, without measuring anything; what made these stands in experiments/README.md.
 figures: $(VENV)/installed
 	for name in $(FIGURES); do $(BIN)/python -m experiments.$$name --plot-only || exit 1; done
+	$(BIN)/python -m experiments.metaschedule --plot-only --output experiments/results/metaschedule_512
 
 test: lint types imports check
 

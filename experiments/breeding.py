@@ -26,7 +26,6 @@ from costmodel.trained import shipped_model, trained_model
 from experiments.command import command, count
 from experiments.files import model_learned_from, read_results, write_machine, write_results
 from experiments.paired import differences
-from ir.files import make_directory
 from ir.task import task
 from schedule.measurement import Candidate
 from schedule.rules import sketches
@@ -82,7 +81,6 @@ CONFIG = Config()
 def run(config: Config, output: Path, model: CostModel) -> pd.DataFrame:
     """Search everything and write results.csv, which is also what is returned, and machine.json."""
     machine = detect_machine()
-    make_directory(output)
     results = pd.concat([_search_task(text, config, model, machine.target) for text in config.tasks], ignore_index=True)
     write_results(output, results, float_format="%.5g")
     write_machine(output, {"machine": machine.to_json(), "versions": api.versions(), "config": asdict(config), **model_learned_from(model)})
@@ -139,7 +137,7 @@ def gains(results: pd.DataFrame, trials: Sequence[int]) -> pd.DataFrame:
 def report(output: Path) -> str:
     from experiments.paired_figure import draw_differences
 
-    results = read_results(output)
+    results = read_results(output, ("task", "method", "seed", "trials", "best_score", "ask_seconds"))
     trials = (results["trials"].min(), results["trials"].max())
     table = gains(results, trials)
     draw_differences(table, output / "breeding.png", "Best score so far less that of the search as it is", "standard deviations of random candidates")

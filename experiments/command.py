@@ -23,13 +23,13 @@ def command(
     data: Path | None = Path("data/measured"),
     add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> int:
-    """The exit code of an experiment: `run(options)` measures or replays and writes the files, `report(output)` draws the figure from them and says what it
-    shows. Options are `data` (unless it is None), `output`, `plot_only`, and what `add_options` adds."""
+    """The exit code of an experiment: `run(options)` measures or replays and writes the files, `report(output)` makes tables and figures from them and says
+    what they show. Options are `data` (unless it is None), `output`, `plot_only`, and what `add_options` adds."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if data is not None:
         parser.add_argument("--data", type=Path, default=data, help="a directory that tilewright record wrote, or a file of records")
     parser.add_argument("--output", type=Path, default=Path("experiments/results") / name)
-    parser.add_argument("--plot-only", action="store_true", help="make the figure and the summary from an earlier results.csv")
+    parser.add_argument("--plot-only", action="store_true", help="make tables, figures and the summary from the results of an earlier run")
     add_options(parser)
     options = parser.parse_args(arguments)
 

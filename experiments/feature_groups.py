@@ -74,7 +74,7 @@ def losses(results: pd.DataFrame) -> pd.DataFrame:
 def report(output: Path) -> str:
     from experiments.feature_groups_figure import draw
 
-    results = read_results(output)
+    results = read_results(output, ("features", "group", "n_features", "seed", "pairwise_accuracy", "top_1"))
     lost = losses(results)
     draw(results, lost, output / "feature_groups.png")
     return summary(results, lost)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,17 @@ def write_machine(output: Path, about: Mapping[str, object]) -> None:
     write_file(output / "machine.json", (json.dumps(about, indent=2) + "\n").encode())
 
 
-def read_results(output: Path, name: str = RESULTS, **form: Any) -> pd.DataFrame:
-    """`UserError` where there are none, or no CSV. `form`: what an empty cell means, as `read_csv` takes it."""
+def read_results(output: Path, columns: Sequence[str], name: str = RESULTS, **form: Any) -> pd.DataFrame:
+    """`UserError` where there are none, no CSV, or none with these columns. `form`: what an empty cell means, as `read_csv` takes it."""
     path = output / name
     try:
-        return pd.read_csv(path, **form)
+        results = pd.read_csv(path, **form)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: it cannot be read: {getattr(error, 'strerror', None) or error}; a run of the experiment makes it") from None
+    missing = [column for column in columns if column not in results]
+    if missing:
+        others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise UserError(f"{path}: it lacks the column {missing[0]}{others}, as another version's may; run the experiment again, into another directory")
+    if results.empty:
+        raise UserError(f"{path}: it has no rows; a run of the experiment makes them")
+    return results

@@ -9,27 +9,23 @@ Wants a machine with nothing else to do; takes about two minutes a task.
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from codegen.limits import package_version
-from data.record import machine_id
-from data.store import Store
-from experiments.command import exit_code, whole
+from experiments.command import command, count, whole
+from experiments.compared import about, print_notes, tuning_of
 from experiments.files import COST_MODEL, read_results, write_machine, write_results
-from ir.files import make_directory, write_file
+from experiments.tables import geometric_mean, markdown_table, write_table
 from ir.task import Task, task
 from tilewright import api
-from tilewright.bench import DISTURBING_CPUS, BenchResult, TaskBench, run_bench
+from tilewright.bench import DISTURBING_CPUS, BenchResult, run_bench
 from tilewright.cli import select_tasks
-from tilewright.peers import PEERS, choose_peers
-from tilewright.this_machine import machine_record
+from tilewright.peers import choose_peers
 
 NOISE_LIMIT = 0.03  # "not slower" allows the noise of the comparison, but no more than this: a noisy machine proves nothing
 
@@ -99,8 +95,7 @@ def tune_task(of: Task, records: Path, config: Config) -> None:
 
 
 def run(config: Config, output: Path, records: Path | None = None, tune: Callable[[Task, Path, Config], None] | None = tune_task) -> pd.DataFrame:
-    """Tune (not where `tune` is None), compare, and write results.csv, machine.json and kernels.md; the rows of the CSV."""
-    make_directory(output)
+    """Tune (not where `tune` is None), compare, and write results.csv and machine.json; the rows of the CSV."""
     choose_peers(config.peers)  # what is to be refused is refused before anything is tuned
     records = records or output / "records.db"
     marked = config.marked_tasks()
@@ -113,46 +108,35 @@ def run(config: Config, output: Path, records: Path | None = None, tune: Callabl
         print(note, file=sys.stderr)
     results = pd.DataFrame(rows(result, marked, records))
     write_results(output, results)
-    write_machine(output, machine(result))
-    write_table(output)
+    write_machine(output, about(result))
     return results
-
-
-def print_notes(bench: TaskBench) -> None:
-    print(f"compared {bench.task.key}", *bench.notes, sep="\n    ", file=sys.stderr, flush=True)
 
 
 def rows(result: BenchResult, marked: dict[Task, tuple[str, Mark]], records: Path) -> list[dict[str, object]]:
     """The bench's rows, with each task's group and mark and what its tuning took, all its runs together."""
     found = []
-    with Store(records, create=False) as store:
-        for bench in result.tasks:
-            group, mark = marked[bench.task]
-            known = store.records(bench.task.key, machine_id(machine_record(result.machine)), result.machine.target.threads)
-            trials = [record for record in known if record.kind == "trial"]
-            tuning = {
-                "trials": len(trials),
-                "failed": sum(not record.ok for record in trials),
-                "tuning_seconds": max((record.elapsed_seconds for record in known), default=0.0),
-            }
-            marks = {f"mark_{name}": value for name, value in asdict(mark).items()}
-            found += [{"group": group, **asdict(row), **tuning, **marks} for row in bench.rows(result.limits)]
+    for bench in result.tasks:
+        group, mark = marked[bench.task]
+        tuning = tuning_of(bench.task, records, result.machine)
+        marks = {f"mark_{name}": value for name, value in asdict(mark).items()}
+        found += [{"group": group, **asdict(row), **tuning, **marks} for row in bench.rows(result.limits)]
     return found
-
-
-def machine(result: BenchResult) -> dict[str, object]:
-    versions = api.versions() | {name: package_version(name) for name in PEERS}
-    return {"machine": result.machine.to_json(), "limits": dict(result.limits), "versions": versions, "rounds": result.rounds}
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
-def write_table(output: Path) -> str:
+COLUMNS = (
+    "group", "task", "contender", "gflops", "peak_fraction", "gb_per_second", "bandwidth_fraction", "memory_level", "best_peer", "ratio_to_best_peer",
+    "median_ratio_to_best_peer", "noise_minima", "noise_medians", "other_cpus", "trials", "failed", "tuning_seconds", "mark_peak_fraction",
+    "mark_peer_ratio", "mark_noise",
+)  # fmt: skip
+
+
+def report(output: Path) -> str:
     """kernels.md, made from results.csv alone."""
-    text = table(read_results(output, keep_default_na=False, na_values={"ratio_to_best_peer": "", "median_ratio_to_best_peer": ""}))
-    write_file(output / "kernels.md", text.encode())
-    return text
+    results = read_results(output, COLUMNS, keep_default_na=False, na_values={"ratio_to_best_peer": "", "median_ratio_to_best_peer": ""})
+    return write_table(output / "kernels.md", table(results))
 
 
 def table(results: pd.DataFrame) -> str:
@@ -168,8 +152,7 @@ def table(results: pd.DataFrame) -> str:
         f"against itself, by minima and by medians; “not slower” allows for the former, at most {NOISE_LIMIT:.0%}. Trials: failed ones in brackets, and the",
         "seconds that tuning took. A convolution's flops are those of all its windows, padding included, as the field counts: kernels leave padding out.",
     ]
-    parts = [markdown_table(head, lines), *network_lines(results), "\n".join(notes)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([markdown_table(head, lines), *network_lines(results), "\n".join(notes)])
 
 
 def _line(row: pd.Series) -> list[str]:
@@ -220,44 +203,30 @@ def network_lines(results: pd.DataFrame) -> list[str]:
     ratios = results.loc[(results["group"] == "network") & (results["contender"] == "tuned"), "ratio_to_best_peer"].dropna()
     if not keys or len(ratios) < len(keys):
         return []
-    mean = float(np.exp(np.log(ratios).mean()))
+    mean = geometric_mean(ratios)
     reached = "yes" if mean >= NETWORK_MEAN else "no"
     return [f"Geometric mean of the network's {len(keys)} heaviest tasks: {mean:.3f} × the best peer of each; at least {NETWORK_MEAN} wanted: {reached}."]
 
 
-def geometric_mean(values: Sequence[float] | pd.Series) -> float:
-    """Not a number where there are none."""
-    return float(np.exp(np.log(values).mean())) if len(values) else float("nan")
+def main(arguments: Sequence[str] | None = None) -> int:
+    def add_options(parser: ArgumentParser) -> None:
+        parser.add_argument("--records", type=Path, help="records to read and append to, by default records.db in the output directory")
+        parser.add_argument("--network", help="an .onnx file whose heaviest tasks are measured too")
+        parser.add_argument("--tasks", help="only these of all tasks, such as 0,3-5")
+        parser.add_argument("--peers", help="comma-separated, by default all that are installed")
+        parser.add_argument("--max-trials", type=count, default=CONFIG.max_trials, help="a task")
+        parser.add_argument("--max-seconds", type=float, default=CONFIG.max_seconds, help="a task")
+        parser.add_argument("--threads", type=count)
+        parser.add_argument("--no-tuning", action="store_true", help="compare what is in the records")
 
+    def run_changed(options: Namespace) -> None:
+        config = replace(
+            CONFIG, network=options.network, choice=options.tasks, peers=tuple(options.peers.split(",")) if options.peers else None,
+            max_trials=options.max_trials, max_seconds=options.max_seconds, threads=options.threads,
+        )  # fmt: skip
+        run(config, options.output, options.records, None if options.no_tuning else tune_task)
 
-def markdown_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines))
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("experiments/results/kernels"))
-    parser.add_argument("--records", type=Path, help="records to read and append to, by default records.db in the output directory")
-    parser.add_argument("--network", help="an .onnx file whose heaviest tasks are measured too")
-    parser.add_argument("--tasks", help="only these of all tasks, such as 0,3-5")
-    parser.add_argument("--peers", help="comma-separated, by default all that are installed")
-    parser.add_argument("--max-trials", type=int, default=CONFIG.max_trials, help="a task")
-    parser.add_argument("--max-seconds", type=float, default=CONFIG.max_seconds, help="a task")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--no-tuning", action="store_true", help="compare what is in the records")
-    parser.add_argument("--table-only", action="store_true", help="make the table from an earlier results.csv")
-    given = parser.parse_args()
-    config = replace(
-        CONFIG, network=given.network, choice=given.tasks, peers=tuple(given.peers.split(",")) if given.peers else None,
-        max_trials=given.max_trials, max_seconds=given.max_seconds, threads=given.threads,
-    )  # fmt: skip
-
-    def work() -> None:
-        if not given.table_only:
-            run(config, given.output, given.records, None if given.no_tuning else tune_task)
-        print(write_table(given.output), end="")
-
-    return exit_code(work)
+    return command("kernels", __doc__, run_changed, report, arguments, data=None, add_options=add_options)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from costmodel.training import data_sha256
 from data.measurements import read_measured
 from data.repeatability import repeatability
 from experiments.files import write_machine, write_results
-from ir.files import make_directory
 from tilewright.api import versions
 from tilewright.splits import Mask, held_out
 from tilewright.training import judge
@@ -50,7 +49,6 @@ def write(output: Path, rows: Sequence[Row], measured: Measurements, config: Any
     """results.csv, and what it was made from as machine.json. Rows that name no machine are of all."""
     data, results = measured.data, pd.DataFrame([{"machine": ALL, **row} for row in rows])
     results["pairwise_bound"] = results["machine"].map(measured.pairwise_bounds)
-    make_directory(output)
     write_results(output, results, float_format="%.5g")
     about = {
         "machines": measured.machines,

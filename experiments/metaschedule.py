@@ -1,7 +1,7 @@
 """Tuned kernels against TVM MetaSchedule's, on one case of each operator family, with as many threads, and as many trials or with more for TVM.
 
     python -m experiments.metaschedule --tvm-python PYTHON [--trials 64] [--tvm-trials 64] [--families C1D,GMM]
-                                       [--output DIRECTORY] [--records FILE] [--table-only]
+                                       [--output DIRECTORY] [--records FILE] [--plot-only]
 
 PYTHON is an interpreter in whose environment TVM is (`pip install apache-tvm==0.27.0.post1 apache-tvm-ffi==0.1.14.post1 xgboost psutil cloudpickle tornado`);
 it need not be ours. For each case we tune, then TVM tunes, then the two best kernels take turns, one process idle while the other is timed. Writes
@@ -11,7 +11,6 @@ other families in an earlier results.csv are kept: a long run can be made in par
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -19,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -31,26 +31,26 @@ import pandas as pd
 from codegen.inputs import random_inputs
 from codegen.machine import Machine, allowed_cpus, detect_machine
 from codegen.process import Tail, death
-from data.record import machine_id
-from data.store import Store
-from experiments.command import count, exit_code, whole
+from experiments.command import command, count, whole
+from experiments.compared import tuning_of
 from experiments.files import COST_MODEL, RESULTS, check_same_machine, read_results, write_machine, write_results
-from experiments.kernels import geometric_mean, markdown_table
 from experiments.operators import chosen_families
+from experiments.tables import geometric_mean, markdown_table, write_table
 from graph.operator_suite import FAMILIES
 from ir.errors import UserError
-from ir.files import make_directory, write_file
 from ir.task import Task
 from tilewright import api
 from tilewright.bench import DISTURBING_CPUS, recorded_schedules
 from tilewright.bench_worker import our_contender
 from tilewright.problem import Problem
-from tilewright.this_machine import machine_record
 from tilewright.turns import Contender, OtherWork, Series, TurnOptions, take_turn, wait_for_quiet
 
 WORKER = Path(__file__).with_name("metaschedule_worker.py")
 MEAN_RATIO, CASE_RATIO, TUNING_RATIO = 1.5, 1.0, 8.0  # wanted: TVM's seconds over ours, of all kernels together and of each; of all tuning
 SEED = 0  # of the inputs
+# Of the CSV: of every case, and of those for which TVM has a kernel.
+OURS = ("family", "task", "min_seconds", "trials", "failed", "tuning_seconds", "tvm_failure", "other_cpus", "apache_tvm")
+COMPARED = ("tvm_trials", "tvm_failed", "tvm_tuning_seconds", "tvm_min_seconds", "ratio", "median_ratio", "tuning_ratio")
 DROPPED = ("PYTHON", "TVM_", "OMP_", "GOMP_", "KMP_")  # settings of the user's that would change what TVM imports, or how many threads it has
 
 
@@ -162,16 +162,15 @@ def tune_case(of: Task, records: Path, config: Config) -> None:
 def run(
     config: Config, output: Path, python: str, records: Path | None = None, tune: Callable[[Task, Path, Config], None] = tune_case
 ) -> pd.DataFrame:  # fmt: skip
-    """Tune with both, compare, and write all files; the rows of the CSV. `python`: TVM's. `UserError` if it has no TVM."""
+    """Tune with both, compare, and write results.csv and machine.json, which is of what is measured now; the rows of the CSV. `python`: TVM's; `UserError` if
+    it has no TVM."""
     tvm = tvm_versions(python)
     cpus = sorted(allowed_cpus())  # before an OpenMP library is loaded, which may narrow them
     machine = detect_machine(api.one_thread_without_openmp(config.threads))
-    make_directory(output)
     check_same_machine(output, machine)
     records, cases = records or output / "records.db", config.cases()
     refuse_recorded(records, cases.values(), machine)
     about = {"machine": machine.to_json(), "versions": api.versions(), "tvm_versions": tvm, "config": asdict(config)}
-    write_machine(output, about)
     versions = {"cpu_model": machine.cpu_model, "threads": machine.target.threads, "tilewright": api.versions()["tilewright"]}
     versions |= {name.replace("-", "_"): version for name, version in tvm.items() if name.startswith("apache-tvm")}
     results = _earlier(output, cases)
@@ -179,18 +178,19 @@ def run(
         print(f"{number}/{len(cases)} {family} {of.key}", file=sys.stderr, flush=True)
         start = time.perf_counter()
         tune(of, records, config)
-        ours = {**_trials(of, records, machine), "tuning_seconds": time.perf_counter() - start}
+        ours = {**tuning_of(of, records, machine), "tuning_seconds": time.perf_counter() - start}
         found = row(ours, *compare(of, records, machine, python, cpus, config))
         results = [*results, {"family": family, "task": of.key, **found, **versions}]
         results.sort(key=lambda each: list(FAMILIES).index(str(each["family"])))
         write_results(output, pd.DataFrame(results))
+        write_machine(output, about)
         print(f"    {_outcome(found)}", file=sys.stderr, flush=True)
     return pd.DataFrame(results)
 
 
 def refuse_recorded(records: Path, cases: Iterable[Task], machine: Machine) -> None:
     """`UserError` if a case has trials already: they are not repeated, so its tuning would take no time."""
-    known = [of.key for of in cases if records.exists() and _trials(of, records, machine)["trials"]]
+    known = [of.key for of in cases if records.exists() and tuning_of(of, records, machine)["trials"]]
     if known:
         raise UserError(f"{records} already has trials of {known[0]}, which makes tuning times meaningless; name another file with --records")
 
@@ -228,32 +228,34 @@ def take_rounds(ours: Contender, tvm: Tvm | None, config: Config) -> tuple[list[
     request = {"warm_seconds": options.warm_seconds, "turn_seconds": options.turn_seconds}
     busy: list[float] = []
 
-    def our_turn() -> tuple[float, float]:
-        wait_for_quiet()
+    def our_turn() -> tuple[float, float, bool]:
         with OtherWork() as other:
             seconds = take_turn(ours, options)
         busy.append(other.cpus)
-        wait_for_quiet()
-        return min(seconds), statistics.median(seconds)
+        return min(seconds), statistics.median(seconds), wait_for_quiet()
 
-    def tvm_turn() -> tuple[float, float]:
+    def tvm_turn() -> tuple[float, float, bool]:
         assert tvm is not None
         answer = tvm.ask(request)
-        return answer["min_seconds"], answer["median_seconds"]
+        return answer["min_seconds"], answer["median_seconds"], answer["is_quiet"]
 
     takers = {"tuned": our_turn} if tvm is None else {"tuned": our_turn, "metaschedule": tvm_turn}
     turns: dict[str, list[tuple[float, float]]] = {name: [] for name in takers}
+    n_disturbed = dict.fromkeys(takers, 0)
+    is_quiet = wait_for_quiet()
     for number in range(config.rounds):
         for name in list(takers) if number % 2 == 0 else reversed(takers):
-            turns[name].append(takers[name]())
-    series = [Series(name, "", tuple(least for least, _ in found), tuple(median for _, median in found)) for name, found in turns.items()]
+            n_disturbed[name] += not is_quiet
+            least, median, is_quiet = takers[name]()
+            turns[name].append((least, median))
+    series = [Series(name, "", *zip(*found, strict=True), n_disturbed[name]) for name, found in turns.items()]
     return series, statistics.fmean(busy)
 
 
 def row(ours: Mapping[str, Any], answer: Mapping[str, Any], series: Sequence[Series], other_cpus: float) -> dict[str, Any]:
     """A row of the CSV, but for what case, machine and versions it is. Ratios are TVM's seconds over ours: above 1 we are faster."""
     mine, *others = series
-    found = {**ours, "min_seconds": mine.min_seconds, "median_seconds": mine.median_seconds, "tvm_failure": answer.get("failure")}
+    found = {**ours, "min_seconds": mine.min_seconds, "median_seconds": mine.median_seconds, "tvm_failure": answer.get("failure"), **dict.fromkeys(COMPARED)}
     if others:
         theirs = others[0]
         found |= {
@@ -270,44 +272,42 @@ def row(ours: Mapping[str, Any], answer: Mapping[str, Any], series: Sequence[Ser
             "median_ratio": theirs.median_seconds / mine.median_seconds,
             "tuning_ratio": answer["tuning_seconds"] / ours["tuning_seconds"],
         }
-    return {**found, "other_cpus": other_cpus}
+    return {**found, "other_cpus": other_cpus, "disturbed_turns": sum(each.n_disturbed for each in series)}
 
 
 def _outcome(found: Mapping[str, Any]) -> str:
     if found["tvm_failure"] is not None:
         return f"TVM failed: {found['tvm_failure']}"
     busy = f"; other processes kept {found['other_cpus']:.1f} CPUs busy meanwhile" if found["other_cpus"] > DISTURBING_CPUS else ""
+    busy += f"; {found['disturbed_turns']} turns began although threads of the one before were busy" if found["disturbed_turns"] else ""
     return f"{found['ratio']:.2f} × TVM's speed; tuning {found['tuning_seconds']:.0f} s, TVM's {found['tvm_tuning_seconds']:.0f} s{busy}"
-
-
-def _trials(of: Task, records: Path, machine: Machine) -> dict[str, int]:
-    with Store(records, create=False) as store:
-        known = store.records(of.key, machine_id(machine_record(machine)), machine.target.threads)
-    trials = [record for record in known if record.kind == "trial"]
-    return {"trials": len(trials), "failed": sum(not record.ok for record in trials)}
 
 
 def _earlier(output: Path, cases: Mapping[str, Task]) -> list[dict[str, Any]]:
     """The rows of families that are not measured now."""
-    earlier = read_results(output).to_dict("records") if (output / RESULTS).exists() else []
+    earlier = read_results(output, (*OURS, *COMPARED)).to_dict("records") if (output / RESULTS).exists() else []
     return [{str(name): value for name, value in each.items()} for each in earlier if each["family"] not in cases]
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
+def report(output: Path) -> str:
+    return write_table(output / "metaschedule.md", table(read_results(output, (*OURS, *COMPARED))))
+
+
 def table(results: pd.DataFrame) -> str:
     """In Markdown: whether the marks are reached, then a line a case, then why TVM has no kernel where it has none."""
-    results = results.reindex(columns=[*results.columns, *({"ratio", "tvm_tuning_seconds"} - set(results.columns))])  # absent where TVM always failed
     compared, failed = results[results["ratio"].notna()], results[results["ratio"].isna()]
     head = ["family", "", "case", "ms", "TVM's", "× TVM", "by medians", "trials", "TVM's", "tuning s", "TVM's", "× less"]
     failures = [f"{line['family']}: TVM has no kernel, {line['tvm_failure']}" for _, line in failed.iterrows()]
     notes = "\n".join([
         "“× TVM”: seconds of the fastest call of TVM's kernel over ours, above 1 is faster. Trials: failed ones in brackets. Tuning: seconds that the whole",
         "call took. TVM's weights are packed before any timing, as ours are, and its results were compared with numpy's. A star: other processes disturbed",
-        "the comparison.",
+        "the comparison. Our kernels are called by the addresses of their arguments, which are prepared; TVM's by its own call from Python, which takes longer",
+        "and is counted: of a kernel of a few microseconds (the depthwise convolution) that may be all of the difference.",
     ])  # fmt: skip
-    return "\n\n".join([_summary(compared), markdown_table(head, [_line(line) for _, line in results.iterrows()]), *failures, notes]) + "\n"
+    return "\n\n".join([_summary(compared), markdown_table(head, [_line(line) for _, line in results.iterrows()]), *failures, notes])
 
 
 def _summary(compared: pd.DataFrame) -> str:
@@ -345,32 +345,21 @@ def _line(line: pd.Series) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tvm-python", help="an interpreter whose environment has TVM")
-    parser.add_argument("--output", type=Path, default=Path("experiments/results/metaschedule"))
-    parser.add_argument("--records", type=Path, help="records to append to, by default records.db in the output directory; must have no trials of the cases")
-    parser.add_argument("--families", help=f"only these, of {','.join(FAMILIES)}")
-    parser.add_argument("--trials", type=count, default=CONFIG.trials, help="of a case")
-    parser.add_argument("--tvm-trials", type=count, help="TVM's, by default as many")
-    parser.add_argument("--table-only", action="store_true", help="make the table from an earlier results.csv")
-    given = parser.parse_args(arguments)
-    if given.tvm_python is None and not given.table_only:
-        parser.error("--tvm-python is needed to tune with TVM")
+    def add_options(parser: ArgumentParser) -> None:
+        parser.add_argument("--tvm-python", help="an interpreter whose environment has TVM")
+        parser.add_argument("--records", type=Path, help="records to append to, without trials of the cases, by default records.db in the output directory")
+        parser.add_argument("--families", help=f"only these, of {','.join(FAMILIES)}")
+        parser.add_argument("--trials", type=count, default=CONFIG.trials, help="of a case")
+        parser.add_argument("--tvm-trials", type=count, help="TVM's, by default as many")
 
-    def work() -> None:
-        config = replace(
-            CONFIG,
-            families=chosen_families(given.families, tuple(FAMILIES)),
-            trials=given.trials,
-            tvm_trials=given.trials if given.tvm_trials is None else given.tvm_trials,
-        )
-        if not given.table_only:
-            run(config, given.output, given.tvm_python, given.records)
-        text = table(read_results(given.output))
-        write_file(given.output / "metaschedule.md", text.encode())
-        print(text, end="")
+    def run_changed(options: Namespace) -> None:
+        if options.tvm_python is None:
+            raise UserError("--tvm-python is needed to tune with TVM: an interpreter whose environment has it")
+        tvm_trials = options.trials if options.tvm_trials is None else options.tvm_trials
+        config = replace(CONFIG, families=chosen_families(options.families, tuple(FAMILIES)), trials=options.trials, tvm_trials=tvm_trials)
+        run(config, options.output, options.tvm_python, options.records)
 
-    return exit_code(work)
+    return command("metaschedule", __doc__, run_changed, report, arguments, data=None, add_options=add_options)
 
 
 if __name__ == "__main__":

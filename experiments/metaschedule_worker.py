@@ -31,7 +31,7 @@ Tensors: TypeAlias = Any  # of TE, inputs first and the output last: TVM has no 
 
 PACKAGES = ("apache-tvm", "apache-tvm-ffi", "xgboost", "numpy")
 WEIGHTS = 1  # the place of the constant among the inputs of a convolution
-WARM_CALLS, TIMED_CALLS = 3, 5  # at least, as in tilewright.turns
+WARM_CALLS, TIMED_CALLS, LONG_SECONDS = 3, 5, 0.3  # as in tilewright.turns
 QUIET_SLICE_SECONDS, QUIET_SHARE, QUIET_LIMIT_SECONDS = 10e-3, 0.1, 3.0  # the same
 SEED = 0  # of the inputs
 
@@ -327,19 +327,18 @@ def check(found: Array, wanted: Array, n_summed: int) -> float:
 # --- timing ---------------------------------------------------------------------------------------------------------
 
 
-def take_turn(run: Callable[[], object], warm_seconds: float, turn_seconds: float) -> dict[str, float]:
-    """Calls that do not count, then calls that do, timed one by one, as `tilewright.turns` does; the process is idle when it answers."""
+def take_turn(run: Callable[[], object], warm_seconds: float, turn_seconds: float) -> dict[str, float | bool]:
+    """Calls that do not count, then calls that do, timed one by one, as `tilewright.turns` does; whether the process is idle when it answers."""
     time_calls(run, warm_seconds, WARM_CALLS)
     seconds = time_calls(run, turn_seconds, TIMED_CALLS)
-    wait_for_quiet()
-    return {"min_seconds": min(seconds), "median_seconds": statistics.median(seconds)}
+    return {"min_seconds": min(seconds), "median_seconds": statistics.median(seconds), "is_quiet": wait_for_quiet()}
 
 
 def time_calls(run: Callable[[], object], seconds: float, least: int) -> list[float]:
     found: list[float] = []
     now = time.perf_counter()
-    stop = now + seconds
-    while now < stop or len(found) < least:
+    stop, long = now + seconds, now + max(seconds, LONG_SECONDS)
+    while not found or now < stop or (len(found) < least and now < long):
         start = time.perf_counter()
         run()
         now = time.perf_counter()
@@ -347,14 +346,15 @@ def time_calls(run: Callable[[], object], seconds: float, least: int) -> list[fl
     return found
 
 
-def wait_for_quiet() -> None:
-    """Threads that wait for the next call spin for a while, and would take a CPU from whoever is timed next."""
+def wait_for_quiet() -> bool:
+    """Threads that wait for the next call spin for a while, and would take a CPU from whoever is timed next; False if some still did when the time was up."""
     stop = time.perf_counter() + QUIET_LIMIT_SECONDS
     while time.perf_counter() < stop:
         used, start = time.process_time(), time.perf_counter()
         time.sleep(QUIET_SLICE_SECONDS)
         if time.process_time() - used < QUIET_SHARE * (time.perf_counter() - start):
-            return
+            return True
+    return False
 
 
 def versions() -> dict[str, str]:

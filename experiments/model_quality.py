@@ -20,6 +20,7 @@ import pandas as pd
 
 from costmodel.training import pretraining_model
 from experiments.command import command
+from experiments.figure_parts import MEASURES
 from experiments.files import read_results
 from experiments.measured import ALL, Measurements, Row, fit, fit_and_judge, load, splits, write
 from tilewright.splits import NETWORKS, Mask, held_out
@@ -29,6 +30,9 @@ from tilewright.training_set import TrainingSet
 # What the model must reach on each split, in the order of `figure_parts.MEASURES`.
 MARKS = {"within": (0.92, 0.75, 0.95, 0.99), "task": (0.89, 0.65, 0.93, 0.98), "network": (0.87, 0.60, 0.91, 0.97)}
 
+COLUMNS = (
+    "part", "split", "machine", "task_share", "candidate_share", "learned_tasks", "learned_candidates", "recall_at_30_by_chance", "pairwise_bound", *MEASURES,
+)  # fmt: skip
 SPLIT, CURVE = "split", "curve"  # the parts of the CSV
 
 
@@ -87,7 +91,7 @@ def _parts(data: TrainingSet, learn: Mask, shares: Sequence[float], rng: np.rand
 def report(output: Path) -> str:
     from experiments.model_quality_figure import draw
 
-    results = read_results(output)
+    results = read_results(output, COLUMNS)
     draw(results, MARKS, output / "model_quality.png")
     return summary(results)
 

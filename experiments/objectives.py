@@ -77,7 +77,7 @@ def _rows(config: Config, measured: Measurements) -> Iterator[Row]:
 def report(output: Path) -> str:
     from experiments.objectives_figure import draw
 
-    results = read_results(output)
+    results = read_results(output, ("method", "split", "pairwise_accuracy", "top_1", "pairwise_bound"))
     draw(results, output / "objectives.png")
     return summary(results)
 

@@ -9,8 +9,8 @@ and operators.md and operators.png, which are made from the CSV alone.
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,28 +18,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from codegen.limits import package_version
 from codegen.machine import detect_machine
-from data.record import machine_id
-from data.store import Store
-from experiments.command import count, counts, exit_code, whole
+from experiments.command import command, count, counts, whole
+from experiments.compared import about, print_notes, tuning_of
 from experiments.files import COST_MODEL, RESULTS, check_same_machine, read_results, write_machine, write_results
-from experiments.kernels import geometric_mean, markdown_table, print_notes
+from experiments.tables import geometric_mean, markdown_table, write_table
 from graph.operator_suite import BATCHES, FAMILIES
 from ir.errors import UserError
-from ir.files import make_directory, write_file
 from ir.program import Apply, Program, Value
 from ir.task import Task
 from schedule.algorithms import WINOGRAD, algorithm_of
 from tilewright import api
 from tilewright.bench import DISTURBING_CPUS, BenchFailed, BenchResult, Row, run_bench
-from tilewright.peers import PEERS, choose_peers
-from tilewright.this_machine import machine_record
+from tilewright.peers import choose_peers
 
 MEAN_RATIO, FAMILY_RATIO, CASE_RATIO = 1.3, 1.05, 0.95  # what all cases together, each family, and each case are to reach of the best peer
 COMPUTE_MARK, MEMORY_MARK = 0.92, 0.8  # wanted of the FMA peak and of the bandwidth, of the cases that each of them bounds
 LIMITS = ("peak", "bandwidth", "powers")  # of what the machine can multiply and add, read, and work out of powers of two
 KERNEL_COLUMNS = ("kernel_gflops", *(f"kernel_{each}_fraction" for each in LIMITS))  # of runs in a row
+COLUMNS = (
+    "family", "batch", "task", "contender", "setting", "min_seconds", "kernel_seconds", "gflops", *KERNEL_COLUMNS, "limit_fraction", "memory_level",
+    "best_peer", "ratio_to_best_peer", "median_ratio_to_best_peer", "noise_minima", "other_cpus", "trials", "failed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,12 @@ def tune_case(of: Task, records: Path, config: Config) -> None:
 
 
 def run(config: Config, output: Path, records: Path | None = None, tune: Callable[[Task, Path, Config], None] | None = tune_case) -> pd.DataFrame:
-    """Tune (not where `tune` is None), compare, and write all files; the rows of the CSV. Of an earlier run it keeps the rows of other cases, so that
-    the whole can be made in parts."""
-    make_directory(output)
+    """Tune (not where `tune` is None), compare, and write results.csv and machine.json; the rows of the CSV. Of an earlier run
+    it keeps the rows of other cases, so that the whole can be made in parts."""
     choose_peers(config.peers)  # what is to be refused is refused before hours are spent
     check_same_machine(output, detect_machine(api.one_thread_without_openmp(None)))
     if (output / RESULTS).exists():
-        read_rows(output)
+        read_results(output, COLUMNS)
     records = records or output / "records.db"
     cases = config.cases()
     for number, (of, (family, _)) in enumerate(cases.items(), 1):
@@ -86,27 +85,16 @@ def run(config: Config, output: Path, records: Path | None = None, tune: Callabl
         result, failed = error.result, error
     results = _with_earlier(pd.DataFrame(rows(result, cases, records)), output)
     write_results(output, results)
-    versions = api.versions() | {name: package_version(name) for name in PEERS}
-    machine = {"machine": result.machine.to_json(), "limits": dict(result.limits), "versions": versions, "rounds": result.rounds}
-    write_machine(output, machine)
+    write_machine(output, about(result))
     if failed:
         raise failed
-    return results
-
-
-def read_rows(output: Path) -> pd.DataFrame:
-    """Of an earlier run; `UserError` where it made no such rows as today's."""
-    results = read_results(output)
-    missing = [name for name in (*KERNEL_COLUMNS, "kernel_seconds", "limit_fraction") if name not in results]
-    if missing:
-        raise UserError(f"{output / RESULTS}: it has no column {missing[0]}; an earlier version made it, so run all cases again, into another directory")
     return results
 
 
 def _with_earlier(results: pd.DataFrame, output: Path) -> pd.DataFrame:
     """In the order of the suite."""
     if (output / RESULTS).exists():
-        earlier = read_rows(output)
+        earlier = read_results(output, COLUMNS)
         results = pd.concat([earlier[~earlier["task"].isin(results["task"])], results])
     place = {of.key: number for number, of in enumerate(Config().cases())}
     order = results["task"].map(lambda key: place.get(key, len(place)))
@@ -116,18 +104,11 @@ def _with_earlier(results: pd.DataFrame, output: Path) -> pd.DataFrame:
 def rows(result: BenchResult, cases: dict[Task, tuple[str, int]], records: Path) -> list[dict[str, object]]:
     """The bench's rows, with family, batch, the machine's limit and what tuning took."""
     found = []
-    with Store(records, create=False) as store:
-        for bench in result.tasks:
-            family, batch = cases[bench.task]
-            known = store.records(bench.task.key, machine_id(machine_record(result.machine)), result.machine.target.threads)
-            trials = [record for record in known if record.is_trial]
-            tuning = {
-                "trials": len(trials),
-                "failed": sum(not record.ok for record in trials),
-                "tuning_seconds": max((record.elapsed_seconds for record in known), default=0.0),
-            }
-            powers_seconds = 1e-9 * n_powers(bench.task.program) / result.limits["powers_all"]["best"]
-            found += [{"family": family, "batch": batch, **asdict(row), **kernel(row, powers_seconds), **tuning} for row in bench.rows(result.limits)]
+    for bench in result.tasks:
+        family, batch = cases[bench.task]
+        tuning = tuning_of(bench.task, records, result.machine)
+        powers_seconds = 1e-9 * n_powers(bench.task.program) / result.limits["powers_all"]["best"]
+        found += [{"family": family, "batch": batch, **asdict(row), **kernel(row, powers_seconds), **tuning} for row in bench.rows(result.limits)]
     return found
 
 
@@ -151,6 +132,15 @@ def kernel(row: Row, powers_seconds: float) -> dict[str, object]:
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
+
+
+def report(output: Path) -> str:
+    """operators.md and operators.png, made from results.csv alone."""
+    from experiments.operators_figure import draw
+
+    results = read_results(output, COLUMNS)
+    draw(results, output / "operators.png")
+    return write_table(output / "operators.md", table(results))
 
 
 def table(results: pd.DataFrame) -> str:
@@ -183,7 +173,7 @@ def table(results: pd.DataFrame) -> str:
         "processes disturbed the comparison.",
         "A convolution's flops are those of all its windows, padding included, as the field counts; kernels that leave the padding out may pass the peak.",
     ])  # fmt: skip
-    return "\n\n".join([summary, markdown_table(heads[0], families), markdown_table(heads[1], cases), notes]) + "\n"
+    return "\n\n".join([summary, markdown_table(heads[0], families), markdown_table(heads[1], cases), notes])
 
 
 def _family_line(family: str, cases: pd.DataFrame) -> list[str]:
@@ -211,37 +201,26 @@ def _case_line(row: pd.Series) -> list[str]:
     ]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("experiments/results/operators"))
-    parser.add_argument("--records", type=Path, help="records to read and append to, by default records.db in the output directory")
-    parser.add_argument("--families", help=f"only these, of {','.join(FAMILIES)}")
-    parser.add_argument("--batches", type=counts, default=BATCHES, help="only these batch sizes, by default 1,16")
-    parser.add_argument("--peers", help="comma-separated, by default all that are installed")
-    parser.add_argument("--max-trials", type=count, default=CONFIG.max_trials, help="a case")
-    parser.add_argument("--max-seconds", type=float, default=CONFIG.max_seconds, help="a case")
-    parser.add_argument("--rounds", type=count, default=CONFIG.rounds, help="in which kernels and peers take turns")
-    parser.add_argument("--no-tuning", action="store_true", help="compare what is in the records")
-    parser.add_argument("--plot-only", action="store_true", help="make the table and the figure from an earlier results.csv")
-    given = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    def add_options(parser: ArgumentParser) -> None:
+        parser.add_argument("--records", type=Path, help="records to read and append to, by default records.db in the output directory")
+        parser.add_argument("--families", help=f"only these, of {','.join(FAMILIES)}")
+        parser.add_argument("--batches", type=counts, default=BATCHES, help="only these batch sizes, by default 1,16")
+        parser.add_argument("--peers", help="comma-separated, by default all that are installed")
+        parser.add_argument("--max-trials", type=count, default=CONFIG.max_trials, help="a case")
+        parser.add_argument("--max-seconds", type=float, default=CONFIG.max_seconds, help="a case")
+        parser.add_argument("--rounds", type=count, default=CONFIG.rounds, help="in which kernels and peers take turns")
+        parser.add_argument("--no-tuning", action="store_true", help="compare what is in the records")
 
-    def work() -> None:
-        from experiments.operators_figure import draw
-
+    def run_changed(options: Namespace) -> None:
         config = replace(
-            CONFIG, families=chosen_families(given.families, tuple(FAMILIES)), batches=given.batches,
-            peers=tuple(given.peers.split(",")) if given.peers else None, max_trials=given.max_trials, max_seconds=given.max_seconds,
-            rounds=given.rounds,
+            CONFIG, families=chosen_families(options.families, tuple(FAMILIES)), batches=options.batches,
+            peers=tuple(options.peers.split(",")) if options.peers else None, max_trials=options.max_trials, max_seconds=options.max_seconds,
+            rounds=options.rounds,
         )  # fmt: skip
-        if not given.plot_only:
-            run(config, given.output, given.records, None if given.no_tuning else tune_case)
-        results = read_rows(given.output)
-        text = table(results)
-        write_file(given.output / "operators.md", text.encode())
-        draw(results, given.output / "operators.png")
-        print(text, end="")
+        run(config, options.output, options.records, None if options.no_tuning else tune_case)
 
-    return exit_code(work)
+    return command("operators", __doc__, run_changed, report, arguments, data=None, add_options=add_options)
 
 
 def chosen_families(given: str | None, known: Sequence[str]) -> tuple[str, ...]:

@@ -34,7 +34,6 @@ from data.replay import ReplayRunner
 from experiments.command import command, count
 from experiments.files import model_learned_from, write_machine, write_results
 from ir.errors import UserError
-from ir.files import make_directory
 from ir.task import Task, task
 from schedule.measurement import Candidate
 from schedule.rules import sketches
@@ -51,6 +50,7 @@ from tilewright import api
 from tilewright.training import learned_from, training_of
 
 RUN = ["task", "method", "seed"]  # the columns that name one
+COLUMNS = [*RUN, "trial", "best_share"]
 
 # Both look at about a thousand rows for each batch. In a live run they look at five to eight thousand; of a few thousand recorded rows that would be all of
 # them, and how they come up would make no difference.
@@ -144,7 +144,6 @@ class ReplayConfig(ABC):
 
 def run(config: ReplayConfig, output: Path) -> pd.DataFrame:
     """Replay everything and write results.csv, and what it was made from as machine.json."""
-    make_directory(output)
     tasks = recorded_tasks(config.data, config.min_trials)
     config.methods(tasks)  # what cannot be is said before anything is replayed
     results = replay_all(tasks, partial(config.methods, tuple(tasks)), config.n_processes)
@@ -224,7 +223,7 @@ def _replay_task(make_methods: Callable[[], Methods], records: Sequence[Record])
             throughputs = replay(recording, method, seed)
             rows += [(recording.task.key, name, seed, *step) for step in steps(throughputs / recording.best_throughput, method.n_trials)]
     print(f"replayed {recording.task.key}", file=sys.stderr, flush=True)
-    return pd.DataFrame(rows, columns=[*RUN, "trial", "best_share"])
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def replay(recording: Recording, method: Method, seed: int) -> NDArray[np.float64]:

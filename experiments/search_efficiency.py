@@ -28,10 +28,9 @@ from costmodel.model import CostModel, RandomModel
 from data.store import Store
 from experiments.command import command, whole
 from experiments.files import model_learned_from, read_results, write_machine, write_results
-from experiments.kernels import geometric_mean
-from experiments.replayed import ANNEALING_BATCH, best_after, load_prior
+from experiments.replayed import ANNEALING_BATCH, RUN, best_after, load_prior
+from experiments.tables import geometric_mean
 from experiments.tpe import TPESearch, import_optuna
-from ir.files import make_directory
 from ir.task import Task, task
 from schedule.measurement import Candidate
 from schedule.rules import sketches
@@ -46,6 +45,8 @@ from tilewright import api
 from tilewright.this_machine import machine_record
 
 ROUNDS = "rounds.csv"
+COLUMNS = (*RUN, "trial", "elapsed_seconds", "best_gflops")
+ROUND_COLUMNS = (*RUN, "n_measured", "pairwise_accuracy", "model_seconds", "elapsed_seconds")
 FIRST, AFTER = (1, 2, 4, 8), (16, 32, 64, 128, 256)  # trials; the very first one is the default schedule
 SERIES = 3  # of measuring again
 AGAIN_ROUNDS, AGAIN_SECONDS = 20, 15.0  # of a series: so many rounds, or as many as there is time for
@@ -131,7 +132,6 @@ def run(config: Config, output: Path, model: Path | None = None) -> tuple[pd.Dat
     prior = None if model is None else load_prior(model, config.tasks)
     methods = config.methods(prior)
     import_optuna()
-    make_directory(output)
     about = {"machine": machine.to_json(), "versions": api.versions(), "model": None if model is None else model.name, **model_learned_from(prior)}
     results, rounds = pd.DataFrame(), pd.DataFrame()
     with LiveRunner(machine.target, timing=PATIENT) as runner:
@@ -210,7 +210,7 @@ def model_shares(rounds: pd.DataFrame) -> pd.Series:
 def report(output: Path) -> str:
     from experiments.search_efficiency_figure import draw
 
-    results, rounds = read_results(output), read_results(output, ROUNDS)
+    results, rounds = read_results(output, COLUMNS), read_results(output, ROUND_COLUMNS, ROUNDS)
     draw(results, rounds, output / "search_efficiency.png")
     spread = f"geometric means over {results['task'].nunique()} tasks and {results['seed'].nunique()} seeds"
     shares = ", ".join(f"{method} {share:.1%}" for method, share in model_shares(rounds).items())

@@ -19,7 +19,7 @@ import pandas as pd
 from costmodel.model import CostModel
 from experiments.files import read_results
 from experiments.paired import differences
-from experiments.replayed import ANNEALING, EVOLUTION, Method, Recording, ReplayConfig, best_after, load_prior, replay_command
+from experiments.replayed import ANNEALING, COLUMNS, EVOLUTION, Method, Recording, ReplayConfig, best_after, load_prior, replay_command
 from search.annealing import AnnealingOptions, AnnealingSearch
 from search.evolution import EvolutionarySearch, EvolutionOptions
 from search.learner import Learner
@@ -82,7 +82,7 @@ def gains(results: pd.DataFrame, trials: Sequence[int]) -> pd.DataFrame:
 def report(output: Path) -> str:
     from experiments.paired_figure import draw_differences
 
-    table = gains(read_results(output), CONFIG.trials)
+    table = gains(read_results(output, COLUMNS), CONFIG.trials)
     compared = "less that of the full search; fixed shares: less that of a share that moves"
     draw_differences(table, output / "search_parts.png", f"Best so far over best recorded, {compared}", "percentage points")
     meaning = "percentage points of the best recorded, against the full search, for fixed shares against one that moves; half: of the 95 % confidence interval"

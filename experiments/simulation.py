@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 
 from experiments.files import read_results
-from experiments.kernels import geometric_mean
-from experiments.replayed import ANNEALING, ANNEALING_BATCH, EVOLUTION, RUN, Method, Recording, ReplayConfig, best_after, load_prior, replay_command
+from experiments.replayed import ANNEALING, ANNEALING_BATCH, COLUMNS, EVOLUTION, RUN, Method, Recording, ReplayConfig, best_after, load_prior, replay_command
+from experiments.tables import geometric_mean
 from experiments.tpe import TPESearch, import_optuna
 from search.annealing import AnnealingOptions, AnnealingSearch
 from search.evolution import EvolutionarySearch, EvolutionOptions
@@ -116,7 +116,7 @@ def summary(results: pd.DataFrame, n_scratch: int = 64, n_prior: int = 16) -> st
 def report(output: Path) -> str:
     from experiments.simulation_figure import draw
 
-    results = read_results(output)
+    results = read_results(output, COLUMNS)
     draw(results, output / "simulation.png")
     table = trials_to_reach(results).rename(columns="{:.0%}".format)
     return f"{table.to_string(float_format=lambda n: 'never' if math.isinf(n) else f'{n:.0f}')}\n{summary(results)}"

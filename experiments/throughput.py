@@ -8,7 +8,6 @@ formula, so that the memory is the tuner's own.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,9 +22,8 @@ from codegen.machine import detect_machine
 from codegen.runner import LiveRunner
 from costmodel.task_features import TaskFeatures
 from costmodel.trained import shipped_model
-from experiments.command import exit_code, whole
-from experiments.files import write_machine, write_results
-from ir.files import make_directory
+from experiments.command import command, whole
+from experiments.files import read_results, write_machine, write_results
 from ir.task import Task, task
 from schedule.measurement import Candidate, Measurement
 from schedule.rules import sketches
@@ -49,14 +47,14 @@ class Config:
 
 
 CONFIG = Config()
+COLUMNS = ("quantity", "value", "unit", "how")
 
 
 def run(config: Config, output: Path) -> pd.DataFrame:
     """Measure all, and write results.csv and machine.json."""
     machine = detect_machine()
     rows = [row for part in (features, ranking, rounds, trials, memory) for row in part(config, machine.target)]
-    results = pd.DataFrame(rows, columns=["quantity", "value", "unit", "how"])
-    make_directory(output)
+    results = pd.DataFrame(rows, columns=COLUMNS)
     write_results(output, results)
     write_machine(output, {"machine": machine.to_json(), "versions": api.versions(), "config": asdict(config)})
     return results
@@ -175,11 +173,12 @@ def memory(config: Config, target: Target) -> Rows:
     return [("memory", value, "MiB resident", f"after {n} trials") for n, value in marks.items()]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("experiments/results/throughput"))
-    output = parser.parse_args().output
-    return exit_code(lambda: print(run(CONFIG, output).to_string(index=False)))
+def report(output: Path) -> str:
+    return read_results(output, COLUMNS).to_string(index=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return command("throughput", __doc__, lambda options: run(CONFIG, options.output), report, arguments, data=None)
 
 
 if __name__ == "__main__":

@@ -144,7 +144,8 @@ def _predicted(config: Config, data: TrainingSet) -> pd.DataFrame:
 def report(output: Path) -> str:
     from experiments.transfer_figure import draw
 
-    results, predicted = read_results(output), read_results(output, PREDICTED)
+    results = read_results(output, ("part", "held_out", "learned", "n_tasks", "pairwise_accuracy"))
+    predicted = read_results(output, ("rank", "normalized_throughput"), PREDICTED)
     draw(results, predicted, output / "transfer.png")
     return summary(results)
 

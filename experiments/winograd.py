@@ -1,6 +1,6 @@
 """Winograd's algorithm against our own direct kernels: speed, and error against double precision, for 3×3 convolutions with stride 1.
 
-    python -m experiments.winograd [--output DIRECTORY] [--max-trials 256] [--max-seconds 30] [--no-tuning | --table-only]
+    python -m experiments.winograd [--output DIRECTORY] [--max-trials 256] [--max-seconds 30] [--no-tuning | --plot-only]
 
 Tunes each layer twice, without Winograd's algorithm and with it, with the same budget; then the best kernel of each takes turns with the other. Writes
 results.csv (a row a layer), machine.json, and winograd.md, which is made from the CSV alone.
@@ -8,8 +8,8 @@ results.csv (a row a layer), machine.json, and winograd.md, which is made from t
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,11 +20,10 @@ import pandas as pd
 from codegen.inputs import random_inputs
 from codegen.kernel import Kernel, build_candidate
 from codegen.machine import Machine, detect_machine
-from experiments.command import exit_code, whole
+from experiments.command import command, count, whole
 from experiments.files import COST_MODEL, read_results, write_machine, write_results
-from experiments.kernels import geometric_mean, markdown_table
+from experiments.tables import geometric_mean, markdown_table, write_table
 from ir.errors import UserError
-from ir.files import make_directory, write_file
 from ir.interpreter import interpret
 from ir.task import Task, task
 from schedule.algorithms import WINOGRAD, allowed_algorithms
@@ -68,8 +67,7 @@ def tune_all(config: Config, records: dict[str, Path]) -> None:
 
 
 def run(config: Config, output: Path, tune: bool = True) -> pd.DataFrame:
-    """Tune (unless told not to), compare, and write all files; the rows of the CSV."""
-    make_directory(output)
+    """Tune (unless told not to), compare, and write results.csv and machine.json; the rows of the CSV."""
     records = {name: output / f"{name}.db" for name in (DIRECT, OURS)}
     if tune:
         tune_all(config, records)
@@ -122,6 +120,15 @@ def error(of: Task, schedule: Candidate, target: Target) -> float:
     return float(np.abs(kernel(*inputs.values()) - expected).max() / np.abs(expected).max())
 
 
+COLUMNS = (
+    "task", "direct_seconds", "direct_peak_fraction", "winograd_seconds", "winograd_sketch", "ratio", "noise", "direct_error", "winograd_error", "other_cpus",
+)  # fmt: skip
+
+
+def report(output: Path) -> str:
+    return write_table(output / "winograd.md", table(read_results(output, COLUMNS)))
+
+
 def table(results: pd.DataFrame) -> str:
     """In Markdown: a line a layer, then the mark."""
     head = ("layer", "direct, ms", "of peak", "Winograd, ms", "sketch", "× direct", "A/A", "error of direct", "error of Winograd")
@@ -131,7 +138,7 @@ def table(results: pd.DataFrame) -> str:
         f"Winograd {geometric_mean(results['ratio']):.2f} × our own best direct kernel (geometric mean); {reached} of {len(results)} layers reach {RATIO} ×."
     )
     notes = "Seconds of the fastest call. Errors: of the worst element against double precision, as a part of the largest element. *: others used the CPUs."
-    return "\n\n".join(["# Winograd against direct convolution", markdown_table(head, lines), summary, notes]) + "\n"
+    return "\n\n".join(["# Winograd against direct convolution", markdown_table(head, lines), summary, notes])
 
 
 def _line(row: pd.Series) -> Sequence[str]:
@@ -148,23 +155,16 @@ def _line(row: pd.Series) -> Sequence[str]:
     ]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("experiments/results/winograd"))
-    parser.add_argument("--max-trials", type=int, default=CONFIG.max_trials, help="a layer and algorithm")
-    parser.add_argument("--max-seconds", type=float, default=CONFIG.max_seconds, help="a layer and algorithm")
-    parser.add_argument("--no-tuning", action="store_true", help="compare what is in the records")
-    parser.add_argument("--table-only", action="store_true", help="make the table from an earlier results.csv")
-    given = parser.parse_args(arguments)
+def main(arguments: Sequence[str] | None = None) -> int:
+    def add_options(parser: ArgumentParser) -> None:
+        parser.add_argument("--max-trials", type=count, default=CONFIG.max_trials, help="a layer and algorithm")
+        parser.add_argument("--max-seconds", type=float, default=CONFIG.max_seconds, help="a layer and algorithm")
+        parser.add_argument("--no-tuning", action="store_true", help="compare what is in the records")
 
-    def work() -> None:
-        if not given.table_only:
-            run(replace(CONFIG, max_trials=given.max_trials, max_seconds=given.max_seconds), given.output, not given.no_tuning)
-        text = table(read_results(given.output))
-        write_file(given.output / "winograd.md", text.encode())
-        print(text, end="")
+    def run_changed(options: Namespace) -> None:
+        run(replace(CONFIG, max_trials=options.max_trials, max_seconds=options.max_seconds), options.output, not options.no_tuning)
 
-    return exit_code(work)
+    return command("winograd", __doc__, run_changed, report, arguments, data=None, add_options=add_options)
 
 
 if __name__ == "__main__":

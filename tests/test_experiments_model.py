@@ -85,6 +85,7 @@ def test_model_quality(samples, tmp_path, capsys):
 def test_model_quality_on_each_machine(tmp_path, monkeypatch):
     both = directory(tmp_path / "both", n=16)
     directory(both, n=16, machine=MACHINE | {"cpu": "x86-64"})
+    (tmp_path / "results").mkdir()
     monkeypatch.setattr(measured, "training_set", training_set)
     results = model_quality.run(model_quality.Config(splits=("task",), seeds=(0,), shares=(1.0,), n_threads=1), both, tmp_path / "results")
     n_candidates = results[results["part"] == "split"].set_index("machine")["n_candidates"]
@@ -139,6 +140,7 @@ def test_transfer(samples, tmp_path, capsys):
 def test_transfer_between_machines(tmp_path, monkeypatch):
     both = directory(tmp_path / "both", n=16)
     directory(both, n=16, machine=MACHINE | {"cpu": "x86-64"})
+    (tmp_path / "results").mkdir()
     monkeypatch.setattr(measured, "training_set", training_set)
     results = transfer.run(transfer.Config(seeds=(0,), min_tasks=len(SOURCES), n_predicted=20, n_threads=1), both, tmp_path / "results")
     machines = results[results["part"] == "machines"].set_index(["held_out", "learned"])

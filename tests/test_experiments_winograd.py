@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from experiments import winograd
-from experiments.winograd import CONFIG, table
+from experiments.winograd import CONFIG, report
 from ir.errors import UserError
 
 
@@ -21,7 +21,8 @@ def test_a_tiny_run(tmp_path):
     assert row["ratio"] == pytest.approx(row["direct_seconds"] / row["winograd_seconds"])
     assert 0 < row["direct_error"] < 1e-5
     assert 0 < row["winograd_error"] < 1e-4
-    text = table(read)
+    text = report(tmp_path)
+    assert (tmp_path / "winograd.md").read_text() == f"{text}\n"
     assert f"{row['ratio']:.2f}" in text
     assert f"{int(row['ratio'] >= winograd.RATIO)} of 1 layers reach" in text
 
@@ -29,11 +30,3 @@ def test_a_tiny_run(tmp_path):
 def test_layers_without_records_are_named(tmp_path):
     with pytest.raises(UserError, match=r"direct\.db"):
         winograd.run(CONFIG, tmp_path, tune=False)
-
-
-def test_a_table_of_nothing_is_one_line(tmp_path, capsys):
-    assert winograd.main(["--table-only", "--output", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {tmp_path / 'results.csv'}: it cannot be read: No such file")
-    assert error.count("\n") == 1
-    assert not list(tmp_path.iterdir())
