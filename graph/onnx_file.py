@@ -8,7 +8,8 @@ from pathlib import Path
 import onnx
 import onnx.inliner
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto
+from onnx.external_data_helper import uses_external_data
 
 from ir.errors import Unsupported, UserError
 
@@ -24,6 +25,7 @@ def load_model(path: Path) -> ModelProto:
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
         _spell_domain(model)
+        _store_constants(model.graph)
         _name_nodes(model.graph.node)
     except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a valid network: {first_line(error)}") from None
@@ -65,6 +67,21 @@ def _spell_domain(model: ModelProto) -> None:
     for entry in (*model.opset_import, *model.graph.node):
         if entry.domain in DOMAIN:
             entry.domain = DOMAIN[0]
+
+
+def _store_constants(graph: GraphProto) -> None:
+    """Makes constants of nodes whose data lie in another file initializers: onnx looks for data of nodes in the current directory, not beside the network."""
+    kept = []
+    for node in graph.node:
+        values = [entry.t for entry in node.attribute if entry.name == "value" and uses_external_data(entry.t)]
+        if values and node.op_type == "Constant" and node.domain in DOMAIN:
+            stored = graph.initializer.add()
+            stored.CopyFrom(values[0])
+            stored.name = node.output[0]
+        else:
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def _name_nodes(nodes: list[NodeProto]) -> None:

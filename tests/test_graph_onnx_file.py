@@ -10,9 +10,10 @@ import pytest
 from graph_models import save
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper
+from onnx import helper, numpy_helper
 
-from graph.network import read_network
+from graph.model import read_graph
+from graph.network import find_tasks, read_network
 from graph.onnx_file import load_model
 from ir.errors import Unsupported, UserError
 
@@ -110,6 +111,24 @@ def test_shapes_that_are_kept_in_other_files(tmp_path: Path) -> None:
         tmp_path / "net.onnx", nodes, {"x": (2, 3, 2)}, {"y": 2}, constants, save_as_external_data=True, location="weights.bin", size_threshold=0
     )  # fmt: skip
     assert [task.key for task in read_network(path, {}).tasks] == ["matmul:m=2,n=5,k=6,b=constant,epilogue=none"]
+
+
+@pytest.mark.parametrize("columns", [3, 3000])
+def test_constants_of_nodes_that_are_kept_in_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """Beside the network, whatever the current directory has under this name."""
+    values = {"wanted": np.array([2, -1]), "w": np.ones((6, columns), np.float32), "b": np.arange(columns, dtype=np.float32)}
+    nodes = [node("Constant", [], [name], value=numpy_helper.from_array(value)) for name, value in values.items()]
+    nodes += [node("Reshape", ["x", "wanted"], ["flat"]), node("MatMul", ["flat", "w"], ["y"]), node("Add", ["y", "b"], ["z"])]
+    options = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0, "convert_attribute": True}
+    path = save(tmp_path / "net.onnx", nodes, {"x": (2, 3, 2)}, {"z": 2}, {}, **options)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "weights.bin").write_bytes(bytes((tmp_path / "weights.bin").stat().st_size))
+    monkeypatch.chdir(elsewhere)
+    graph = read_graph(path, {})
+    assert [task.key for task in find_tasks(graph).tasks] == [f"matmul:m=2,n={columns},k=6,b=constant,epilogue=bias"]
+    for name, value in values.items():
+        np.testing.assert_array_equal(graph.constants.value(name), value)
 
 
 def test_a_path_that_is_not_utf8(tmp_path: Path) -> None:
