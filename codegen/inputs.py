@@ -29,7 +29,7 @@ from ir.whole import LAST_WHOLE, longest_whole_sum, sums_squares
 SPREAD = 16
 LONG_SUM = 512  # terms, from where on one more or less is lost in what rounding may do
 LONG_PRODUCT = 16  # factors
-MOST_SCALING = 256  # factors of a product that are not ±1: it is then within 2^64 of 1
+MOST_SCALING = 192  # factors of a product that are not ±1: in whatever order, no part of it is then beyond 2^126 or below 2^-126
 N_TASKS_KEPT = 2  # measuring one task after another needs one; the final measurements of a network go from task to task
 
 Draw: TypeAlias = Callable[[Tensor, np.random.Generator], Array]

@@ -24,8 +24,8 @@ from ir.whole import LAST_WHOLE, is_small, is_whole
 
 UNIT = 2.0**-24
 FEW = 16  # units in the last place that a function of ours may be off, and what a fused or split evaluation may add
-TINY = 1e-30  # below the normal numbers nothing is relative
 LARGEST, SMALLEST_NORMAL, SMALLEST = float(np.finfo(np.float32).max), 2.0**-126, 2.0**-149
+TINY = SMALLEST_NORMAL  # below it nothing is relative
 HIGHER_ORDER = 1 + 2.0**-12  # of a chain's bound: its functions round what was rounded before
 
 Bounded = tuple[Values, Doubles]  # values, and bounds on their errors
@@ -47,8 +47,8 @@ def _tolerance(program: Program, inputs: Mapping[str, Values]) -> Doubles:
         values[stage.output.name] = interpret_stage(stage, values)
     if program.output.dtype != FLOAT:
         return errors[program.output.name]
-    bound: Doubles = errors[program.output.name] + FEW * UNIT * np.abs(values[program.output.name]) + TINY
-    return bound
+    error = errors[program.output.name]
+    return np.where(np.isinf(error), np.inf, error + FEW * UNIT * np.abs(values[program.output.name]) + TINY)
 
 
 def _stage_error(stage: Stage, values: Mapping[str, Values], errors: Mapping[str, Doubles]) -> Doubles:
@@ -74,6 +74,7 @@ def _stage_error(stage: Stage, values: Mapping[str, Values], errors: Mapping[str
     value, error = _bounded(stage.body, values, errors, axes)
     value, error = np.broadcast_to(value, shape), np.broadcast_to(error, shape)
     reduce = tuple(range(len(stage.spatial), len(axes)))
+    may_be_any = np.isinf(error).any(axis=reduce)
     match stage.reduction:
         case "sum":
             total = np.abs(value).sum(axis=reduce)
@@ -82,8 +83,17 @@ def _stage_error(stage: Stage, values: Mapping[str, Values], errors: Mapping[str
             error = error.max(axis=reduce)
         case "prod":
             product = np.abs(value).prod(axis=reduce)
-            error = _in_range(product, (np.abs(value) + error).prod(axis=reduce) - product + UNIT * length * product)
-    return reduced(stage, error, errors.get(stage.output.name))
+            rounded = (np.abs(value) + error).prod(axis=reduce) - product + UNIT * length * product
+            error = np.where(_is_exact_product(value, error, reduce), 0.0, _in_range(product, rounded))
+    return reduced(stage, np.where(may_be_any, np.inf, error), errors.get(stage.output.name))
+
+
+def _is_exact_product(value: Values, error: Doubles, reduce: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Of exact powers of two, in any order: no part of them leaves the range of normal numbers."""
+    mantissas, exponents = np.frexp(np.abs(value))
+    are_powers = ((mantissas == 0.5) & (error == 0)).all(axis=reduce)
+    up, down = (np.maximum(sign * (exponents - 1), 0).sum(axis=reduce) for sign in (1, -1))
+    return np.asarray(are_powers & (np.maximum(up, down) <= -math.log2(SMALLEST_NORMAL)))
 
 
 def _product(a: Value, b: Value) -> Value:
@@ -114,7 +124,9 @@ def _bounded(value: Value, values: Mapping[str, Values], errors: Mapping[str, Do
             if (dtype := type_of(value)) != FLOAT:
                 return exact, _wrapped_error(exact, passed, dtype)
             size = 1.0 if function in _BOUNDED else np.abs(exact)
-            return exact, _in_range(exact, passed + _ROUNDINGS.get(function, 1) * UNIT * size)
+            error = _in_range(exact, passed + _ROUNDINGS.get(function, 1) * UNIT * size)
+            may_be_any = reduce_with(np.logical_or, (np.isinf(each) for _, each in bounded))
+            return exact, np.where(np.isnan(exact) & (may_be_any | np.isinf(passed)), np.inf, error)
     raise TypeError(f"not a value: {value!r}")
 
 
@@ -151,7 +163,7 @@ def _wrapped_error(exact: Values, error: Doubles, dtype: str) -> Doubles:
 
 def _is_unsure(distance: Doubles, error: Doubles) -> NDArray[np.bool_]:
     """Whether what is so far from 0 may be 0, or on the other side of it."""
-    return (error > 0) & (np.abs(distance) <= error + TINY)
+    return (error > 0) & ((np.abs(distance) <= error + TINY) | np.isinf(error))
 
 
 def _chosen_error(difference: Doubles, ea: Doubles, eb: Doubles) -> Doubles:
@@ -160,12 +172,21 @@ def _chosen_error(difference: Doubles, ea: Doubles, eb: Doubles) -> Doubles:
 
 
 def _power_error(a: Doubles, ea: Doubles, b: Doubles, eb: Doubles) -> Doubles:
-    """A power is monotonic in its base and in its exponent: it is furthest off in a corner. Where the base may have either sign, so may the power."""
+    """A power is monotonic in its base and in its exponent: it is furthest off in a corner. Where the base may have either sign, so may the power. A negative
+    base has powers with whole exponents alone."""
     size = np.abs(a)
     exact = size**b
     corners = [base**exponent for base in (np.maximum(size - ea, 0.0), size + ea) for exponent in (b - eb, b + eb)]
     off: Doubles = np.max([np.abs(corner - exact) for corner in np.broadcast_arrays(*corners)], axis=0)
-    return np.where((size < ea) & (a != 0), np.maximum(off, exact + corners[-1]), off)
+    off = np.where((size < ea) & (a != 0), np.maximum(off, exact + corners[-1]), off)
+    is_whole_exponent = (eb == 0) & (b == np.floor(b))
+    is_no_number = (a + ea < 0) & (eb == 0)
+    return np.where((a < ea) & ((ea > 0) | (eb > 0)) & ~is_whole_exponent & ~is_no_number, np.inf, off)
+
+
+def _of_positive(a: Doubles, ea: Doubles, passed: Doubles) -> Doubles:
+    """Of a function that only positive numbers have: anything where the argument may be on either side of 0, nothing where it surely is below."""
+    return np.where((ea > 0) & (a < ea), np.where(a + ea < 0, 0.0, np.inf), passed)
 
 
 # Error of a function from its arguments (value, error, value, error, ...), its own rounding left out.
@@ -184,10 +205,10 @@ _PASSED_ON: dict[str, Callable[..., Doubles]] = {
     "abs": lambda a, ea: ea,
     "exp": lambda a, ea: np.exp(a) * np.expm1(ea),
     "exp2": lambda a, ea: np.exp2(a) * np.expm1(math.log(2.0) * ea),
-    "log": lambda a, ea: np.where(ea > 0, ea / np.maximum(a - ea, 0.0), 0.0),
+    "log": lambda a, ea: _of_positive(a, ea, np.where(ea > 0, ea / (a - ea), 0.0)),
     "tanh": lambda a, ea: ea,
     "erf": lambda a, ea: 2 / math.sqrt(math.pi) * ea,
-    "sqrt": lambda a, ea: np.minimum(np.sqrt(ea), ea / np.sqrt(np.maximum(a, np.finfo(np.float64).tiny))),
+    "sqrt": lambda a, ea: _of_positive(a, ea, ea / np.sqrt(np.maximum(a, np.finfo(np.float64).tiny))),
 }
 _ROUNDINGS = {"max": 0, "min": 0, "less": 0, "equal": 0, "select": 0, "abs": 0, **dict.fromkeys(TRANSCENDENTAL, FEW)}
 # To units of 1: other libraries, which are held to this bound too, lose what is small (our own code: `codegen.functions`).

@@ -1,4 +1,5 @@
 import re
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ from hypothesis import strategies as st
 from codegen.check import Reference, check_output, reference
 from codegen.guards import GUARD_BYTES, Guards, WrongAnswer
 from codegen.inputs import SPREAD, guarded_inputs, random_inputs
+from codegen.kernel import Array
 from codegen.workspace import ALIGNMENT
 from ir.interpreter import interpret
 from ir.program import ELEMENT_BYTES
+from ir.rounding import tolerance
 from ir.task import task
 
 TEXTS = ["matmul:m=7,n=9,k=300,epilogue=bias+relu", "conv2d:c=5,h=9,w=8,k=6,r=3,s=3,pad=1,epilogue=sigmoid", "batch_matmul:batch=2,m=3,n=4,k=5"]
@@ -223,3 +226,49 @@ def test_what_leaves_the_range_of_fp32_on_the_way(value: str) -> None:
         ]()
     assert found.dtype == np.float32
     check_output(found, reference(of.key, 0))
+
+
+@np.errstate(invalid="ignore", divide="ignore")
+@pytest.mark.parametrize(
+    ("value", "in_fp32"),
+    [
+        ("sqrt(sub(add(mul(a;a);mul(b;b));mul(2;mul(a;b))))", lambda a, b: np.sqrt(a * a + b * b - 2 * (a * b))),
+        ("sqrt(sub(abs(a);mul(sqrt(abs(a));sqrt(abs(b)))))", lambda a, b: np.sqrt(np.abs(a) - np.sqrt(np.abs(a)) * np.sqrt(np.abs(b)))),
+        ("pow(sub(abs(a);mul(sqrt(abs(a));sqrt(abs(b))));0.5)", lambda a, b: np.power(np.abs(a) - np.sqrt(np.abs(a)) * np.sqrt(np.abs(b)), np.float32(0.5))),
+        ("log(sub(abs(a);mul(sqrt(abs(a));sqrt(abs(b)))))", lambda a, b: np.log(np.abs(a) - np.sqrt(np.abs(a)) * np.sqrt(np.abs(b)))),
+        ("add(b;max(0;log(sub(mul(a;a);mul(b;b)))))", lambda a, b: b + np.maximum(np.float32(0), np.log(a * a - b * b))),
+    ],
+)
+def test_on_either_side_of_zero_a_root_is_right(value: str, in_fp32: Callable[[Array, Array], Array]) -> None:
+    """Where rounding decides whether it is a number at all; elsewhere it is compared."""
+    of = task(f"elementwise:shapes=4096.4096,value={value}")
+    a = random_inputs(of.key, 0)["a"]
+    b = np.where(np.arange(4096) % 2, a, random_inputs(of.key, 0)["b"])
+    inputs = {"a": a, "b": b}
+    expected = Reference(interpret(of.program, inputs), tolerance(of.program, inputs))
+    output = in_fp32(a, b)
+    check_output(output, expected)
+    certain = np.isfinite(expected.values) & np.isfinite(expected.tolerance)
+    assert certain[::2].sum() > 512
+    with pytest.raises(WrongAnswer):
+        check_output(np.where(certain, np.float32(np.nan), output), expected)
+    surely_none = np.isnan(expected.values) & ~np.isinf(expected.tolerance)
+    if surely_none.any():
+        with pytest.raises(WrongAnswer):
+            check_output(np.where(surely_none, np.float32(1), output), expected)
+
+
+@pytest.mark.parametrize("n", [1 << 10, 1 << 24])
+@pytest.mark.parametrize("factor", [0, 0.5, 2])
+def test_a_product_of_however_many_powers_of_two_is_compared_exactly(n: int, factor: float) -> None:
+    expected = reference(task(f"reduce:function=prod,shape={n},axes=0").key, 0)
+    check_output(expected.values.astype(np.float32), expected)
+    with pytest.raises(WrongAnswer):
+        check_output((factor * expected.values).astype(np.float32), expected)
+
+
+def test_small_numbers_are_compared_as_large_ones_are() -> None:
+    expected = reference(task("elementwise:shapes=64,value=mul(a;1e-31)").key, 0)
+    check_output(expected.values.astype(np.float32), expected)
+    with pytest.raises(WrongAnswer):
+        check_output(np.zeros(64, np.float32), expected)
