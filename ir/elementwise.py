@@ -15,13 +15,14 @@ import numpy as np
 from ir.errors import UserError
 from ir.parameters import any_sizes, as_fp32, float_text, quoted, write_every_size
 from ir.program import ELEMENT_BYTES, FUNCTIONS, Affine, Apply, Axis, Constant, Program, Read, Stage, Tensor, Value, affine, map_reads, reads
+from ir.steps import MAX_FUNCTIONS
 from ir.types import type_of, typed
 
 Shape = tuple[int, ...]
 
 NAMES = string.ascii_lowercase[: string.ascii_lowercase.index("y")]  # of the inputs; y is the output
 MAX_DIMENSIONS = 8
-MAX_FUNCTIONS = 64  # in a value
+
 _TOKEN = re.compile(r"[a-z]\w*|-?\d+(?:\.\d+)?(?:e-?\d+)?|[();]", re.ASCII)
 
 

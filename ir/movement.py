@@ -117,7 +117,7 @@ def any_real(text: str) -> float:
     number = as_fp32(float(text))
     if math.isinf(number) and "inf" not in text:
         raise ValueError("is beyond the range of fp32")
-    return number
+    return math.nan if math.isnan(number) else number  # the same object each time: programs that have it are equal
 
 
 def write_any_real(value: object) -> str:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ir.parameters import Parameter, as_fp32, float_text, quoted
-from ir.program import Apply, Constant, Value
+from ir.program import Apply, Constant, Value, n_applies
+
+READING = ("scale", "bias", "add")  # steps that read another tensor
+MAX_FUNCTIONS = 64  # in a value
 
 
 def _gelu(x: Value) -> Value:
@@ -56,14 +59,40 @@ def activated(step: str, x: Value) -> Value:
     return ACTIVATIONS[step](x)
 
 
+def fit_together(steps: Sequence[str]) -> bool:
+    """Whether no more than `MAX_FUNCTIONS` are in a value to which these steps were applied. What a step uses twice is twice in it: steps grow by powers."""
+    n_functions = 0
+    for step in steps:
+        n_uses, n_own = _growth(step)
+        n_functions = n_uses * n_functions + n_own
+        if n_functions > MAX_FUNCTIONS:
+            return False
+    return True
+
+
+def _growth(step: str) -> tuple[int, int]:
+    """How often a step uses what it is applied to, and how many functions it has itself."""
+    if step in READING:
+        return 1, 1
+    x = Apply("abs", (Constant(0.0),))  # no step has it
+
+    def n_uses(value: Value) -> int:
+        return 1 if value is x else sum(map(n_uses, value.args)) if isinstance(value, Apply) else 0
+
+    applied = activated(step, x)
+    return n_uses(applied), n_applies(applied) - n_uses(applied)
+
+
 def steps_parameter(*reading: str, silent: bool = False) -> Parameter:
-    """Steps with a + between them, "none" if there are none. `reading`: those that read another tensor, each at most once."""
+    """Steps with a + between them, "none" if there are none. `reading`: those of `READING` that may be among them, each at most once."""
 
     def parse(text: str) -> tuple[str, ...]:
         steps = tuple(_canonical(step, reading) for step in text.split("+")) if text not in ("", "none") else ()
         for step in reading:
             if steps.count(step) > 1:
                 raise ValueError(f"has {step} twice")
+        if not fit_together(steps):
+            raise ValueError(f"has steps that together are more than {MAX_FUNCTIONS} functions")
         return steps
 
     return Parameter(parse, "none", lambda steps: "+".join(steps) or "none", silent)  # type: ignore[arg-type]  # a tuple of names by construction
