@@ -7,11 +7,15 @@ Several stages may each fill a part of the result, as those of a concatenation d
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import Literal, TypeAlias, Union
+
+import numpy as np
 
 from ir.expression import Expr, Symbol, add, mul, symbol
 
@@ -87,6 +91,14 @@ class Affine:
         """Lowest and highest value over the full extents."""
         ends = [(0, factor * (axis.extent - 1)) for axis, factor in self.terms]
         return self.constant + sum(min(e) for e in ends), self.constant + sum(max(e) for e in ends)
+
+    def share_below(self, size: int) -> Fraction:
+        """Of its values over the full extents those from 0 to size - 1."""
+        low, high = self.range
+        if low >= 0 and high < size:
+            return Fraction(1)
+        values = functools.reduce(np.add.outer, [factor * np.arange(axis.extent) for axis, factor in self.terms], np.array(self.constant))
+        return Fraction(int(((values >= 0) & (values < size)).sum()), values.size)
 
 
 def affine(*terms: Axis | tuple[Axis, int], constant: int = 0) -> Affine:
@@ -284,6 +296,12 @@ class Stage:
         return math.prod(axis.extent for axis in (*self.spatial, *self.reduce))
 
     @property
+    def present(self) -> Fraction:
+        """The share of its points at which the constants that it reads have an element."""
+        of_constants = [pair for read in reads(self.body) if read.tensor.constant for pair in zip(read.indices, read.tensor.shape, strict=True)]
+        return math.prod((index.share_below(size) for index, size in of_constants), start=Fraction(1))
+
+    @property
     def flops(self) -> int:
         """Floating-point operations, a multiply-add counted as two."""
         if self.tables:
@@ -306,9 +324,10 @@ class Program:
     @property
     def flops(self) -> int:
         """Of the reductions alone, as the field counts them: elementwise stages are not counted where there is a reduction. So attention has the flops
-        of its two products and two for each score, and softmax two for each element, whatever an exponential may cost; what bounds it is `n_bytes`."""
+        of its two products and two for each score, and softmax two for each element, whatever an exponential may cost; what bounds it is `n_bytes`.
+        Taps that a kernel does not have are not counted, however many zeros loops over the phases of a transposed convolution multiply by."""
         heavy = [stage for stage in self.stages if stage.reduction is not None]
-        return sum(stage.flops * stage.n_written // math.prod(axis.extent for axis in stage.spatial) for stage in heavy or self.stages)
+        return sum(int(stage.flops * stage.present * stage.n_written / math.prod(axis.extent for axis in stage.spatial)) for stage in heavy or self.stages)
 
     @property
     def between(self) -> tuple[Tensor, ...]:

@@ -212,6 +212,10 @@ def test_the_tolerated_error_is_small(text: str, shift: float, scale: float, rel
         ("batch_norm:c=3,h=4,w=5", 2 * 60 + 6 * 3),
         ("max_pool2d:c=3,h=8,w=8,r=2,s=2,stride=2", 3 * 64),
         ("attention:batch=2,heads=3,queries=5,keys=7,dim=11", 6 * (4 * 5 * 7 * 11 + 2 * 5 * 7)),
+        ("conv_transpose2d:c=3,h=4,w=5,k=2,r=3,s=3,stride=2,pad=1,output_pad=1", 2 * 3 * 2 * 9 * 20),  # of each pixel all taps
+        ("conv_transpose2d:c=3,h=4,w=5,k=2,r=4,s=4,stride=2,pad=1", 2 * 3 * 2 * 16 * 20),
+        ("conv_transpose2d:c=3,h=4,w=5,k=2,r=5,s=1,stride=3x1,pad=1x0,output_pad=0", 2 * 3 * 2 * 5 * 20),
+        ("conv2d:c=3,h=4,w=5,k=2,r=3,s=3,pad=1", 2 * 3 * 2 * 9 * 20),  # what lies outside the image is counted
     ],
 )
 def test_flops_are_those_of_the_reductions_where_there_are_some(text: str, flops: int) -> None:
