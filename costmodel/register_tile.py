@@ -127,7 +127,7 @@ class RegisterTile:
             slice_size = self.tiled.tilings[axis].sizes[0]
             left = add(mod(slice_size, self.copies), mod(mod(axis.extent, slice_size), self.copies))
             for window in (window for window in self.tiled.windows if window.reduce == axis):
-                lengths = add(0, *(mod(length, self.copies) for length in sorted(set(window.lengths))))
+                lengths = add(0, *(mod(length, self.copies) for length in window.lengths))
                 left = where(self.tiled.is_confined(window), lengths, left)
             result = where(is_at(self.tiled, "inner", axis, -1), minimum(left, 1), result)
         return result

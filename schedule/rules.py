@@ -20,6 +20,7 @@ from schedule.winograd import PRODUCTS, winograd
 
 SMALL_OUTPUT = 1024  # elements; below this a long reduction is worth splitting
 LONG_REDUCE = 64
+MANY_PARTS = 16  # of such a reduction; more only where there are more threads
 MAX_TRANSFORMED_BYTES = 1 << 29  # of what lies between the stages of Winograd's algorithm
 MANY_VECTORS = 4  # along a reduce axis: with so many nothing else is worth packing for
 CHUNK_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # with many divisors, for the register tiles of fused stages
@@ -234,8 +235,9 @@ def _split_programs(program: Program, target: Target) -> Iterator[tuple[str, Pro
     axis = max(stage.reduce, key=lambda a: a.extent, default=None)
     if stage.reduction is None or axis is None or axis.extent < LONG_REDUCE or math.prod(a.extent for a in stage.spatial) > SMALL_OUTPUT:
         return
-    for parts in (2, 4, 8, 16):
-        if parts >= target.threads and axis.extent % parts == 0:
+    most_doublings = (max(MANY_PARTS, target.threads) - 1).bit_length()
+    for parts in (1 << doublings for doublings in range(1, most_doublings + 1)):
+        if parts >= min(target.threads, MANY_PARTS) and axis.extent % parts == 0:
             split = split_reduction(program, axis, parts)
             first = groups(split)[0]
             for vector in _vector_axes(first, target):

@@ -153,19 +153,26 @@ class Window:
         start = add(mul(position, -self.factor), self.step - 1 - self.constant)
         low, high = (floor_div(maximum(0, end), self.step) for end in (start, add(start, self.size)))
         count = sub(minimum(high, self.reduce.extent), low)
-        return low, maximum(0, count) if 0 in self.lengths else count
+        return low, maximum(0, count) if self.lengths[0] == 0 else count
 
     @cached_property
-    def lengths(self) -> tuple[int, ...]:
-        """Of the interval at each position of the spatial axis."""
+    def _counts(self) -> dict[int, int]:
+        """For each length that the interval has anywhere, in order: at how many positions of the spatial axis."""
         first = np.arange(self.spatial.extent) * self.factor + self.constant
         low, high = (np.maximum(-((first - end) // self.step), 0) for end in (0, self.size))
-        return tuple(np.maximum(np.minimum(high, self.reduce.extent) - low, 0).tolist())
+        lengths, counts = np.unique(np.maximum(np.minimum(high, self.reduce.extent) - low, 0), return_counts=True)
+        return dict(zip(lengths.tolist(), counts.tolist(), strict=True))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """That the interval has at some position of the spatial axis, each once, the shortest first."""
+        return tuple(self._counts)
 
     def inside(self, quantity: Expr) -> Expr:
         """The part of a quantity, the same for every pair of positions of the two axes, that falls on pairs inside; exact where it is
         a multiple of all pairs."""
-        return floor_div(mul(quantity, sum(self.lengths)), self.spatial.extent * self.reduce.extent)
+        n_inside = sum(length * count for length, count in self._counts.items())
+        return floor_div(mul(quantity, n_inside), self.spatial.extent * self.reduce.extent)
 
 
 @dataclass(frozen=True)

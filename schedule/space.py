@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ir.errors import InternalError
+from ir.errors import Unsupported
 from ir.expression import Evaluator, Expr, Symbol
 
 Population = NDArray[np.int64]
@@ -167,7 +167,7 @@ class Space:
         return np.concatenate([choices[:below][-1:], choices[above:][:1]])
 
     def row(self, values: dict[str, int], rng: np.random.Generator) -> Population:
-        """(1, c) the valid row nearest to the wished values: invalid wishes are mutated until one is valid."""
+        """(1, c) the valid row nearest to the wished values: invalid wishes are mutated until one is valid. `Unsupported` where none is found."""
         X = np.array([[values.get(column.symbol.name, column.choices[0]) for column in self.columns]], dtype=np.int64)
         X = self.canonical(X)
         for _ in range(200):
@@ -177,7 +177,7 @@ class Space:
             X = self.mutate(np.repeat(X[:64], 8, axis=0), rng)
         rest = self.sample(1, rng)
         if not len(rest):
-            raise InternalError(f"the space of {[column.symbol.name for column in self.columns]} has no valid row")
+            raise Unsupported("no sizes of tiles are known that keep code and workspace within their limits: it is too large to be packed")
         return rest
 
 

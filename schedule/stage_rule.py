@@ -139,7 +139,8 @@ class StageRule:
     def _copies(self) -> Expr:
         """Vectors of accumulators along a reduce axis."""
         n_vectors = -(-self.vector.extent // self.target.lanes)
-        return self._column("unroll", tuple(n for n in ACROSS_UNROLLS if n <= n_vectors), wish=min(4, n_vectors))
+        most = min(n_vectors, self.target.vector_registers - 2)
+        return self._column("unroll", tuple(n for n in ACROSS_UNROLLS if n <= most), wish=min(4, most))
 
     def _order(self, band: str, counts: list[Expr]) -> Symbol | int:
         """Which permutation of its axes a band of loops has; those that only move loops with a single iteration are alike. Nothing in a transform is used
@@ -310,7 +311,8 @@ class StageRule:
         for operand in tiled.operands:
             if not operand.prepared:
                 dims = operand.dimensions(0, self.vector, self.stage.reduce)
-                size = mul(operand.read.tensor.element_bytes * target.threads, *(tiled.packed_extent(operand, d) for d in dims))
+                copies = where(equal(operand.level, PACK_LEVELS.index("root")), 1, target.threads)  # what is packed before all chunks is shared
+                size = mul(operand.read.tensor.element_bytes, copies, *(tiled.packed_extent(operand, d) for d in dims))
                 self.limit(where(equal(operand.level, 0), 0, sub(size, MAX_WORKSPACE_BYTES)))
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from operator_samples import MACHINES, operator_texts, target, targets
 
+from ir.errors import UserError
 from ir.expression import Evaluator, Expr, symbols_of
 from ir.operators import parse_operator
 from ir.program import Axis, Program
@@ -122,7 +123,8 @@ def check_stage(sketch: Sketch, tiled: TiledStage, machine: Target, X: np.ndarra
         assert {axis for d in dimensions for axis in d.axes} == set(operand.read.axes)
         if tiled.vector in stage.spatial and tiled.vector in operand.read.axes:
             assert all(tiled.vector in operand.dimensions(layout, tiled.vector, stage.reduce)[-1].axes for layout in (0, 1)), "vectors are loaded as they lie"
-        n_bytes = operand.read.tensor.element_bytes * machine.threads * evaluated(sketch, [tiled.packed_extent(operand, d) for d in dimensions], X).prod(axis=1)
+        copies = np.where(level == PACK_LEVELS.index("root"), 1, machine.threads)
+        n_bytes = operand.read.tensor.element_bytes * copies * evaluated(sketch, [tiled.packed_extent(operand, d) for d in dimensions], X).prod(axis=1)
         if not operand.prepared:
             assert (n_bytes[level > 0] <= MAX_WORKSPACE_BYTES).all()
 
@@ -156,6 +158,8 @@ def test_sketches_are_named_by_what_they_do() -> None:
     assert list(stages_of("conv2d:c=64,h=14,w=14,k=64,r=3,s=3,groups=64")) == ["tile_g"]
     assert list(stages_of("matmul:m=1,n=256,k=1024", target(threads=4))) == ["tile_n", "split4_k_tile_n", "split8_k_tile_n", "split16_k_tile_n"]
     assert list(stages_of("matmul:m=4,n=1,k=1024", target(threads=16))) == ["across_k", "split16_k_across_k_rest"]
+    of_many = {name.partition("_")[0] for name in stages_of("matmul:m=4,n=1,k=1024", target(threads=33))}
+    assert of_many == {"across", "split16", "split32", "split64"}
     assert list(stages_of("softmax:shape=64x256,axis=1")) == ["fused_across_d1"]
     assert list(stages_of("attention:heads=2,queries=64,keys=64,dim=32")) == ["fused_tile_j", "fused_tile_i"]
 
@@ -268,7 +272,7 @@ def test_windows_hold_the_positions_inside(n_spatial: int, n_reduce: int, factor
     for o, positions in enumerate(inside):
         first, count = window.bounds(o)
         assert positions == list(range(first, first + count))
-    assert list(window.lengths) == [len(positions) for positions in inside]
+    assert list(window.lengths) == sorted({len(positions) for positions in inside})
     assert window.inside(n_spatial * n_reduce) == sum(map(len, inside))
 
 
@@ -288,3 +292,23 @@ def test_rows_whose_chunks_take_too_much_memory_are_not_fused(text: str, threads
     for sketch in sketches(task(text).program, target(threads=threads)):
         row = sketch.default_row()
         assert sketch.space.contains(row[None]).all()
+
+
+def test_what_all_threads_share_is_packed_once() -> None:
+    """So a copy of 16 MiB fits however many threads there are."""
+    (sketch,) = sketches(parse_operator("matmul:m=2048,n=2048,k=2048,b=variable")[1], target(threads=64))
+    X = sketch.space.sample(500, np.random.default_rng(0))
+    assert (X[:, [str(symbol) for symbol in sketch.space.symbols].index("a.pack")] == PACK_LEVELS.index("root")).any()
+
+
+def test_what_is_too_large_to_be_packed_is_refused_in_one_line() -> None:
+    sketch, *_ = sketches(parse_operator("conv2d:c=8,h=3700,w=3700,k=8,r=3,s=3,dilation=1200,pad=1")[1], target())
+    with pytest.raises(UserError, match="no sizes of tiles are known"):
+        sketch.default_row()
+
+
+@pytest.mark.parametrize("registers", [4, 6, 9])
+def test_few_registers_hold_a_tile_of_something(registers: int) -> None:
+    for sketch in sketches(parse_operator("reduce:function=sum,shape=1000x1000,axes=1")[1], target(lanes=4, vector_registers=registers)):
+        X = sketch.space.draw(500, np.random.default_rng(0))
+        assert (evaluated(sketch, [sketch.stages[0].tilings[axis].sizes[0] for axis in sketch.stages[0].stage.spatial], X) > 0).all()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from operator_samples import operator_texts, targets
 
-from ir.errors import InternalError
+from ir.errors import Unsupported
 from ir.expression import ceil_div, less, mul, sub, symbol, where
 from ir.operators import parse_operator
 from schedule.rules import sketches
@@ -251,7 +251,7 @@ def test_a_wish_that_is_not_valid_becomes_a_row_that_is() -> None:
 def test_a_space_without_a_valid_row() -> None:
     empty = Space(SPACE.columns, (sub(21, TILE),))
     assert empty.sample(5, np.random.default_rng(0)).shape == (0, 3)
-    with pytest.raises(InternalError, match=r"the space of \['tile', 'group', 'order'\] has no valid row"):
+    with pytest.raises(Unsupported, match="no sizes of tiles are known that keep code and workspace within their limits"):
         empty.row({}, np.random.default_rng(0))
 
 
