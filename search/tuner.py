@@ -282,7 +282,7 @@ class Tuner:
             self._store.append([self._record(state, candidate, measurement, trial)])
 
     def _finish(self, state: TaskState) -> None:
-        """Measure the fastest few again, in turns with the default schedule and what an earlier run kept. Every other round says which is fastest; whether that
+        """Measure the fastest few again, in turns with the default schedule and what an earlier run kept. Half of the rounds say which is fastest; whether that
         one is faster than these two, and how fast all are, the rest says: of the rounds that chose it, its luck would count as speed."""
         if state.best is None or state.is_judged or state.given_up:
             return
@@ -296,10 +296,10 @@ class Tuner:
             if not measurement.ok:
                 state.note_failure(state.final_failures, measurement.failure, measurement.message)
         good = {candidate: measurement.seconds for candidate, measurement in found.items() if measurement.ok}
-        final = {candidate: replace(measurement, seconds=measurement.seconds[1::2] or measurement.seconds) for candidate, measurement in found.items()}
+        final = {candidate: replace(measurement, seconds=_telling(measurement.seconds)) for candidate, measurement in found.items()}
         if good:
             state.final = final
-            chosen = min(good, key=lambda candidate: min(good[candidate][::2]))
+            chosen = min(good, key=lambda candidate: min(_choosing(good[candidate])))
             known = [candidate for candidate in (state.default, state.kept) if candidate in good]
             state.best = min((*known, chosen), key=lambda candidate: state.final[candidate].best_seconds)
         elif found and all(measurement.failure == "wrong" for measurement in found.values()):
@@ -397,6 +397,17 @@ class Tuner:
         n_failed = sum(sum(state.failures.values()) for state in self.states)
         now = time.monotonic()
         return Progress(self.states[number], number, len(self.states), n_trials, n_resumed, n_failed, now - self._start, now - self._began, self._options)
+
+
+def _choosing(seconds: Sequence[float]) -> tuple[float, ...]:
+    """Of the rounds of a final measurement two, and then not the next two: every other round goes in the opposite order (`codegen.timing`), so that both
+    halves have both."""
+    return tuple(each for number, each in enumerate(seconds) if number % 4 < 2)
+
+
+def _telling(seconds: Sequence[float]) -> tuple[float, ...]:
+    """The other half; all, where there is none."""
+    return tuple(each for number, each in enumerate(seconds) if number % 4 >= 2) or tuple(seconds)
 
 
 def finalists(measured: Mapping[Candidate, float], others: Iterable[Candidate | None]) -> list[Candidate]:
