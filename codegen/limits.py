@@ -210,8 +210,9 @@ def time_arithmetic(probes: Probes, powers: Walk, seconds: float) -> list[tuple[
 
 
 def measure_bandwidths(probes: Probes, machine: Machine, seconds: float) -> tuple[Bandwidth, ...]:
-    """Reads from half of each cache; reads and copies of DRAM. By one thread and by all."""
-    levels = [*_caches(probes, machine), _dram(probes, dram_bytes(machine))]
+    """Reads from half of each cache; reads and copies of DRAM, where there is room for so much more than the caches hold. By one thread and by all."""
+    n_bytes = dram_bytes(machine)
+    levels = [*_caches(probes, machine), *([_dram(probes, n_bytes)] if n_bytes else [])]
     series: list[dict[tuple[str, int], tuple[float, ...]]] = [dict.fromkeys(level.runs, ()) for level in levels]
     for _ in range(PASSES):
         for level, found in zip(levels, series, strict=True):
@@ -263,9 +264,11 @@ def _teams(probes: Probes) -> list[int]:
 
 
 def dram_bytes(machine: Machine) -> int:
-    """Several times what the caches hold, but a modest part of the memory that is free for us."""
+    """Of each of two buffers: four times what the last cache holds where these are a modest part of the memory that is free for us, twice as much where they
+    are half of it at most, or 0: with less a cache would be measured."""
     free = min(psutil.virtual_memory().available, machine.memory_limit_bytes or machine.memory_bytes)
-    return int(min(4 * machine.last_level_bytes, free // 16))
+    many, few = 4 * machine.last_level_bytes, 2 * machine.last_level_bytes
+    return int(max(min(many, free // 16), few)) if few <= free // 4 else 0
 
 
 def whole_steps(probes: Probes, n_bytes: int) -> int:

@@ -21,6 +21,7 @@ from codegen.quiet import LONGEST_WAIT_SECONDS
 from codegen.timing import Timing
 from ir.errors import NoReference, UserError
 from ir.task import Task
+from schedule.algorithms import WINOGRAD
 from schedule.measurement import Candidate, Measurement
 from schedule.target import Target
 
@@ -168,14 +169,19 @@ class LiveRunner:
             self.build_seconds += time.perf_counter() - started
 
     def _measure_group(self, task: Task, builds: Sequence[Answer], deadline: float | None) -> Iterator[Measurement]:
-        """Of each candidate in order, once its last pass is over, or as it stands at the deadline; those not begun then are missing at the end."""
+        """Of each candidate in order, once its last pass is over, or as it stands at the deadline, or where the reference is lost; those not begun then are
+        missing at the end."""
         found: list[Measurement] = []
         for number, i in product(range(self._passes), range(len(builds))):
             is_last = number == self._passes - 1
             if deadline is not None and time.monotonic() >= deadline:
                 yield from found[i if is_last else 0 :]
                 return
-            found[i : i + 1] = [self._measure_again(task, builds[i], found[i] if number else None)]
+            try:
+                found[i : i + 1] = [self._measure_again(task, builds[i], found[i] if number else None)]
+            except NoReference:
+                yield from found[i if is_last else 0 :]
+                raise
             if is_last:
                 yield found[i]
 
@@ -193,14 +199,14 @@ class LiveRunner:
         code = code_of(built)
         self._leave_room(task)
         with self._measuring():
-            if check:
-                self._refer(task, code.algorithm)
+            if check and (failed := self._refer(task, code.algorithm)) is not None:
+                return failed
             timing = replace(self._timing, give_up_seconds=give_up_seconds)
             job, timeout = Measure(code, timing, check, self._seed), self._timeout + (LONGEST_WAIT_SECONDS if timing.patience else 0.0)
             answer = self._measurer.ask(job, timeout)
             if answer.failure == "memory" and self._made_room(task):
-                if check:
-                    self._refer(task, code.algorithm)
+                if check and (failed := self._refer(task, code.algorithm)) is not None:
+                    return failed
                 answer = self._measurer.ask(job, timeout)
             if answer.failure == "wrong":
                 self._measurer.kill()  # it may have written anywhere: the next candidate is not to suffer for that
@@ -211,14 +217,18 @@ class LiveRunner:
         self.n_measured += 1
         return Measurement(tuple(answer.result["seconds"]))
 
-    def _refer(self, task: Task, algorithm: str) -> None:
-        """Have the reference computed, which takes no time if it has been."""
+    def _refer(self, task: Task, algorithm: str) -> Measurement | None:
+        """Have the reference computed, which takes no time if it has been. What Winograd's algorithms may be off by is another matter: where that cannot be
+        computed, their candidates fail."""
         job = Refer(task.key, self._seed, algorithm)
         answer = self._measurer.ask(job, REFERENCE_SECONDS)
         if answer.failure == "memory" and self._made_room(task):
             answer = self._measurer.ask(job, REFERENCE_SECONDS)
-        if answer.failure:
-            raise NoReference(f"the right result of {task.key} cannot be computed ({answer.failure}: {answer.message}); it can be measured unchecked")
+        if not answer.failure:
+            return None
+        if algorithm in WINOGRAD:
+            return Measurement((), answer.failure, f"how far its result may be off: {answer.message}")
+        raise NoReference(f"the right result of {task.key} cannot be computed ({answer.failure}: {answer.message}); it can be measured unchecked")
 
     def _leave_room(self, task: Task) -> None:
         """Another task than the one that has a worker of its own uses it now, and leaves something in it."""

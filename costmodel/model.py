@@ -179,6 +179,8 @@ class CostModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         `UserError` with the reason in one line for any other file, and for a model of features of another version or other names.
         """
         booster, card = read_model(path, feature_version, feature_names)
+        if unknown := sorted(card.parameters.keys() - cls().get_params().keys()):
+            raise UserError(f"cost model {path}: a newer Tilewright wrote it, with parameters that this one does not know: {', '.join(unknown)}")
         model = cls(**{**card.parameters, "n_threads": n_threads})
         booster.set_param({"nthread": model.n_threads})
         model.booster_, model.card_, model.n_features_in_ = booster, card, len(card.feature_names)

@@ -164,5 +164,5 @@ class Learner:
 
 
 def throughput(task: Task, seconds: float) -> float:
-    """Flops a second; 0 for a candidate that failed."""
+    """`Task.work` a second; 0 for a candidate that failed."""
     return task.work / seconds if math.isfinite(seconds) else 0.0

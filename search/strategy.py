@@ -79,7 +79,7 @@ class Seen:
         return chosen
 
     def take_random(self, n: int, rng: np.random.Generator) -> list[Candidate]:
-        """Up to n new candidates, uniformly over sketches and their choices."""
+        """Up to n new candidates, drawn as `sample` draws them."""
         chosen: list[Candidate] = []
         for _ in range(8):
             rows = sample(self.sketches, 2 * (n - len(chosen)) + 8, rng)

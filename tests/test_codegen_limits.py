@@ -122,8 +122,10 @@ def test_buffers_are_whole_steps(n_bytes: int) -> None:
 
 def test_buffers_for_memory_exceed_the_caches_but_not_the_memory() -> None:
     found = detect_machine()
-    assert dram_bytes(replace(found, memory_limit_bytes=256 << 20)) <= 16 << 20
-    assert dram_bytes(replace(found, memory_bytes=1 << 60, memory_limit_bytes=None)) <= 4 * found.last_level_bytes
+    last = found.last_level_bytes
+    assert dram_bytes(replace(found, memory_limit_bytes=8 * last)) == 2 * last
+    assert dram_bytes(replace(found, memory_limit_bytes=8 * last - 1)) == 0
+    assert 2 * last <= dram_bytes(replace(found, memory_bytes=1 << 60, memory_limit_bytes=None)) <= 4 * last
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from codegen.jobs import Compare, Measure
+from codegen.jobs import Compare, Measure, Refer
 from codegen.kernel import Code, build, find_sketch
 from codegen.machine import detect_machine
 from codegen.openmp import register_openmp
@@ -21,6 +21,7 @@ from codegen.runner import BUILDS_AHEAD, LiveRunner, default_memory_bytes
 from codegen.timing import Timing
 from ir.errors import NoReference, UserError
 from ir.task import Task, task
+from schedule.algorithms import algorithm_of
 from schedule.measurement import Candidate, Measurement
 from schedule.rules import sketches
 from schedule.target import Target
@@ -106,6 +107,36 @@ def test_a_reference_that_cannot_be_computed_is_an_error_of_its_own(runner: Live
         with pytest.raises(NoReference, match=r"the right result of matmul:m=256.* cannot be computed \(timeout"):
             runner(slow, candidates(slow, 1))
     assert runner(OTHER, candidates(OTHER, 1))[0].ok
+
+
+def test_what_an_algorithm_may_be_off_by_that_cannot_be_computed_is_a_failure_of_its_own(runner: LiveRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others of the task are measured."""
+    of = task("conv2d:c=16,h=9,w=9,k=16,r=3,s=3,pad=1")
+    default = {algorithm_of(sketch.name): Candidate.default(sketch) for sketch in sketches(of.program, TARGET)}
+    measurer = runner._measurer
+    ask = measurer.ask
+
+    def without_bound(job: Job, seconds: float) -> Answer:
+        return Answer.failed("timeout", "acted out") if isinstance(job, Refer) and job.algorithm == "winograd2" else ask(job, seconds)
+
+    monkeypatch.setattr(measurer, "ask", without_bound)
+    direct, winograd = runner(of, [default["direct"], default["winograd2"]])
+    assert direct.ok
+    assert (winograd.failure, winograd.message) == ("timeout", "how far its result may be off: acted out")
+
+
+def test_what_was_measured_before_the_reference_is_lost_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With several passes too, of which the first one hands on nothing until then."""
+    with LiveRunner(TARGET, n_builders=1, passes=2) as runner:
+        ask, found, n_asked = runner._measurer.ask, list[bool](), itertools.count()
+
+        def lost(job: Job, seconds: float) -> Answer:
+            return Answer.failed("timeout", "acted out") if isinstance(job, Refer) and next(n_asked) == 2 else ask(job, seconds)
+
+        monkeypatch.setattr(runner._measurer, "ask", lost)
+        with pytest.raises(NoReference):
+            runner(PROBLEM, candidates(PROBLEM, 4), on_result=lambda index, measurement: found.append(measurement.ok))
+    assert found == [True, True]
 
 
 def test_seconds_are_of_one_call(runner: LiveRunner) -> None:

@@ -10,7 +10,7 @@ import pytest
 import xgboost as xgb
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import check_estimator
 
@@ -286,6 +286,13 @@ def test_refuses_what_a_newer_xgboost_wrote(saved):
     opened = renamed[:at] + b"0" * 64 + renamed[at + 64 :]
     saved.write_bytes(renamed[:at] + model_file._digest(opened) + renamed[at + 64 :])
     assert refusal(saved) == f"XGBoost {xgb.__version__} cannot read it, a newer version may have written it"
+
+
+def test_refuses_a_model_with_parameters_of_a_newer_version(learned, saved, monkeypatch):
+    monkeypatch.setattr(CostModel, "get_params", lambda self, deep=True: {**BaseEstimator.get_params(self), "forests": 2})
+    learned["ndcg"].save(saved, 3, NAMES, "")
+    monkeypatch.undo()
+    assert refusal(saved) == "a newer Tilewright wrote it, with parameters that this one does not know: forests"
 
 
 def test_refuses_other_features(saved):
