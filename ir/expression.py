@@ -159,7 +159,7 @@ _NUMPY: dict[str, Callable[..., object]] = {
     "take": _take,
 }
 
-OPERATIONS = tuple(_SCALAR)
+OPERATIONS = tuple(_NUMPY)
 
 
 def apply(name: str, *args: int) -> int:

@@ -337,6 +337,15 @@ def test_a_damaged_text_gets_one_line_or_means_something(data: st.DataObject) ->
 
 def test_every_operator_is_tried_above() -> None:
     assert ", ".join(OPERATORS) == KNOWN
+    seen = set[str]()
+
+    @settings(settled, max_examples=2000)
+    @given(operator_texts())
+    def note(text: str) -> None:
+        seen.add(text.partition(":")[0])
+
+    note()
+    assert seen == set(OPERATORS)
 
 
 def test_strides_are_in_elements() -> None:
