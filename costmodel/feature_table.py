@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-FEATURE_VERSION = 12
+FEATURE_VERSION = 13
 
 SCALES = ("plain", "log", "ratio", "log ratio")
 
