@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from ir.errors import Unsupported, UserError
 @dataclass(frozen=True)
 class Graph:
     """`nodes` are those that depend on the inputs, in order of execution, each with a name of its own. `shapes` and `types` (ONNX's numbers)
-    hold the tensors for which they are known."""
+    hold the tensors for which they are known. `functions`: (domain, name) of the file's own that are not inlined."""
 
     path: Path
     nodes: tuple[NodeProto, ...]
@@ -32,6 +32,7 @@ class Graph:
     types: Mapping[str, int]
     constants: Constants
     opset: int
+    functions: Set[tuple[str, str]]
     notes: tuple[str, ...]
 
     def shape(self, name: str) -> Shape:
@@ -90,13 +91,14 @@ def read_graph(path: Path, shapes: Mapping[str, Shape]) -> Graph:
     constants = Constants(model, path)
     inputs = tuple(value.name for value in model.graph.input if value.name not in constants)
     outputs = tuple(value.name for value in model.graph.output)
+    functions = {(function.domain, function.name) for function in model.functions}
     model = _without_weights(model, constants)
     while True:
         _forget_given_results(model.graph)
         types, known = _infer(model, path)
         if not _fold(model, types, known, constants):
             opset = next((entry.version for entry in model.opset_import if entry.domain in DOMAIN), OLDEST_OPSET)
-            return Graph(path, tuple(model.graph.node), inputs, outputs, known, types, constants, opset, notes)
+            return Graph(path, tuple(model.graph.node), inputs, outputs, known, types, constants, opset, functions, notes)
 
 
 def _without_weights(model: ModelProto, constants: Constants) -> ModelProto:

@@ -94,7 +94,9 @@ def _layers(graph: Graph) -> tuple[list[Layer], list[Refusal]]:
 
 def _unsupported(graph: Graph) -> Iterator[Refusal]:
     for node in graph.nodes:
-        if not onnx.defs.has(node.op_type, node.domain):
+        if (node.domain, node.op_type) in graph.functions:
+            yield Refusal(f"{node.domain}.{node.op_type}", node.name, "a function for another set of operators than the network's, which onnx does not inline")
+        elif not onnx.defs.has(node.op_type, node.domain):
             yield Refusal(f"{node.domain}.{node.op_type}", node.name, "an operator that is not ONNX's own")
         elif node.op_type in NOT_TUNABLE:
             yield Refusal(node.op_type, node.name, "there is no task for this operator yet")

@@ -177,6 +177,16 @@ def test_local_functions_are_inlined(tmp_path: Path) -> None:
     assert (task.count, task.key) == (2, "matmul:m=2,n=4,k=4,b=constant,epilogue=relu")
 
 
+def test_a_function_for_another_set_of_operators_is_named(tmp_path: Path) -> None:
+    dense = helper.make_function("mine", "Dense", ["a", "b"], ["c"], [node("MatMul", ["a", "b"], ["c"])], [helper.make_opsetid("", 18)])
+    nodes = [node("Dense", ["x", "w"], ["y"], domain="mine"), node("Other", ["y"], ["z"], domain="mine"), node("MatMul", ["x", "w"], ["t"])]
+    path = save(tmp_path / "net.onnx", nodes, {"x": (2, 4)}, {"z": 2, "t": 2}, {"w": np.eye(4, dtype=np.float32)}, functions=[dense], domains=["mine"])
+    assert [(refusal.op_type, refusal.reason) for refusal in read_network(path, {}).unsupported] == [
+        ("mine.Dense", "a function for another set of operators than the network's, which onnx does not inline"),
+        ("mine.Other", "an operator that is not ONNX's own"),
+    ]
+
+
 def test_the_checked_model_is_the_file(tmp_path: Path) -> None:
     path = small(tmp_path / "net.onnx")
     assert load_model(path).graph.initializer == onnx.load(path).graph.initializer
