@@ -198,6 +198,19 @@ def test_a_network_is_not_held_out_of_tasks_that_nothing_is_known_of(measured, t
         held_out(mixed, "network", 0, ("b",))
 
 
+def test_tasks_without_a_candidate_decide_nothing(data, tmp_path):
+    """Whether their sketches are gone, or nothing is known of where they come from."""
+    stale = [replace(record, sketch="gone") for n in range(16, 80, 8) for record in records(f"matmul:m=16,n={n},k=16", n=2, repeats=0)]
+    measured = directory(tmp_path / "d")
+    exchange.write(tmp_path / "stale.parquet", stale)
+    found = training_set(read_measured([measured, tmp_path / "stale.parquet"]))
+    assert found.of_group == data.of_group
+    assert found.left_out["sketch is not made any more"] == len(stale)
+    for seed in range(5):
+        assert (held_out(found, "task", seed) == held_out(data, "task", seed)).all()
+    assert (held_out(found, "network", 0, ("b",)) == held_out(data, "network", 0, ("b",))).all()
+
+
 def test_empty_splits_are_refused(data, tmp_path):
     with pytest.raises(UserError, match="--networks a,nonet: no measurement is of network 'nonet' \\(there are: a, b, c\\)"):
         held_out(data, "network", 0, ("a", "nonet"))
@@ -256,7 +269,7 @@ def test_a_model_remembers_tasks_not_their_ids(measured, tmp_path, monkeypatch):
 def test_without_holdout_the_names_of_a_program_are_held_out_together(measured, tmp_path):
     training = train_from_data([measured], tmp_path / "m.ubj", 0)
     assert training.judged.split == BY_TASK
-    assert training.judged.scores.n_tasks == training.n_tasks == len(SOURCES) - 1
+    assert training.judged.scores.n_tasks == training.n_trained_tasks == len(SOURCES) - 1
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -349,8 +362,9 @@ def test_the_command_line(measured, tmp_path):
     assert "at most: what the repeatability" in trained.stdout
     judged = tilewright("evaluate", "m.ubj", measured, "--split", "network", "--json", "e.json", cwd=tmp_path)
     assert judged.returncode == 0, judged.stderr
-    found = json.loads((tmp_path / "e.json").read_text())
-    assert found == {name: json.loads((tmp_path / "t.json").read_text())[name] for name in found}
+    found, told = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("e", "t"))
+    assert found == {name: told[name] for name in found}
+    assert (told["n_tasks"], told["n_trained_tasks"]) == (3, 3)
     for arguments, words in (
         (("evaluate", "m.ubj", measured, "--split", "within"), ("m.ubj", "--allow-trained")),
         (("train", measured, "-o", "n.ubj", "--networks", "a"), ("--networks a",)),

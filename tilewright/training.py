@@ -34,12 +34,12 @@ class Training:
 
     n_trials: int
     n_failed: int
-    n_tasks: int
+    n_trained_tasks: int
     left_out: Counter[str]  # trials that mean nothing to this version, by reason
     judged: Judged
 
     def to_json(self) -> dict[str, object]:
-        counts = {"n_trials": self.n_trials, "n_failed": self.n_failed, "n_tasks": self.n_tasks, "left_out": dict(self.left_out)}
+        counts = {"n_trials": self.n_trials, "n_failed": self.n_failed, "n_trained_tasks": self.n_trained_tasks, "left_out": dict(self.left_out)}
         return counts | self.judged.to_json()
 
 
@@ -184,7 +184,7 @@ def print_training(training: Training, output: Path) -> None:
 
     print_judged(training.judged)
     out = console()
-    out.print(f"learned from {training.n_trials} trials ({training.n_failed} failed) of {training.n_tasks} tasks")
+    out.print(f"learned from {training.n_trials} trials ({training.n_failed} failed) of {training.n_trained_tasks} tasks")
     for reason, n in training.left_out.items():
         out.print(Text(f"left out: {n} trials whose {reason}"))
     out.print(Text(f"model written to {output}"))

@@ -101,6 +101,9 @@ def training_set(measured: Measured, *, mix_machines: bool = False) -> TrainingS
     features, new, numbers = list[NDArray[np.float32]](), list[Record](), list[int]()
     taken: set[tuple[int, int, tuple[int, ...]]] = set()
     for (setting, of), known in zip(tasks.items(), _all_described([of_setting[setting] for setting in tasks]), strict=True):
+        left_out += known.left_out
+        if not known.places:  # what nothing can be learned of is no task to hold out either
+            continue
         records = of_setting[setting]
         number = groups.add(setting, of, measured.sources.get(setting.task, {UNKNOWN: 1}))
         first = []
@@ -112,7 +115,6 @@ def training_set(measured: Measured, *, mix_machines: bool = False) -> TrainingS
         features.append(known.features[first])
         new += [records[known.places[i]] for i in first]
         numbers += [number] * len(first)
-        left_out += known.left_out
     if trials and not new:
         why = ", ".join(f"{n}: {reason}" for reason, n in left_out.items() if n)
         raise UserError(f"none of the {len(trials)} measurements means anything to this version: {why}")
