@@ -63,8 +63,6 @@ def usable_best(records: Sequence[Record], *, left_out: bool = False) -> Record 
         known = sketches(of.program, best.target)
     except UserError:  # of a version that described machines in other words
         return best
-    if not left_out and with_meaning([best], known):  # what all records say is then what those with a meaning say
-        return best
     return best_of(with_meaning(records, known), left_out=left_out) or best
 
 

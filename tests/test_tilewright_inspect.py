@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from test_tilewright_bench import record
 
@@ -12,6 +13,7 @@ from codegen.machine import detect_machine
 from data.store import Store
 from ir.errors import UserError
 from ir.task import task
+from schedule.rules import sketches
 from tilewright import api
 from tilewright.history import read_history
 from tilewright.inspect import best_json, best_schedules, code_text, print_best
@@ -37,6 +39,25 @@ def test_what_another_version_recorded_is_passed_over(tmp_path):
         api.compile(TASK, records=tmp_path / "stale.db")
     with pytest.raises(UserError, match=r"was recorded by another version and means nothing now: sketch \w+ has columns"):
         code_text("0", tmp_path / "stale.db", "nest", None)
+
+
+def test_a_faster_trial_beats_what_was_kept_of_those_that_mean_something(tmp_path):
+    """Of all, the slow trial beats what was kept, whose sketch is gone; without that, the fast one was never beaten."""
+    row = sketches(TASK.program, detect_machine().target)[0].space.sample(1, np.random.default_rng(1))[0]
+    fast = record(kind="trial", kept=False)
+    slow = replace(fast, row=tuple(row.tolist()), seconds=(1.5e-6,), trial=2)
+    with Store(tmp_path / "records.db") as store:
+        store.append([fast, record(sketch="gone", seconds=(2e-6,), trial=1), slow])
+        assert api.recorded_best(store, TASK, detect_machine()) == fast
+    assert [best.record for best in best_schedules(tmp_path / "records.db", None)] == [fast]
+
+
+def test_numbers_of_tasks_that_cannot_be(tmp_path):
+    with Store(tmp_path / "records.db") as store:
+        store.append([record()])
+    for number in ("1", "9" * 5000):
+        with pytest.raises(UserError, match=f"has no task {number}; it holds 1 tasks"):
+            code_text(number, tmp_path / "records.db", "nest", None)
 
 
 def test_a_task_that_comes_twice_is_one():

@@ -22,6 +22,8 @@ from schedule.algorithms import ALGORITHMS
 from schedule.target import Target, vector_unit
 from tilewright.this_machine import machine_record, quiet_limits
 
+MAX_DIGITS = 18  # of a task's number; Python reads no thousands of them
+
 
 @dataclass(frozen=True)
 class Best:
@@ -150,7 +152,7 @@ def _find(which: str, path: Path, threads: int | None, algorithms: Collection[st
     with Store(path, create=False) as store:
         records = list(best_by_setting(store.records(threads=threads), algorithms, usable_best).values())
     if which.isdecimal():
-        if int(which) >= len(records):
+        if len(which) > MAX_DIGITS or int(which) >= len(records):
             raise UserError(f"{path} has no task {which}; it holds {len(records)} tasks with a valid trial")
         return records[int(which)]
     key = task(which).key
