@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -128,7 +129,7 @@ class Campaign:
         """n candidates that a search with a model of this task alone would measure next, none of them `planned`."""
         if n <= 0 or turn.of.key in self.given_up or self._late(1 - REPEAT_SECONDS):
             return []
-        learner = Learner.from_scratch(self._target, self._options.seed, make_describe=lambda _, target: TaskFeatures(turn.sketches, target))
+        learner = Learner.from_scratch(self._target, self._options.seed, make_describe=lambda *_: turn.features)
         rng = np.random.default_rng([self._options.seed, turn.n_trials, *_digits(turn.of.key)])
         search = EvolutionarySearch(turn.sketches, learner.scorer(turn.of), rng, asked=planned)
         candidates, throughputs = list(turn.measured), [throughput(turn.of, seconds) for seconds in turn.measured.values()]
@@ -189,7 +190,7 @@ class Campaign:
 
     def _turn_of(self, of: Task, found: Sequence[Record]) -> _Turn:
         known = sketches_of(of.program, self._target)
-        return _Turn(of, known, with_meaning(found, known))
+        return _Turn(of, known, with_meaning(found, known), self._target)
 
     def _recorded(self, of: Task) -> list[Record]:
         return self._store.records(of.key, machine_id(self._machine), self._target.threads)
@@ -229,13 +230,18 @@ class Campaign:
 class _Turn:
     """What is known of a task while it has its turn: best seconds of what was measured (infinite where it failed), and what was measured twice."""
 
-    def __init__(self, of: Task, sketches: Sequence[Sketch], records: Sequence[Record]) -> None:
-        self.of, self.sketches, self._started = of, sketches, time.monotonic()
+    def __init__(self, of: Task, sketches: Sequence[Sketch], records: Sequence[Record], target: Target) -> None:
+        self.of, self.sketches, self._target, self._started = of, sketches, target, time.monotonic()
         self._elapsed_before = max((record.elapsed_seconds for record in records), default=0.0)
         self.number = max((record.round + 1 for record in records), default=0)
         self.measured = {Candidate(r.sketch, r.row): r.best_seconds for r in records if r.is_trial}
         self.n_samples = len({Candidate(r.sketch, r.row) for r in records if r.kind == "sample"})
         self.repeated = {Candidate(r.sketch, r.row) for r in records if r.kind == "repeat"}
+
+    @cached_property
+    def features(self) -> TaskFeatures:
+        """Made once a turn: that takes as long as some trials, and each batch learns anew."""
+        return TaskFeatures(self.sketches, self._target)
 
     @property
     def n_trials(self) -> int:

@@ -6,6 +6,7 @@ import pytest
 from data_samples import MACHINE, VERSIONS
 from search_samples import TARGET, FakeRunner
 
+from costmodel.task_features import TaskFeatures
 from data.record import default_of
 from data.store import Store
 from ir.errors import NoReference, UserError
@@ -145,6 +146,15 @@ def test_a_space_that_is_used_up_ends_its_task(tmp_path):
     n = len(candidates(records, "sample", "trial"))
     assert 0 < n < 5000
     assert len(candidates(records, "repeat")) >= min(0.02 * n, 2)
+
+
+def test_what_describes_a_task_is_made_once_a_turn(tmp_path, monkeypatch):
+    """Although its search learns after each batch."""
+    made = []
+    monkeypatch.setattr(campaign, "TaskFeatures", lambda *of: made.append(of) or TaskFeatures(*of))
+    records, _ = run(tmp_path / "r.db", TURN, tasks=TASKS[:1])
+    assert len(candidates(records, "trial")) > campaign.BATCH
+    assert len(made) == 1
 
 
 def test_failures_are_kept_and_not_repeated(tmp_path):
