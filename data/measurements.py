@@ -76,7 +76,11 @@ def _parts(path: Path) -> Sequence[Path]:
         raise UserError(f"{path}: it does not exist, or one may not look; expected a directory that tilewright record wrote, a Parquet file or a records file")
     if not os.path.isdir(path):
         return [path]
-    parts = [*sorted(path.glob("*.parquet")), *path.glob(STORE)]
+    try:
+        names = [name for name in os.listdir(path) if name.endswith(".parquet") or name == STORE]  # `Path.glob` finds nothing where it may not look
+    except OSError as error:
+        raise UserError(f"{path}: it cannot be listed: {error.strerror}") from None
+    parts = [path / name for name in sorted(names, key=lambda name: (name == STORE, name))]
     if not parts:
         raise UserError(f"{path}: no .parquet file in it; expected a directory that tilewright record wrote")
     return parts

@@ -1,6 +1,8 @@
 """Reading measurements from directories, files and tuning runs as one."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,15 @@ def test_fifty_thousand_candidates_fit(tmp_path):
     exchange.write(tmp_path / "x.parquet", trials)
     assert (tmp_path / "x.parquet").stat().st_size <= 400 * len(trials)
     assert exchange.read(tmp_path / "x.parquet")[0] == trials
+
+
+def test_a_directory_that_may_not_be_listed(tmp_path, monkeypatch):
+    def refuse(path):  # to root everything is open
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr("data.measurements.os.listdir", refuse)
+    with pytest.raises(UserError, match="it cannot be listed: Permission denied"):
+        read_measured([tmp_path])
 
 
 def test_what_cannot_be_read_is_one_line(tmp_path):
