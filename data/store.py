@@ -109,17 +109,15 @@ class Store:
 
     def records(self, task: str | None = None, machine: str | None = None, threads: int | None = None) -> list[Record]:
         """The records in the order in which they were appended; `machine` is a `machine_id`, None means any."""
-        return self._select(Record, task, machine, threads)
+        return self._select(Record, task=task, machine=machine, threads=threads)
 
-    def rounds(self, task: str | None = None, machine: str | None = None, threads: int | None = None) -> list[Round]:
+    def rounds(self) -> list[Round]:
         """The rounds in the order in which they were appended."""
-        return self._select(Round, task, machine, threads)
+        return self._select(Round)
 
-    def best(
-        self, task: str | None = None, machine: str | None = None, threads: int | None = None, algorithms: Collection[str] = ALGORITHMS
-    ) -> dict[Setting, Record]:
+    def best(self, task: str | None = None, algorithms: Collection[str] = ALGORITHMS) -> dict[Setting, Record]:
         """The schedule to use for each setting that has one, among those by these algorithms."""
-        return best_by_setting(self.records(task, machine, threads), algorithms)
+        return best_by_setting(self.records(task), algorithms)
 
     def tasks(self) -> list[TaskCounts]:
         """All settings that have trials, in the order of their first one."""
@@ -197,13 +195,15 @@ class Store:
         query = f'INSERT INTO {_TABLE_OF[kind]} ({columns}) VALUES ({places}) ON CONFLICT ("key") DO NOTHING'
         return self._connection.executemany(query, [_encoded(entry) for entry in entries]).rowcount
 
-    def _select(self, kind: type[E], task: str | None, machine: str | None, threads: int | None) -> list[E]:
-        condition, values = _condition(task, machine, threads)
+    def _select(self, kind: type[E], **wanted: str | int | None) -> list[E]:
+        """Those whose columns have the values that are wanted, if any."""
+        given = {name: value for name, value in wanted.items() if value is not None}
+        condition = " AND ".join(["true", *(f"{name} = ?" for name in given)])
         columns = ", ".join("description" if name == "machine" else f'"{name}"' for name in kind.parsers)
         source = _TABLE_OF[kind]
         query = f"SELECT {source}.id, {columns} FROM {source} LEFT JOIN machines ON machine = machines.id WHERE {condition} ORDER BY {source}.id"
         with self._explained():
-            rows = self._connection.execute(query, values).fetchall()
+            rows = self._connection.execute(query, list(given.values())).fetchall()
         return [self._decoded(kind, row) for row in rows]
 
     def _decoded(self, kind: type[E], row: Sequence[Hashable]) -> E:
@@ -235,11 +235,6 @@ class Store:
 
     def _error(self, reason: str) -> UserError:
         return UserError(f"records file {self.path}: {reason}")
-
-
-def _condition(task: str | None, machine: str | None, threads: int | None) -> tuple[str, list[str | int]]:
-    given = {name: value for name, value in (("task", task), ("machine", machine), ("threads", threads)) if value is not None}
-    return " AND ".join(["true", *(f"{name} = ?" for name in given)]), list(given.values())
 
 
 def _encoded(entry: Entry) -> list[object]:

@@ -108,8 +108,7 @@ def test_reads_what_was_asked_for(path: Path) -> None:
         assert store.records(TASK, machine_id(MACHINE), 2) == [trials[0], trials[4]]
         assert store.records("none") == []
         assert store.records("x' OR '1'='1") == []
-        assert store.rounds(TASK, machine_id(MACHINE)) == batches[:1]
-        assert store.rounds(threads=1) == []
+        assert store.rounds() == batches
 
 
 def test_best_and_counts_by_setting(path: Path) -> None:
@@ -121,7 +120,7 @@ def test_best_and_counts_by_setting(path: Path) -> None:
         machine = machine_id(MACHINE)
         mine, single, lost = Setting(TASK, machine, 2), Setting(TASK, machine, 1), Setting("hopeless", machine, 2)
         assert store.best() == {mine: fast, single: alone}
-        assert store.best(threads=1) == {single: alone}
+        assert store.best("hopeless") == {}
         assert store.tasks() == [TaskCounts(mine, 3, 1), TaskCounts(single, 1, 0), TaskCounts(lost, 2, 2)]
 
 
