@@ -31,6 +31,7 @@ def check_place(path: Path) -> None:
         "its directory does not exist": not os.path.exists(path.parent),
         "what should be its directory is a file": not os.path.isdir(path.parent),
         _NO_FILE: _is_taken(path),
+        "its name is too long": _is_too_long(_part(path)),
         "nothing can be written to its directory": not os.access(path.parent, os.W_OK),
     }
     for reason, is_so in wrong.items():
@@ -53,7 +54,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     that name, but a directory, a device, or a link."""
     if _is_taken(path):
         raise FileExistsError(errno.EEXIST, _NO_FILE)
-    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    part = _part(path)
     try:
         with part.open("wb") as file:
             yield file
@@ -62,6 +63,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _part(path: Path) -> Path:
+    """Where this thread writes what is to take the place of `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+
+
+def _is_too_long(path: Path) -> bool:
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
 
 
 def _is_taken(path: Path) -> bool:

@@ -49,6 +49,7 @@ def test_a_place_is_checked_before_there_is_anything_to_write(tmp_path: Path) ->
         "file/below": "what should be its directory is a file",
         "taken": "something that is no file has its name",
         "link": "something that is no file has its name",
+        "a" * 240: "its name is too long",  # what is written beside it has a longer one
     }.items():
         with pytest.raises(UserError, match=f"{name}: it cannot be written: {words}"):
             check_place(tmp_path / name)

@@ -16,8 +16,9 @@ from graph_models import save
 from onnx.helper import make_node as node
 
 from data.store import Store
+from ir.errors import UserError
 from tilewright.api import SEARCHES
-from tilewright.cli import SearchName
+from tilewright.cli import SearchName, main
 
 TINY = "matmul:m=24,n=40,k=32"
 
@@ -26,6 +27,25 @@ def tilewright(*arguments, cwd=None, timeout=120):
     command = [sys.executable, "-m", "tilewright", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "COLUMNS": "200"}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout, env=environment, check=False)
+
+
+def unread(*arguments, cwd):
+    """A command the reader of whose output has gone away, as `head` does."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "tilewright", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=cwd, env=environment, check=False)
+    os.close(writing)
+    return done
+
+
+def run_here(monkeypatch, *arguments):
+    """The exit status of a command in this process, parts of which a test may have replaced."""
+    monkeypatch.setattr(sys, "argv", ["tilewright", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
 
 
 def assert_one_line_error(done, *words):
@@ -158,6 +178,15 @@ def test_no_valid_trial_is_status_1(tmp_path):
         (("tune", TINY, "--shape", "x=1,2"), ("--shape",)),
         (("tasks", "conv2d:c=3,h=4,w=4,k=8,r=7,s=7"), ("7x7",)),
         (("best", "--records", "absent.db"), ("absent.db",)),
+        (("tasks", "net.onnx", "--json", "net.onnx"), ("net.onnx", "otherwise")),
+        (("tune", TINY, "--records", "r.db", "--json", "./r.db"), ("r.db", "otherwise")),
+        (("best", "--json", "r.db", "--records", "./r.db"), ("r.db", "otherwise")),
+        (("bench", TINY, "--records", "r.db", "--json", "r.db"), ("r.db", "otherwise")),
+        (("train", "x.parquet", "-o", "x.parquet"), ("x.parquet", "otherwise")),
+        (("train", "--records", "r.db", "-o", "r.db"), ("r.db", "otherwise")),
+        (("train", "x.parquet", "-o", "m.ubj", "--json", "m.ubj"), ("m.ubj", "otherwise")),
+        (("evaluate", "m.ubj", "x.parquet", "--json", "x.parquet"), ("x.parquet", "otherwise")),
+        (("export", "--records", "r.jsonl", "-o", "r.jsonl"), ("r.jsonl", "otherwise")),
         (("show", "--records", "absent.db", TINY), ("absent.db",)),
         (("train", "--records", "absent.db"), ("absent.db",)),
         (("train",), ("--records",)),
@@ -192,27 +221,45 @@ def test_files_that_are_not_what_they_should_be(tmp_path):
 
 @pytest.mark.parametrize("arguments", [("tune", TINY), ("best",)])
 def test_a_reader_that_goes_away_costs_no_result(records, tmp_path, arguments):
-    """As `head` does: the JSON is written all the same, and the exit status is that of what was done."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    command = [sys.executable, "-m", "tilewright", *arguments, "--records", str(records), "--json", "r.json"]
-    command += ["--max-trials", "24"] if arguments[0] == "tune" else []
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment, check=False)
-    os.close(writing)
+    """The JSON is written all the same, and the exit status is that of what was done."""
+    done = unread(*arguments, "--records", records, "--json", "r.json", *(("--max-trials", 24) if arguments[0] == "tune" else ()), cwd=tmp_path)
     assert (done.returncode, "Traceback" in done.stderr, "Broken pipe" in done.stderr) == (0, False, False), done.stderr
     assert json.loads((tmp_path / "r.json").read_text())
 
 
 @pytest.mark.parametrize("arguments", [("show", "0"), ("export", "-o", "x.jsonl")])
 def test_output_that_nobody_reads_is_no_failure(records, tmp_path, arguments):
-    reading, writing = os.pipe()
-    os.close(reading)
-    command = [sys.executable, "-m", "tilewright", *arguments, "--records", str(records)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment, check=False)
-    os.close(writing)
+    done = unread(*arguments, "--records", records, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
+def test_output_that_has_no_room_is_one_line_and_the_json_is_written(tmp_path):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "tilewright", "tasks", TINY, "--json", tmp_path / "r.json"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1], check=False)
+    assert_one_line_error(done, "No space left on device")
+    assert json.loads((tmp_path / "r.json").read_text())
+
+
+def test_a_json_that_cannot_be_written_costs_nothing_that_is_printed(tmp_path, monkeypatch, capsys):
+    def fail(path, content):
+        raise UserError(f"{path}: it cannot be written: the disk is full")
+
+    monkeypatch.setattr("tilewright.display.write_file", fail)
+    assert run_here(monkeypatch, "tasks", TINY, "--json", tmp_path / "r.json") == 2
+    out, error = capsys.readouterr()
+    assert TINY in out
+    assert error == f"tilewright: {tmp_path / 'r.json'}: it cannot be written: the disk is full\n"
+
+
+def test_ctrl_c_is_said_where_nothing_is_kept(monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tilewright.inspect.best_schedules", interrupt)
+    assert run_here(monkeypatch, "best", "--records", "r.db") == 130
+    assert capsys.readouterr().err == "tilewright: interrupted\n"
 
 
 def test_lines_of_tables_are_whole_where_there_is_no_terminal(tmp_path):
@@ -237,6 +284,14 @@ def test_bad_usage_is_status_2():
         done = tilewright(*arguments)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("threads", ["9" * 20, "-" + "9" * 20])
+def test_numbers_of_threads_that_no_record_can_have(tmp_path, monkeypatch, capsys, threads):
+    with Store(tmp_path / "r.db"):
+        pass
+    assert run_here(monkeypatch, "best", "--records", tmp_path / "r.db", f"--threads={threads}") == 2
+    assert "--threads" in capsys.readouterr().err
 
 
 def test_every_search_has_its_name_on_the_command_line():

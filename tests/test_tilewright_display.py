@@ -1,9 +1,13 @@
-"""What progress lines say."""
+"""What progress lines and results say."""
+
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
+from ir.task import task
 from search.tuner import Progress, TuneOptions
-from tilewright.display import seconds_left
+from tilewright.display import print_result, seconds_left
 
 
 @pytest.mark.parametrize(
@@ -21,3 +25,15 @@ from tilewright.display import seconds_left
 def test_time_left_is_told_by_the_speed_of_this_run(n_trials, n_resumed, options, left):
     progress = Progress(None, 0, 2, n_trials, n_resumed, 0, 10.0, 10.0, options)  # type: ignore[arg-type]  # of the task nothing is asked
     assert seconds_left(progress) == left
+
+
+@pytest.mark.parametrize(("interrupted", "words"), [(True, "the run was interrupted"), (False, "the budget ran out")])
+def test_what_ended_a_run_before_its_first_trial(interrupted, words, capsys):
+    of = task("matmul:m=24,n=40,k=32")
+    untried = SimpleNamespace(
+        task=of, best=None, best_seconds=None, default_seconds=None, n_trials=0, failures=Counter(), final_failures=Counter(), messages={}, given_up="",
+        is_judged=False,
+    )  # fmt: skip
+    result = SimpleNamespace(states=(untried,), interrupted=interrupted, elapsed_seconds=1.0, peak_fraction=lambda state: None)
+    assert not print_result(result, SimpleNamespace(tasks=(of,), n_layers=1, unsupported=()))  # type: ignore[arg-type]
+    assert f"not tuned: {of.key}: no trial was made before {words}" in capsys.readouterr().out

@@ -6,6 +6,7 @@ Exit status: 0 fine, 1 some task has no valid trial, 2 bad input or usage, 130 i
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 from enum import StrEnum
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tilewright.bounds import MAX_BATCH, MAX_SECONDS, MAX_SEED
+from tilewright.bounds import MAX_BATCH, MAX_SECONDS, MAX_SEED, MAX_THREADS
 
 if TYPE_CHECKING:
     from graph.network import Network
@@ -37,10 +38,22 @@ def _with_place(path: Path | None) -> Path | None:
     return path
 
 
+def _check_apart(output: Path | None, *others: Path | str | None) -> None:
+    """`UserError` where the output would take the place of what the same command reads, or writes elsewhere."""
+    from ir.errors import UserError
+
+    for other in others:
+        if output is not None and other is not None and os.path.realpath(output) == os.path.realpath(other):
+            raise UserError(f"{output}: it cannot be written: the same command uses that file otherwise, as {other}")
+
+
 TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help="An .onnx file, or an operator such as matmul:m=512,n=512,k=512.")]
 RecordsOption = Annotated[Path | None, typer.Option("--records", metavar="FILE", help="Records file to read and append to.")]
 RequiredRecords = Annotated[Path, typer.Option("--records", metavar="FILE", help="Records file to read.")]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads to run kernels on; by default all this process may use.")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, max=MAX_THREADS, help="Threads to run kernels on; by default all this process may use.")]
+RecordedThreads = Annotated[
+    int | None, typer.Option("--threads", min=1, max=MAX_THREADS, help="Only what was recorded with so many threads; by default with any number.")
+]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=MAX_SEED, help="Same seed, same candidates.")]
 SecondsOption = Annotated[
     float | None,
@@ -56,8 +69,12 @@ DeterministicOption = Annotated[
 ]
 TasksOption = Annotated[str | None, typer.Option("--tasks", metavar="0,3-5", help="Work on these tasks only, numbered as `tilewright tasks` does.")]
 
-
-NetworksOption = Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Networks that the split `network` holds out; minilm,ppocr-det by default.")]
+NetworksOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,NAME", help="Networks that the split `network` holds out; by default minilm,ppocr-det, or those that MODEL was trained without."
+    ),
+]
 MixOption = Annotated[bool, typer.Option("--mix-machines", help="Take measurements of several machines together that no one directory holds.")]
 
 
@@ -95,33 +112,35 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a sign, or a path, that the terminal's encoding lacks is no reason to lose a result
     try:
         app(standalone_mode=True)
-    except UserError as error:
+    except (UserError, OSError) as error:  # such as of standard output that takes no more
         print(f"tilewright: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        print("tilewright: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:  # by Typer, where the command did not see Ctrl-C itself
+            print("tilewright: interrupted", file=sys.stderr)
+        raise
 
 
 @app.command()
 def doctor(threads: ThreadsOption = None, json: JsonOption = None) -> None:
     """What this machine offers: CPU, caches, limits in force, LLVM, libgomp, measured peak, powers of two and bandwidth."""
     from codegen.limits import doctor as examine
-    from tilewright.display import print_doctor, write_json
+    from tilewright.display import also_as_json, print_doctor
 
     found = examine(threads)
-    write_json(json, found)
-    print_doctor(found)
+    with also_as_json(json, found):
+        print_doctor(found)
 
 
 @app.command(name="tasks")
 def list_tasks(target: TargetArgument, shape: ShapeOption = None, json: JsonOption = None) -> None:
     """The distinct tasks of a network: operator, shape, times used, work, share of the network."""
-    from tilewright.display import print_network, tasks_json, write_json
+    from tilewright.display import also_as_json, print_network, tasks_json
 
+    _check_apart(json, target)
     network = _network(target, shape)
-    write_json(json, tasks_json(network))
-    print_network(network)
+    with also_as_json(json, tasks_json(network)):
+        print_network(network)
 
 
 @app.command()
@@ -155,8 +174,9 @@ def tune(
 ) -> None:
     """Search for the fastest code of each task. The same command with the same records goes on where it stopped."""
     from tilewright import api
-    from tilewright.display import Watcher, print_result, write_json
+    from tilewright.display import Watcher, also_as_json, print_result
 
+    _check_apart(json, target, records, cost_model)
     network = _network(target, shape)
     chosen = select_tasks(network.tasks, tasks)
     headline = f"tuning {len(chosen)} of {len(network.tasks)} tasks of {target}; Ctrl-C keeps the best so far"
@@ -166,8 +186,8 @@ def tune(
             threads=threads, seed=seed, search=search.value, cost_model=cost_model, check=not no_check, timeout_seconds=timeout,
             no_winograd=no_winograd, deterministic=deterministic, watch=watcher,
         )  # fmt: skip
-    write_json(json, result.to_json())
-    covered = print_result(result, network)
+    with also_as_json(json, result.to_json()):
+        covered = print_result(result, network)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
     if any(state.best is None for state in result.states) or (require_tuned and not covered):
@@ -176,17 +196,18 @@ def tune(
 
 @app.command()
 def best(
-    records: RequiredRecords, threads: ThreadsOption = None, no_winograd: NoWinogradOption = False, deterministic: DeterministicOption = False,
+    records: RequiredRecords, threads: RecordedThreads = None, no_winograd: NoWinogradOption = False, deterministic: DeterministicOption = False,
     json: JsonOption = None,
 ) -> None:  # fmt: skip
     """The best schedule of each recorded task, readable, with its speed and its fraction of the peak."""
     from schedule.algorithms import allowed_algorithms
-    from tilewright.display import write_json
+    from tilewright.display import also_as_json
     from tilewright.inspect import best_json, best_schedules, print_best
 
+    _check_apart(json, records)
     found = best_schedules(records, threads, allowed_algorithms(no_winograd=no_winograd, deterministic=deterministic))
-    write_json(json, best_json(found))
-    print_best(found)
+    with also_as_json(json, best_json(found)):
+        print_best(found)
 
 
 @app.command()
@@ -194,7 +215,7 @@ def show(
     task: Annotated[str, typer.Argument(metavar="TASK", help="An operator text, or the number of a task as `tilewright best` lists them.")],
     records: RequiredRecords,
     ir: Annotated[Form, typer.Option("--ir", help="Loop nest, LLVM IR after optimization, or assembly.")] = Form.nest,
-    threads: ThreadsOption = None,
+    threads: RecordedThreads = None,
     no_winograd: NoWinogradOption = False,
     deterministic: DeterministicOption = False,
 ) -> None:
@@ -223,8 +244,9 @@ def bench(
     """Tuned and default schedules against other libraries, in turns. Ctrl-C keeps what is compared so far."""
     from schedule.algorithms import allowed_algorithms
     from tilewright.bench import BenchFailed, run_bench
-    from tilewright.display import print_bench, print_compared, write_json
+    from tilewright.display import also_as_json, print_bench, print_compared
 
+    _check_apart(json, target, records)
     network = _network(target, shape)
     algorithms = allowed_algorithms(no_winograd=no_winograd, deterministic=deterministic)
     wanted = peers.split(",") if peers is not None else None
@@ -233,8 +255,8 @@ def bench(
         result = run_bench(select_tasks(network.tasks, tasks), records, wanted, rounds, threads, algorithms=algorithms, watch=print_compared)
     except BenchFailed as error:
         result, failed = error.result, error
-    write_json(json, result.to_json())
-    tuned = print_bench(result)
+    with also_as_json(json, result.to_json()):
+        tuned = print_bench(result)
     if failed is not None:
         raise failed
     if result.interrupted:
@@ -250,7 +272,9 @@ def record(
     out: Annotated[Path, typer.Option("--out", metavar="DIRECTORY", help="Where measurements are kept, and gone on from.")] = Path("measured"),
     merge: Annotated[list[Path] | None, typer.Option(metavar="DIRECTORY", help="Add the measurements of another such directory; may be repeated.")] = None,
     max_trials: Annotated[int | None, typer.Option(min=2, help="Candidates of each task, those already measured included; 128 by default.")] = None,
-    max_seconds: SecondsOption = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(min=1.0, max=MAX_SECONDS, help="Time for candidates; what the machine can do is measured before, files are written after.")
+    ] = None,
     passes: Annotated[int | None, typer.Option(min=1, help="How often each candidate is measured, some seconds apart; 2 by default.")] = None,
     shape: ShapeOption = None,
     threads: ThreadsOption = None,
@@ -295,16 +319,19 @@ def train(
     json: JsonOption = None,
 ) -> None:
     """Train a cost model from measurements, and print its held-out scores."""
-    from tilewright.display import write_json
+    from tilewright.display import also_as_json
     from tilewright.splits import NETWORKS
     from tilewright.training import print_training, train_from_data
 
     chosen = _held_out_networks(networks, holdout)
+    measured = [*(records or []), *(data or [])]
+    _check_apart(output, *measured)
+    _check_apart(json, output, *measured)
     report = train_from_data(
-        [*(records or []), *(data or [])], output, seed, holdout=holdout and holdout.value, networks=chosen or NETWORKS, mix_machines=mix_machines,
+        measured, output, seed, holdout=holdout and holdout.value, networks=chosen or NETWORKS, mix_machines=mix_machines,
     )  # fmt: skip
-    write_json(json, report.to_json())
-    print_training(report, output)
+    with also_as_json(json, report.to_json()):
+        print_training(report, output)
 
 
 @app.command()
@@ -318,14 +345,15 @@ def evaluate(
     json: JsonOption = None,
 ) -> None:
     """Score a trained cost model on measurements that it was not trained on."""
-    from tilewright.display import write_json
+    from tilewright.display import also_as_json
     from tilewright.training import evaluate as judge
     from tilewright.training import print_judged
 
     chosen = _held_out_networks(networks, split)
+    _check_apart(json, model, *data)
     judged = judge(model, data, split.value, networks=chosen, allow_trained=allow_trained, mix_machines=mix_machines)
-    write_json(json, judged.to_json())
-    print_judged(judged)
+    with also_as_json(json, judged.to_json()):
+        print_judged(judged)
 
 
 def _held_out_networks(names: str | None, split: SplitName | None) -> tuple[str, ...] | None:
@@ -359,6 +387,7 @@ def export_records(
     from data.store import Store
     from tilewright.display import say
 
+    _check_apart(output, records)
     with Store(records, create=False) as store:
         say(f"{exchange.export_records(store, output)} records written to {output}")
 
@@ -366,7 +395,7 @@ def export_records(
 @app.command(name="import")
 def import_records(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="A .parquet or .jsonl file that `tilewright export` wrote.")],
-    records: RequiredRecords,
+    records: Annotated[Path, typer.Option("--records", metavar="FILE", help="Records file to add them to; made where there is none.")],
 ) -> None:
     """Add exported records to a records file; those already there are skipped."""
     from data import exchange

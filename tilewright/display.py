@@ -6,7 +6,8 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -59,10 +60,14 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     console().print(table)
 
 
-def write_json(path: Path | None, data: object) -> None:
-    """`data` as a JSON file, written in one step; nothing where no file is asked for."""
-    if path is not None:
-        write_file(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
+@contextmanager
+def also_as_json(path: Path | None, data: object) -> Iterator[None]:
+    """After what the block prints `data` as a JSON file, written in one step, where one is asked for. Each of the two is made although the other fails."""
+    try:
+        yield
+    finally:
+        if path is not None:
+            write_file(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
 
 
 def milliseconds(seconds: float | None) -> str:
@@ -233,7 +238,8 @@ def print_result(result: Result, network: Network) -> bool:
     out.print(f"tuned {tuned}/{network.n_layers} layers in {clock(result.elapsed_seconds)}{', interrupted' if result.interrupted else ''}")
     for state in result.states:
         if state.best is None:
-            reason = state.given_up or next(iter(state.messages.values()), "no trial was made before the budget ran out")
+            ended = "the run was interrupted" if result.interrupted else "the budget ran out"
+            reason = state.given_up or next(iter(state.messages.values()), f"no trial was made before {ended}")
             out.print(Text(f"not tuned: {state.task.key}: {reason}"))
         elif state.given_up:
             out.print(Text(f"given up: {state.task.key}: {state.given_up}"))
@@ -265,10 +271,11 @@ def print_bench(result: BenchResult) -> bool:
         for number, row in enumerate(bench.rows(result.limits)):
             flops = (f"{row.gflops:.1f}", percent(row.peak_fraction)) if bench.task.flops else ("–", "–")
             ratio = f"{row.ratio_to_best_peer:.2f}×" if row.ratio_to_best_peer is not None else "–"
+            noise = f"{row.noise_minima:.2f}" if row.noise_minima is not None else "–"
             rows.append((
                 row.task if number == 0 else "", f"{row.contender} {row.setting}".strip(), milliseconds(row.min_seconds),
                 milliseconds(row.median_seconds), *flops, f"{row.gb_per_second:.1f}", ratio,
-                f"{row.noise_minima:.2f}" if number == 0 else "",
+                noise if number == 0 else "",
             ))  # fmt: skip
     columns = ("task", "contender", "fastest", "median", "GFLOP/s", "of peak", "GB/s", "best peer / this", "A/A")
     print_table("", columns, rows, left=2)
