@@ -289,6 +289,15 @@ def best_by_setting(
     return found
 
 
+def versions_of(records: Iterable[Record]) -> dict[str, list[str]]:
+    """By name all that the records have, in their order."""
+    found: dict[str, dict[str, None]] = {}
+    for record in records:
+        for name, version in record.versions.items():
+            found.setdefault(name, {})[version] = None
+    return {name: list(versions) for name, versions in found.items()}
+
+
 def of_algorithms(records: Iterable[Record], algorithms: Collection[str]) -> list[Record]:
     return [record for record in records if algorithm_of(record.sketch) in algorithms]
 

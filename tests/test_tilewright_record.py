@@ -8,7 +8,7 @@ import time
 import data_samples
 import psutil
 import pytest
-from test_tilewright_cli import assert_one_line_error, children, start, tilewright, wait_for_records
+from test_tilewright_cli import assert_one_line_error, children, start, tilewright, unread, wait_for_records
 from training_samples import MACHINE, directory
 
 from data import exchange
@@ -136,6 +136,11 @@ def test_directories_of_several_machines_are_merged(tmp_path):
     }  # fmt: skip
 
 
+def test_output_that_nobody_reads_is_no_failure(tmp_path):
+    done = unread("record", "--out", "m", "--merge", directory(tmp_path / "one", {MATMUL: {"a": 1}}), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_of_limits_the_quieter_run_counts():
     slow, fast = ({"fma_gflops_all": {"best": best}} for best in (10.0, 11.0))
     found = _united(About({"t": {"a": 1}}, {"1": fast, "2": slow}), About({"t": {"b": 2}}, {"1": slow, "2": fast, "4": slow}))
@@ -180,6 +185,11 @@ def test_a_card_of_records_whose_caches_are_texts(tmp_path):
     """As whoever exported them may have written."""
     odd = data_samples.record(machine={"cpu_model": "none", "l1_bytes": "32 KiB", "l2_bytes": 1 << 20})
     assert "L2 1024 KiB" in card_text(Measured((odd,), {}, False), {})
+
+
+def test_a_card_names_all_versions():
+    old, new = (data_samples.record(versions={"features": version, "xgboost": "3"}, trial=trial) for trial, version in enumerate("67"))
+    assert "  Versions: features 6 and 7, xgboost 3.\n" in card_text(Measured((old, new), {}, False), {})
 
 
 def test_nothing_is_made_where_what_is_to_be_merged_cannot_be_read(tmp_path):

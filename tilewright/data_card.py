@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from data.measurements import About, Measured, read_abouts, read_measured
-from data.record import UNCHECKED, Record, Setting
+from data.record import UNCHECKED, Record, Setting, versions_of
 from data.repeatability import Repeatability, repeatability
 from ir.files import write_file
 
@@ -119,12 +119,12 @@ def _machines(records: Sequence[Record], abouts: Mapping[str, About]) -> Iterabl
     for record in records:
         seen[record.setting.machine, record.threads].append(record)
     for (machine, threads), mine in sorted(seen.items()):
-        record = mine[-1]
-        about = record.machine
+        about = mine[-1].machine
         caches = ", ".join(f"{name.upper()} {size >> 10} KiB" for name in ("l1", "l2", "l3") if isinstance(size := about.get(f"{name}_bytes"), int))
         cpu = f"{about.get('cpu_model', 'unknown CPU')} ({about.get('cpu', '?')}), {about.get('lanes', '?')} fp32 lanes"
         yield f"- `{machine}`: {cpu}, {caches}; {threads} threads."
-        yield f"  Versions: {', '.join(f'{name} {version}' for name, version in sorted(record.versions.items()))}."
+        versions = (f"{name} {' and '.join(found)}" for name, found in sorted(versions_of(mine).items()))
+        yield f"  Versions: {', '.join(versions)}."
         found = abouts[machine].limits.get(str(threads)) if machine in abouts else None
         if found is not None:
             peaks = f"{found['fma_gflops_one']['best']:.0f} GFLOP/s on one thread, {found['fma_gflops_all']['best']:.0f} on all"

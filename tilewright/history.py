@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from data.meaning import usable_best
-from data.record import Record, Round, Setting, default_of
+from data.record import Record, Round, Setting, default_of, versions_of
 from data.store import Store
 from ir.convolution import KERNEL, RANKS, SPATIAL
 from ir.errors import UserError
@@ -295,11 +295,8 @@ def chance_of_best(speeds: Sequence[float], k: int) -> float:
 
 def _section(tasks: Sequence[TaskHistory], records: Sequence[Record], machine: str, threads: int) -> Section:
     mine = [record for record in records if (record.setting.machine, record.threads) == (machine, threads)]
-    versions: dict[str, dict[str, None]] = defaultdict(dict)
-    for record in mine:
-        for name, version in record.versions.items():
-            versions[name][version] = None
-    return Section(mine[0].machine, threads, {name: ", ".join(found) for name, found in versions.items()}, tuple(tasks))
+    versions = {name: ", ".join(found) for name, found in versions_of(mine).items()}
+    return Section(mine[0].machine, threads, versions, tuple(tasks))
 
 
 def _trials(records: Iterable[Record]) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from ir.files import make_directory, write_file
 from search.campaign import Campaign, CampaignOptions, CampaignProgress
 from tilewright import api
 from tilewright.data_card import write_card
-from tilewright.display import LINE_SECONDS, clock
+from tilewright.display import LINE_SECONDS, clock, say
 from tilewright.this_machine import machine_record, quiet_limits
 
 MAX_TRIALS = 128  # of a task
@@ -168,7 +168,7 @@ class _Watcher:
 
 def print_recorded(recorded: Recorded) -> None:
     per_record = recorded.n_bytes / recorded.n_records
-    print(f"{recorded.n_records} measurements of {recorded.n_tasks} tasks in {recorded.directory}, {recorded.n_bytes} bytes ({per_record:.0f} each)")
-    print(f"{recorded.n_failed} failed, {recorded.n_repeats} are repeats{'; interrupted, the same command goes on' if recorded.interrupted else ''}")
+    say(f"{recorded.n_records} measurements of {recorded.n_tasks} tasks in {recorded.directory}, {recorded.n_bytes} bytes ({per_record:.0f} each)")
+    say(f"{recorded.n_failed} failed, {recorded.n_repeats} are repeats{'; interrupted, the same command goes on' if recorded.interrupted else ''}")
     for reason in recorded.given_up:
-        print(f"given up: {reason}")
+        say(f"given up: {reason}")
