@@ -80,7 +80,8 @@ def test_rows_without_peers_or_without_a_kernel_of_ours():
     nothing = TaskBench(TASK, (series("peak", 1.0), series("numpy", 1.0)), 1, 0.0, ())
     assert not nothing.tuned
     assert nothing.ours is None
-    assert nothing.noise() == (1.0, 1.0)
+    (numpy,) = nothing.rows(LIMITS)
+    assert (numpy.noise_minima, numpy.noise_medians) == (None, None)
 
 
 def test_the_level_of_memory_is_the_first_with_room():
@@ -160,6 +161,7 @@ def test_the_table_names_each_task_once_and_its_noise(capsys):
     both = [TaskBench(of, (series("peak", 1e-6), *ours), 1, 0.0, ()) for of, ours in (
         (TASK, (series("tuned", 2e-6), series("default", 4e-6), series("again", 2.2e-6), series("numpy", 3e-6))),
         (task("matmul:m=16,n=40,k=32"), (series("default", 1e-6), series("again", 1e-6))),
+        (task("matmul:m=8,n=40,k=32"), (series("numpy", 5e-6),)),
     )]  # fmt: skip
     assert not print_bench(BenchResult(tuple(both), detect_machine(), LIMITS, ("numpy",), 1, ()))
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -168,6 +170,7 @@ def test_the_table_names_each_task_once_and_its_noise(capsys):
     assert of_contender["tuned"][0][-1] == "1.10"
     assert [row[0] for row in of_contender["default"]] == ["default", "matmul:m=16,n=40,k=32,b=constant,epilogue=none"]
     assert "1.10" not in of_contender["numpy"][0]
+    assert of_contender["numpy"][1][-1] == "–"
 
 
 def test_what_cannot_be_had_is_said_at_once(tmp_path):

@@ -55,8 +55,8 @@ class Row:
     best_peer: str
     ratio_to_best_peer: float | None
     median_ratio_to_best_peer: float | None
-    noise_minima: float  # A/A: one of our kernels against itself, 1 is no noise
-    noise_medians: float
+    noise_minima: float | None  # A/A: one of our kernels against itself, 1 is no noise; None where none of them could be used
+    noise_medians: float | None
     other_cpus: float  # CPUs' worth of work that others did meanwhile; much more than none, and nothing here is to be trusted
 
 
@@ -88,12 +88,10 @@ class TaskBench:
         """A row for each of our schedules and each peer. `limits`: of the machine, as `codegen.limits` writes them."""
         return [self._row(each, limits) for each in self.series if each.contender not in (AGAIN, IN_A_ROW, PEAK)]
 
-    def noise(self) -> tuple[float, float]:
+    def noise(self) -> tuple[float, float] | tuple[None, None]:
         """Of the minima and of the medians: our second series over our first."""
-        again = self._series(AGAIN)
-        return (
-            (1.0, 1.0) if self.ours is None or again is None else (again.min_seconds / self.ours.min_seconds, again.median_seconds / self.ours.median_seconds)
-        )
+        ours, again = self.ours, self._series(AGAIN)
+        return (None, None) if ours is None or again is None else (again.min_seconds / ours.min_seconds, again.median_seconds / ours.median_seconds)
 
     def _series(self, contender: str) -> Series | None:
         return next((each for each in self.series if each.contender == contender), None)
