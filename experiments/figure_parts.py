@@ -16,6 +16,12 @@ from ir.files import write_file
 # Okabe and Ito's, and grey: safe for the colour-blind
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#7F7F7F"
 
+# Of ways to search; two of them have one name in the results of search_efficiency and another in those of simulation.
+METHOD_COLOURS = {
+    "learned": BLUE, "prior": VERMILION, "learned, with a prior": VERMILION, "annealing": ORANGE, "genetic": GREEN,
+    "tpe": PURPLE, "TPE": PURPLE, "random": GREY,
+}  # fmt: skip
+
 MEASURES = {"pairwise_accuracy": "pairwise accuracy", "recall_at_30": "recall@30", "top_1": "top-1", "top_5": "top-5"}
 
 

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from costmodel.model import CostModel, RandomModel
+from costmodel.model import CostModel
 from costmodel.task_features import TaskFeatures
 from costmodel.trained import trained_model
 from data.measurements import read_measured
@@ -33,6 +33,7 @@ from data.record import Record
 from data.replay import ReplayRunner
 from experiments.command import command, count
 from experiments.files import model_learned_from, write_machine, write_results
+from experiments.methods import Method
 from ir.errors import UserError
 from ir.task import Task, task
 from schedule.measurement import Candidate
@@ -42,10 +43,8 @@ from schedule.space import Population
 from schedule.target import Target
 from search.annealing import AnnealingOptions
 from search.evolution import EvolutionOptions
-from search.learner import Learner, throughput
+from search.learner import throughput
 from search.recorded import recorded_sketches
-from search.trust import Trust
-from search.tuner import SearchFactory
 from tilewright import api
 from tilewright.training import learned_from, training_of
 
@@ -95,36 +94,8 @@ class Recording:
             raise UserError(f"none of the {len(records)} measurements of {of.key} is of a candidate that this version knows and that is valid")
         return cls(of, target, known, runner, RecordedFeatures(whole, known, target), best)
 
-    def learner(self, seed: int, *, prior: CostModel | None = None, trust: Trust | None = None) -> Learner:
-        """Learns from scratch; with a `prior`, what that leaves unexplained."""
-        if prior is not None:
-            return Learner.with_prior(prior, self.target, seed, trust=trust, make_describe=self._describe)
-        return Learner.from_scratch(self.target, seed, make_describe=self._describe)
-
-    def learner_alone(self, seed: int) -> Learner:
-        """Learns from scratch, without the roofline."""
-        return Learner(CostModel(seed=seed), self.target, make_describe=self._describe)
-
-    def no_learner(self, seed: int) -> Learner:
-        """For searches that take no notice of scores."""
-        return Learner(RandomModel(seed), self.target, make_describe=self._describe)
-
-    def _describe(self, task: Task, target: Target) -> RecordedFeatures:
+    def make_describe(self, task: Task, target: Target) -> RecordedFeatures:
         return self.features
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to search. `learner`: of a recording and a seed. `batches`: their sizes in order, the last one for all that follow."""
-
-    search: SearchFactory
-    learner: Callable[[Recording, int], Learner]
-    n_trials: int
-    n_seeds: int
-    batches: tuple[int, ...] = (16,)
-
-
-Methods = Mapping[str, Method]
 
 
 @dataclass(frozen=True)
@@ -138,7 +109,7 @@ class ReplayConfig(ABC):
     n_processes: int = field(default=2, kw_only=True)
 
     @abstractmethod
-    def methods(self, tasks: Iterable[str]) -> Methods:
+    def methods(self, tasks: Iterable[str]) -> Mapping[str, Method]:
         """By name. `UserError` where the model has learned from any of the tasks."""
 
 
@@ -206,7 +177,7 @@ def load_prior(path: Path, tasks: Iterable[str]) -> CostModel:
     return model
 
 
-def replay_all(tasks: Mapping[str, Sequence[Record]], make_methods: Callable[[], Methods], n_processes: int) -> pd.DataFrame:
+def replay_all(tasks: Mapping[str, Sequence[Record]], make_methods: Callable[[], Mapping[str, Method]], n_processes: int) -> pd.DataFrame:
     """The results of all methods and seeds on all tasks. `make_methods` is called once a task, in the process that replays it."""
     work = partial(_replay_task, make_methods)
     if n_processes == 1:
@@ -215,7 +186,7 @@ def replay_all(tasks: Mapping[str, Sequence[Record]], make_methods: Callable[[],
         return pd.concat(pool.map(work, tasks.values()), ignore_index=True)
 
 
-def _replay_task(make_methods: Callable[[], Methods], records: Sequence[Record]) -> pd.DataFrame:
+def _replay_task(make_methods: Callable[[], Mapping[str, Method]], records: Sequence[Record]) -> pd.DataFrame:
     recording = Recording.of(records)
     rows: list[tuple[object, ...]] = []
     for name, method in make_methods().items():
@@ -229,7 +200,7 @@ def _replay_task(make_methods: Callable[[], Methods], records: Sequence[Record])
 def replay(recording: Recording, method: Method, seed: int) -> NDArray[np.float64]:
     """(n,) throughputs in the order of the trials, 0 for failures; fewer than the method may have where all that was recorded has been asked for."""
     of = recording.task
-    learner = method.learner(recording, seed)
+    learner = method.learner(recording.target, seed, make_describe=recording.make_describe)
     search = method.search(recording.sketches, learner.scorer(of), np.random.default_rng(seed))
     found: list[float] = []
     for batch in chain(method.batches, repeat(method.batches[-1])):

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,23 +25,23 @@ import pandas as pd
 from codegen.machine import Machine, detect_machine
 from codegen.runner import LiveRunner
 from codegen.timing import PATIENT
-from costmodel.model import CostModel, RandomModel
+from costmodel.model import CostModel
 from data.store import Store
 from experiments.command import command, whole
 from experiments.files import model_learned_from, read_results, write_machine, write_results
+from experiments.methods import Method, learner_alone, no_learner
 from experiments.replayed import ANNEALING_BATCH, RUN, best_after, load_prior
 from experiments.tables import geometric_mean
 from experiments.tpe import TPESearch, import_optuna
 from ir.task import Task, task
 from schedule.measurement import Candidate
 from schedule.rules import sketches
-from schedule.target import Target
 from search.annealing import AnnealingSearch
 from search.evolution import EvolutionarySearch
 from search.genetic import GeneticSearch
 from search.learner import Learner
 from search.random_search import RandomSearch
-from search.tuner import SearchFactory, TuneOptions, Tuner, finalists
+from search.tuner import TuneOptions, Tuner, finalists
 from tilewright import api
 from tilewright.this_machine import machine_record
 
@@ -50,36 +51,6 @@ ROUND_COLUMNS = (*RUN, "n_measured", "pairwise_accuracy", "model_seconds", "elap
 FIRST, AFTER = (1, 2, 4, 8), (16, 32, 64, 128, 256)  # trials; the very first one is the default schedule
 SERIES = 3  # of measuring again
 AGAIN_ROUNDS, AGAIN_SECONDS = 20, 15.0  # of a series: so many rounds, or as many as there is time for
-
-MakeLearner = Callable[[Target, int], Learner]  # of the machine and a seed
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to search: which search, what its candidates are scored by, and how many trials it gets."""
-
-    search: SearchFactory
-    learner: MakeLearner
-    n_trials: int
-    batch: int
-
-
-def scratch(target: Target, seed: int) -> Learner:
-    return Learner.from_scratch(target, seed)
-
-
-def alone(target: Target, seed: int) -> Learner:
-    """From scratch, without the roofline."""
-    return Learner(CostModel(seed=seed), target)
-
-
-def no_learner(target: Target, seed: int) -> Learner:
-    """For searches that take no notice of scores."""
-    return Learner(RandomModel(seed), target)
-
-
-def with_prior(prior: CostModel) -> MakeLearner:
-    return lambda target, seed: Learner.with_prior(prior, target, seed)
 
 
 @dataclass(frozen=True)
@@ -93,7 +64,7 @@ class Config:
         "conv2d:n=1,c=96,h=46,w=46,k=24,r=3,s=3,stride=1,pad=1,groups=1,dilation=1,layout=nhwc,epilogue=none",
         "conv2d:n=1,c=192,h=46,w=46,k=192,r=5,s=5,stride=1,pad=2,groups=192,dilation=1,layout=nhwc,epilogue=bias",
     )
-    seeds: tuple[int, ...] = (0, 1, 2)
+    n_seeds: int = 3
     prior_trials: int = 256
     other_trials: int = 128
     random_trials: int = 256
@@ -101,13 +72,15 @@ class Config:
 
     def methods(self, prior: CostModel | None) -> dict[str, Method]:
         found = {
-            "learned": Method(EvolutionarySearch, scratch, self.other_trials, self.batch),
-            "annealing": Method(AnnealingSearch, alone, self.other_trials, ANNEALING_BATCH),
-            "genetic": Method(GeneticSearch, no_learner, self.other_trials, self.batch),
-            "tpe": Method(TPESearch, no_learner, self.other_trials, self.batch),
-            "random": Method(RandomSearch, no_learner, self.random_trials, 64),
+            "learned": Method(EvolutionarySearch, Learner.from_scratch, self.other_trials, self.n_seeds, (self.batch,)),
+            "annealing": Method(AnnealingSearch, learner_alone, self.other_trials, self.n_seeds, (ANNEALING_BATCH,)),
+            "genetic": Method(GeneticSearch, no_learner, self.other_trials, self.n_seeds, (self.batch,)),
+            "tpe": Method(TPESearch, no_learner, self.other_trials, self.n_seeds, (self.batch,)),
+            "random": Method(RandomSearch, no_learner, self.random_trials, self.n_seeds, (64,)),
         }
-        return found if prior is None else {"prior": Method(EvolutionarySearch, with_prior(prior), self.prior_trials, self.batch), **found}
+        if prior is None:
+            return found
+        return {"prior": Method(EvolutionarySearch, partial(Learner.with_prior, prior), self.prior_trials, self.n_seeds, (self.batch,)), **found}
 
 
 CONFIG = Config()
@@ -138,7 +111,7 @@ def run(config: Config, output: Path, model: Path | None = None) -> tuple[pd.Dat
         for text in config.tasks:
             of = task(text)
             runner(of, [Candidate.default(sketches(of.program, machine.target)[0])])  # workers, reference: the first run is not to pay for them
-            runs = [(seed, name) for seed in config.seeds for name in methods]  # methods take turns, so that drift of the machine hits all alike
+            runs = [(seed, name) for seed in range(config.n_seeds) for name in methods]  # methods take turns, so that drift of the machine hits all alike
             traces = [trace(text, methods[name], seed, runner, machine) for seed, name in runs]
             again = list(dict.fromkeys(candidate for each in traces for some in each.finalists for candidate in some))
             choosing, *judging = (speeds_again(of, again, runner) for _ in range(SERIES))
@@ -167,7 +140,8 @@ def speed_of_kept(finalists: Sequence[Candidate], choosing: Mapping[Candidate, f
 def trace(text: str, method: Method, seed: int, runner: LiveRunner, machine: Machine) -> Trace:
     of = task(text)
     runner.forget()
-    options = TuneOptions(max_trials=method.n_trials, batch=method.batch, seed=seed)
+    (batch,) = method.batches
+    options = TuneOptions(max_trials=method.n_trials, batch=batch, seed=seed)
     known_at: list[float] = []
     with TemporaryDirectory() as directory, Store(Path(directory) / "trials.db") as store:
         tuner = Tuner(

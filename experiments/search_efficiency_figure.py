@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from experiments.figure_parts import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, save
+from experiments.figure_parts import METHOD_COLOURS, save
+from tilewright.history import short_name
 
-COLOURS = {"prior": VERMILION, "learned": BLUE, "annealing": ORANGE, "genetic": GREEN, "tpe": PURPLE, "random": GREY}  # as in `experiments.simulation_figure`
 TITLES = {
     "prior": "evolutionary search, model trained before",
     "learned": "evolutionary search, model from scratch",
@@ -37,7 +37,7 @@ def draw(results: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> None:
             _draw_method(axes[1, column], runs, "elapsed_seconds", best, str(method))
         for method, runs in rounds[(rounds["task"] == name) & rounds["method"].isin(["prior", "learned"])].groupby("method", sort=False):
             _draw_quality(axes[2, column], runs, str(method))
-        axes[0, column].set_title(f"{short(name)}\nbest {best:.0f} GFLOP/s", fontsize=8)
+        axes[0, column].set_title(f"{short_name(name)}\nbest {best:.0f} GFLOP/s", fontsize=8)
         for row, label in enumerate(("trials", "seconds, everything included", "trials before the batch")):
             axes[row, column].set_xlabel(label, fontsize=8)
     for row in axes:
@@ -54,7 +54,7 @@ def draw(results: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> None:
     for axis in axes[2]:
         axis.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
         axis.set_ylim(0.2, 1.0)
-    figure.legend(*axes[0, -1].get_legend_handles_labels(), fontsize=8, ncols=len(COLOURS), loc="outside lower center")
+    figure.legend(*axes[0, -1].get_legend_handles_labels(), fontsize=8, ncols=len(TITLES), loc="outside lower center")
     figure.suptitle("Learned search needs a fraction of the trials (line: mean over seeds, band: lowest to highest; dotted: chance)", fontsize=10)
     save(figure, path)
 
@@ -63,8 +63,8 @@ def _draw_quality(axis: Axes, runs: pd.DataFrame, method: str) -> None:
     """Mean and range over seeds of the pairwise accuracy within each batch."""
     starts = runs.assign(start=runs.groupby("seed")["n_measured"].cumsum() - runs["n_measured"])
     accuracy = starts.groupby("start")["pairwise_accuracy"]
-    axis.fill_between(accuracy.min().index, accuracy.min(), accuracy.max(), color=COLOURS[method], alpha=0.2, linewidth=0)
-    axis.plot(accuracy.mean(), color=COLOURS[method], linewidth=1.6)
+    axis.fill_between(accuracy.min().index, accuracy.min(), accuracy.max(), color=METHOD_COLOURS[method], alpha=0.2, linewidth=0)
+    axis.plot(accuracy.mean(), color=METHOD_COLOURS[method], linewidth=1.6)
 
 
 def _draw_method(axis: Axes, runs: pd.DataFrame, over: str, best: float, method: str) -> None:
@@ -77,18 +77,5 @@ def _draw_method(axis: Axes, runs: pd.DataFrame, over: str, best: float, method:
         curves.append(np.where(at >= 0, one["best_gflops"].to_numpy()[np.maximum(at, 0)], np.nan) / best)
     stacked = np.array(curves)
     whole = ~np.isnan(stacked).any(axis=0)
-    axis.fill_between(grid[whole], stacked[:, whole].min(axis=0), stacked[:, whole].max(axis=0), color=COLOURS[method], alpha=0.2, linewidth=0)
-    axis.plot(grid[whole], stacked[:, whole].mean(axis=0), color=COLOURS[method], linewidth=1.6, label=TITLES[method])
-
-
-def short(text: str) -> str:
-    """`conv2d 64→64 56² 3×3` of an operator text."""
-    name, _, rest = text.partition(":")
-    p = dict(part.split("=") for part in rest.split(","))
-    if name == "conv2d":
-        kind = "depthwise" if p.get("groups") == p["c"] and p["c"] == p["k"] else "conv2d"
-        return f"{kind} {p['c']}→{p['k']} {p['h']}² {p['r']}×{p['s']}"
-    if name == "conv_transpose2d":
-        return f"transposed {p['c']}→{p['k']} {p['h']}² {p['r']}×{p['s']}"
-    batch = f"{p['batch']}×" if "batch" in p else ""
-    return f"{name} {batch}{p['m']}×{p['n']}×{p['k']}" + (", B variable" if p.get("b") == "variable" else "")
+    axis.fill_between(grid[whole], stacked[:, whole].min(axis=0), stacked[:, whole].max(axis=0), color=METHOD_COLOURS[method], alpha=0.2, linewidth=0)
+    axis.plot(grid[whole], stacked[:, whole].mean(axis=0), color=METHOD_COLOURS[method], linewidth=1.6, label=TITLES[method])

@@ -18,11 +18,13 @@ import pandas as pd
 
 from costmodel.model import CostModel
 from experiments.files import read_results
+from experiments.methods import Method, learner_alone
 from experiments.paired import differences
-from experiments.replayed import ANNEALING, COLUMNS, EVOLUTION, Method, Recording, ReplayConfig, best_after, load_prior, replay_command
+from experiments.replayed import ANNEALING, COLUMNS, EVOLUTION, ReplayConfig, best_after, load_prior, replay_command
+from schedule.target import Target
 from search.annealing import AnnealingOptions, AnnealingSearch
 from search.evolution import EvolutionarySearch, EvolutionOptions
-from search.learner import Learner
+from search.learner import Learner, MakeDescribe, describer
 from search.trust import Trust
 
 FULL, PRIOR = "full search", "with a prior"
@@ -38,7 +40,7 @@ class Config(ReplayConfig):
         found = {
             FULL: self._method(),
             "annealing instead of evolution": replace(self._method(), search=partial(AnnealingSearch, options=self.annealing)),
-            "no roofline": replace(self._method(), learner=Recording.learner_alone),
+            "no roofline": replace(self._method(), learner=learner_alone),
             "any number share a register tile": self._method(alike=sys.maxsize),
             "no crossover": self._method(crossover=0.0),
             "no elites": self._method(elites=0),
@@ -51,16 +53,17 @@ class Config(ReplayConfig):
 
     def _method(self, **changed: float) -> Method:
         options = replace(self.evolution, **changed)
-        return Method(partial(EvolutionarySearch, options=options), Recording.learner, self.trials[-1], self.n_seeds)
+        return Method(partial(EvolutionarySearch, options=options), Learner.from_scratch, self.trials[-1], self.n_seeds)
 
     def _with_prior(self, prior: CostModel) -> dict[str, Method]:
         def fixed(share: float) -> Method:
-            def learner(recording: Recording, seed: int) -> Learner:
-                return recording.learner(seed, prior=prior, trust=Trust(True, share, step=0.0))  # a new one for each run, as it remembers
+            def learner(target: Target, seed: int, *, make_describe: MakeDescribe = describer) -> Learner:
+                trust = Trust(True, share, step=0.0)  # a new one for each run, as it remembers
+                return Learner.with_prior(prior, target, seed, trust=trust, make_describe=make_describe)
 
             return replace(self._method(), learner=learner)
 
-        moved = replace(self._method(), learner=partial(Recording.learner, prior=prior))
+        moved = replace(self._method(), learner=partial(Learner.with_prior, prior))
         return {PRIOR: moved} | {f"{PRIOR}, share of what is learned {share:g}": fixed(share) for share in (0.0, 0.5, 1.0)}
 
 

@@ -21,12 +21,14 @@ import numpy as np
 import pandas as pd
 
 from experiments.files import read_results
-from experiments.replayed import ANNEALING, ANNEALING_BATCH, COLUMNS, EVOLUTION, RUN, Method, Recording, ReplayConfig, best_after, load_prior, replay_command
+from experiments.methods import Method, learner_alone, no_learner
+from experiments.replayed import ANNEALING, ANNEALING_BATCH, COLUMNS, EVOLUTION, RUN, ReplayConfig, best_after, load_prior, replay_command
 from experiments.tables import geometric_mean
 from experiments.tpe import TPESearch, import_optuna
 from search.annealing import AnnealingOptions, AnnealingSearch
 from search.evolution import EvolutionarySearch, EvolutionOptions
 from search.genetic import GeneticSearch
+from search.learner import Learner
 from search.random_search import RandomSearch
 
 QUALITIES = (0.90, 0.95, 0.98)  # of the best recorded
@@ -48,14 +50,14 @@ class Config(ReplayConfig):
         import_optuna()
         evolution, annealing = partial(EvolutionarySearch, options=self.evolution), partial(AnnealingSearch, options=self.annealing)
         found = {
-            LEARNED: Method(evolution, Recording.learner, self.n_trials, self.n_seeds),
-            ANNEALED: Method(annealing, Recording.learner_alone, self.n_trials, self.n_seeds, (ANNEALING_BATCH,)),
-            "genetic": Method(GeneticSearch, Recording.no_learner, self.n_trials, self.n_seeds),
-            RANDOM: Method(RandomSearch, Recording.no_learner, self.random_trials, self.n_seeds, (64,)),
-            "TPE": Method(TPESearch, Recording.no_learner, self.tpe_trials, min(self.tpe_seeds, self.n_seeds)),
+            LEARNED: Method(evolution, Learner.from_scratch, self.n_trials, self.n_seeds),
+            ANNEALED: Method(annealing, learner_alone, self.n_trials, self.n_seeds, (ANNEALING_BATCH,)),
+            "genetic": Method(GeneticSearch, no_learner, self.n_trials, self.n_seeds),
+            RANDOM: Method(RandomSearch, no_learner, self.random_trials, self.n_seeds, (64,)),
+            "TPE": Method(TPESearch, no_learner, self.tpe_trials, min(self.tpe_seeds, self.n_seeds)),
         }
         if prior is not None:
-            found[PRIOR] = Method(evolution, partial(Recording.learner, prior=prior), self.n_trials, self.n_seeds)
+            found[PRIOR] = Method(evolution, partial(Learner.with_prior, prior), self.n_trials, self.n_seeds)
         return found
 
 

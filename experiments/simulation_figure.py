@@ -10,12 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.figure_parts import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, save
+from experiments.figure_parts import GREY, METHOD_COLOURS, save
 from experiments.replayed import best_after
 from experiments.simulation import ANNEALED, LEARNED, PRIOR, QUALITIES, RANDOM, trials_to_reach
 
 # Markers tell the methods apart without any colour.
-COLOURS = {LEARNED: BLUE, PRIOR: VERMILION, ANNEALED: ORANGE, "genetic": GREEN, "TPE": PURPLE, RANDOM: GREY}
 MARKERS = {LEARNED: "o", PRIOR: "*", ANNEALED: "s", "genetic": "D", "TPE": "^", RANDOM: "x"}
 
 
@@ -23,7 +22,7 @@ def draw(results: pd.DataFrame, path: Path) -> None:
     """Best so far against trials, and trials needed for a quality."""
     figure = Figure(figsize=(11.0, 4.4), dpi=150, layout="constrained")
     curves, needed = figure.subplots(1, 2, width_ratios=(3, 2))
-    for method in (name for name in COLOURS if name in set(results["method"])):
+    for method in (name for name in MARKERS if name in set(results["method"])):
         _draw_curve(curves, results[results["method"] == method], method)
     _draw_needed(needed, trials_to_reach(results))
     curves.set_xscale("log", base=2)
@@ -41,8 +40,8 @@ def draw(results: pd.DataFrame, path: Path) -> None:
 def _draw_curve(axis: Axes, runs: pd.DataFrame, method: str) -> None:
     grid = np.unique(np.geomspace(1, runs["trial"].max(), 200).round().astype(int))
     by_seed = best_after(runs, grid).groupby("seed").mean()  # over tasks
-    axis.fill_between(grid, by_seed.min(), by_seed.max(), color=COLOURS[method], alpha=0.2, linewidth=0)
-    axis.plot(grid, by_seed.mean(), color=COLOURS[method], linewidth=1.6, marker=MARKERS[method], markevery=25, markersize=5, label=method)
+    axis.fill_between(grid, by_seed.min(), by_seed.max(), color=METHOD_COLOURS[method], alpha=0.2, linewidth=0)
+    axis.plot(grid, by_seed.mean(), color=METHOD_COLOURS[method], linewidth=1.6, marker=MARKERS[method], markevery=25, markersize=5, label=method)
 
 
 def _draw_needed(axis: Axes, table: pd.DataFrame) -> None:
@@ -50,7 +49,7 @@ def _draw_needed(axis: Axes, table: pd.DataFrame) -> None:
     for height, (method, row) in zip(np.linspace(0.3, -0.3, len(table)), table.iterrows(), strict=True):
         there = [(n, line + height) for line, n in enumerate(row) if math.isfinite(n)]
         if there:
-            axis.plot(*zip(*there, strict=True), linestyle="none", color=COLOURS[str(method)], marker=MARKERS[str(method)], markersize=7)
+            axis.plot(*zip(*there, strict=True), linestyle="none", color=METHOD_COLOURS[str(method)], marker=MARKERS[str(method)], markersize=7)
     axis.set_xscale("log", base=2)
     axis.set_yticks(range(len(QUALITIES)), [f"{quality:.0%}" for quality in QUALITIES])
     axis.set_ylim(-0.5, len(QUALITIES) - 0.5)

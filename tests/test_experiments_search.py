@@ -10,13 +10,13 @@ from costmodel.features import FEATURE_VERSION
 from costmodel.model import CostModel
 from costmodel.task_features import TaskFeatures
 from experiments import search_efficiency, throughput
-from experiments.search_efficiency_figure import draw, short
+from experiments.search_efficiency_figure import draw
 from schedule.measurement import Candidate
 
 
 def test_search_efficiency(tmp_path):
     pytest.importorskip("optuna")
-    config = search_efficiency.Config(("matmul:m=24,n=40,k=32",), (0,), other_trials=8, random_trials=18, batch=4)
+    config = search_efficiency.Config(("matmul:m=24,n=40,k=32",), 1, other_trials=8, random_trials=18, batch=4)
     results, rounds = search_efficiency.run(config, tmp_path)
     n_trials = {"learned": 8, "annealing": 8, "genetic": 8, "tpe": 8, "random": 18}
     assert results.groupby("method").size().to_dict() == n_trials
@@ -69,9 +69,3 @@ def test_throughput(tmp_path):
     results = throughput.run(config, tmp_path)
     assert set(results["quantity"]) == {"features", "ranking", "search round", "fit", "trials", "memory"}
     assert (results["value"] > 0).all()
-
-
-def test_short_names():
-    assert short("conv2d:n=1,c=64,h=56,w=56,k=64,r=3,s=3,stride=1,pad=1,groups=1") == "conv2d 64→64 56² 3×3"
-    assert short("conv2d:c=96,h=112,w=112,k=96,r=3,s=3,groups=96") == "depthwise 96→96 112² 3×3"
-    assert short("matmul:m=1,n=2,k=3,b=variable") == "matmul 1×2×3, B variable"

@@ -13,11 +13,13 @@ from costmodel.features import FEATURE_VERSION
 from costmodel.model import CostModel
 from costmodel.task_features import TaskFeatures
 from experiments import replayed, search_parts, simulation, simulation_figure
+from experiments.methods import Method, no_learner
 from experiments.paired_figure import draw_differences
-from experiments.replayed import Method, Recording, best_after, recorded_tasks, replay, steps
+from experiments.replayed import Recording, best_after, recorded_tasks, replay, steps
 from ir.errors import UserError
 from schedule.rules import sketches
 from search.evolution import EvolutionarySearch, EvolutionOptions
+from search.learner import Learner
 from search.random_search import RandomSearch
 
 RECORDS = Path(__file__).parent / "golden" / "conv2d_trials.parquet"
@@ -53,7 +55,7 @@ def test_features_are_those_of_the_task(recording):
 
 def test_a_replay_makes_its_trials_and_repeats_itself(recording):
     def runs(seed, **changes):
-        method = Method(lambda *given: EvolutionarySearch(*given, TINY), Recording.learner, 40, 1, **changes)
+        method = Method(lambda *given: EvolutionarySearch(*given, TINY), Learner.from_scratch, 40, 1, **changes)
         return replay(recording, method, seed).tolist()
 
     assert len(runs(0)) == 40
@@ -63,7 +65,7 @@ def test_a_replay_makes_its_trials_and_repeats_itself(recording):
 
 
 def test_a_replay_ends_when_everything_was_measured(recording):
-    found = replay(recording, Method(RandomSearch, Recording.no_learner, 100_000, 1, (64,)), 0)
+    found = replay(recording, Method(RandomSearch, no_learner, 100_000, 1, (64,)), 0)
     n = sum(len(sketch.space.recorded) for sketch in recording.sketches)
     assert n - 4 <= len(found) <= n  # random rows find the last few by luck
 
