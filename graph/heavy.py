@@ -94,6 +94,9 @@ def _convolution_inputs(graph: Graph, node: NodeProto) -> tuple[str, str, str | 
             raise Unsupported(f"{name!r} is not constant")
     if len(graph.shape(weights)) != rank + 2:
         raise _misfit(graph, x, weights, attribute(node, "group", 1))
+    kernel = attribute(node, "kernel_shape", None)
+    if kernel is not None and tuple(kernel) != graph.shape(weights)[2:]:
+        raise Unsupported(f"kernel_shape={by_x(kernel)} is not the kernel of weights of shape {graph.shape(weights)}")
     return x, weights, bias[0] if bias else None
 
 
@@ -129,6 +132,13 @@ def padding(node: NodeProto, size: list[int], kernel: list[int], stride: list[in
     totals = [max((-(-extent // by) - 1) * by + window - extent, 0) for extent, by, window in zip(size, stride, windows, strict=True)]
     less, more = [total // 2 for total in totals], [total - total // 2 for total in totals]
     return (less, more) if mode == "SAME_UPPER" else (more, less)
+
+
+def axis_from_start(axis: int, rank: int) -> int:
+    """An axis that may be counted from the end, counted from 0 on."""
+    if not -rank <= axis < rank:
+        raise Unsupported(f"axis={axis} of a tensor of {rank} dimensions")
+    return axis % rank
 
 
 def by_x(numbers: list[int]) -> str:

@@ -7,7 +7,7 @@ import math
 
 from onnx import NodeProto, TensorProto
 
-from graph.heavy import Heavy, by_x
+from graph.heavy import Heavy, axis_from_start, by_x
 from graph.model import Graph, attribute
 from graph.shapes import Shape
 from ir.errors import Unsupported
@@ -24,6 +24,8 @@ def moved_inputs(node: NodeProto) -> list[str]:
 def moves_data(graph: Graph, node: NodeProto) -> bool:
     """False where nothing needs to be moved; what is not known counts as data."""
     result, shape = node.output[0], graph.shapes.get(node.output[0])
+    if node.op_type == "Pad" and not _may_pad(graph, node):
+        return False
     if shape is None:
         return True
     if math.prod(shape) == 0 or (len(shape) <= 1 and graph.types.get(result) in WHOLE):
@@ -32,7 +34,7 @@ def moves_data(graph: Graph, node: NodeProto) -> bool:
         longer = [axis for axis in _permutation(node, len(shape)) if graph.shapes.get(node.input[0], shape)[axis] != 1]
         return longer != sorted(longer)
     inputs = moved_inputs(node)
-    return len(inputs) > 1 or graph.shapes.get(inputs[0]) != shape or _may_reverse(graph, node) or _may_shift(graph, node)
+    return node.op_type == "Pad" or len(inputs) > 1 or graph.shapes.get(inputs[0]) != shape or _may_reverse(graph, node)
 
 
 def _may_reverse(graph: Graph, node: NodeProto) -> bool:
@@ -41,10 +43,8 @@ def _may_reverse(graph: Graph, node: NodeProto) -> bool:
     return bool(steps) and (steps not in graph.constants or any(step < 0 for step in _constant(graph, steps)))
 
 
-def _may_shift(graph: Graph, node: NodeProto) -> bool:
-    """Whether padding adds at one end what it cuts at the other, as far as is known."""
-    if node.op_type != "Pad":
-        return False
+def _may_pad(graph: Graph, node: NodeProto) -> bool:
+    """Whether padding adds or cuts anything, as far as is known."""
     return (len(node.input) > 1 and node.input[1] not in graph.constants) or any(_numbers(graph, node, 1, "pads") or [])
 
 
@@ -107,14 +107,15 @@ def _parts(graph: Graph, node: NodeProto) -> tuple[list[int], list[int], list[in
 
 def _concat(graph: Graph, node: NodeProto) -> Heavy:
     shapes = [graph.shape(name) for name in node.input]
-    text = f"concat:shapes={'.'.join(map(_by, shapes))},axis={attribute(node, 'axis', 1) % len(shapes[0])}"
+    axis = axis_from_start(attribute(node, "axis", 1), len(shapes[0]))
+    text = f"concat:shapes={'.'.join(map(_by, shapes))},axis={axis}"
     return Heavy(text, {f"x{number}": name for number, name in enumerate(node.input)}, None, None)
 
 
 def _axes(graph: Graph, node: NodeProto, place: int, n: int, rank: int) -> list[int]:
     """Given as an input or an attribute, negative ones counted from the end of `rank` dimensions, or the first n."""
     found = _numbers(graph, node, place, "axes")
-    return list(range(n)) if found is None else [axis % rank for axis in found]
+    return list(range(n)) if found is None else [axis_from_start(axis, rank) for axis in found]
 
 
 def _numbers(graph: Graph, node: NodeProto, place: int, name: str) -> list[int] | None:

@@ -6,7 +6,7 @@ import math
 
 from onnx import NodeProto
 
-from graph.heavy import LAYOUT, Heavy, by_x, padding, steps
+from graph.heavy import LAYOUT, Heavy, axis_from_start, by_x, padding, steps
 from graph.model import Graph, attribute
 from ir.errors import Unsupported
 from ir.parameters import write_real
@@ -17,25 +17,17 @@ ONE_AXIS = 13  # from this set of operators on softmax is over one axis, before 
 def _softmax(graph: Graph, node: NodeProto) -> Heavy:
     x, name = node.input[0], {"Softmax": "softmax", "LogSoftmax": "log_softmax"}[node.op_type]
     shape = graph.shape(x)
-    axis = _axis(node, len(shape), -1 if graph.opset >= ONE_AXIS else 1)
+    axis = axis_from_start(attribute(node, "axis", -1 if graph.opset >= ONE_AXIS else 1), len(shape))
     if graph.opset >= ONE_AXIS:
         return _alone(f"{name}:shape={by_x(list(shape))},axis={axis}", x)
     return _alone(f"{name}:shape={math.prod(shape[:axis])}x{math.prod(shape[axis:])},axis=1", x)
-
-
-def _axis(node: NodeProto, rank: int, default: int) -> int:
-    """From 0 on."""
-    axis: int = attribute(node, "axis", default)
-    if not -rank <= axis < rank:
-        raise Unsupported(f"axis={axis} of a tensor of {rank} dimensions")
-    return axis % rank
 
 
 def _layer_norm(graph: Graph, node: NodeProto) -> Heavy:
     x, scale, *bias = filter(None, node.input)
     _one_result(node)
     shape = graph.shape(x)
-    axis = _axis(node, len(shape), -1)
+    axis = axis_from_start(attribute(node, "axis", -1), len(shape))
     for name in (scale, *bias):
         if name not in graph.constants:
             raise Unsupported(f"{name!r} is not constant")

@@ -155,6 +155,14 @@ def test_a_transposed_convolution_without_padding(path: Path, auto_pad: str) -> 
     assert ",pad=0," in only(find_tasks(read_graph(path, {}))).key
 
 
+@pytest.mark.parametrize("operator", ["Conv", "ConvTranspose"])
+@pytest.mark.parametrize("kernel", [[1, 3], [3, 3]])
+def test_a_kernel_that_is_not_that_of_the_weights(path: Path, operator: str, kernel: list[int]) -> None:
+    save(path, [node(operator, ["x", "w"], ["y"], kernel_shape=kernel)], {"x": (1, 4, 8, 8)}, {"y": 4}, {"w": normal(0)(4, 4, 3, 1)})
+    with pytest.raises(ValueError, match=rf"kernel_shape={kernel[0]}x3 is not the kernel of weights of shape \(4, 4, 3, 1\)"):
+        find_tasks(read_graph(path, {}))
+
+
 def test_a_concatenation_of_many_tensors(path: Path) -> None:
     """More than there are letters, as in DenseNet."""
     names = [f"x{number}" for number in range(30)]

@@ -90,6 +90,7 @@ def test_what_moves_nothing_is_no_task(tmp_path: Path) -> None:
         node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
         node("Pad", ["t", "pads"], ["p"]),
         node("Slice", ["p", "start", "stop"], ["s"]),
+        node("Pad", ["s", "none", "", "none"], ["d"]),
         node("Slice", ["s", "none", "none", "none", "none"], ["e"]),
         node("Concat", ["e"], ["a"], axis=0),
         node("Transpose", ["w"], ["v"]),
@@ -100,7 +101,7 @@ def test_what_moves_nothing_is_no_task(tmp_path: Path) -> None:
         node("Concat", ["n", "one"], ["wanted"], axis=0),
     ]
     constants = {"pads": whole(*[0] * 6), "start": whole(0), "stop": whole(9), "none": whole(), "w": MATRIX, "one": whole(1), "two": whole(2)}
-    path = save(tmp_path / "net.onnx", nodes, {"x": (1, 3, 4)}, {"y": 3, "wanted": 1}, constants, types={"wanted": TensorProto.INT64})
+    path = save(tmp_path / "net.onnx", nodes, {"x": (1, 3, 4)}, {"y": 3, "d": 3, "wanted": 1}, constants, opset=18, types={"wanted": TensorProto.INT64})
     network = read_network(path, {})
     assert [task.key for task in network.tasks] == ["matmul:m=3,n=4,k=4,b=constant,epilogue=none"]
     assert network.unsupported == ()
@@ -122,6 +123,15 @@ def test_what_is_not_supported_is_named(tmp_path: Path, made: Any, reason: str) 
     types |= {"y": TensorProto.FLOAT16} if made.op_type == "Transpose" else {}
     path = save(tmp_path / "net.onnx", nodes, inputs, {"y": 2, "z": 2}, {"w": MATRIX, "pads": whole(1, 0, 0, -1), "shift": whole(0, 1, 0, -1)}, types=types)
     assert [(refusal.node, refusal.reason) for refusal in read_network(path, {}).unsupported] == [("bad", reason)]
+
+
+@pytest.mark.parametrize("axes", [[-7], [5, 0]])
+def test_axes_that_a_slice_cannot_have(tmp_path: Path, axes: list[int]) -> None:
+    """Onnx's shape inference lets them pass in older sets of operators."""
+    made = node("Slice", ["x"], ["y"], starts=[1] * len(axes), ends=[3] * len(axes), axes=axes)
+    path = save(tmp_path / "net.onnx", [made], {"x": (4, 5, 6)}, {"y": 3}, {}, opset=9)
+    with pytest.raises(UserError, match=rf"1 × Slice: axis={axes[0]} of a tensor of 3 dimensions"):
+        read_network(path, {})
 
 
 def test_a_mode_of_padding_that_is_not_supported_is_named(tmp_path: Path) -> None:
