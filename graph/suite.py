@@ -48,16 +48,16 @@ def named_suite(name: str) -> Suite:
 def target_suite(targets: Sequence[str], shapes: Mapping[str, Shape]) -> Suite:
     """The tasks of ONNX files and operator texts. A network's source is its file's name, an operator text's its operator.
 
-    Each network gets the `shapes` that it has inputs for; `UserError` where none has.
+    What is given twice counts once. Each network gets the `shapes` that it has inputs for; `UserError` where none has.
     """
     if not targets:
         raise UserError(f"record needs targets, or --suite with one of {', '.join(SUITES)}")
+    targets = list({Path(target).resolve() if is_file(target) else target: target for target in targets}.values())
     given = [_shapes_for(target, shapes) for target in targets]
     for name in shapes:
         if not any(name in mine for mine in given):
             raise UserError(f"--shape {name}: none of the targets has an input of this name")
-    files = {Path(target).resolve(): None for target in targets if is_file(target)}
-    for name, count in Counter(path.stem for path in files).items():
+    for name, count in Counter(Path(target).resolve().stem for target in targets if is_file(target)).items():
         if count > 1:
             raise UserError(f"{count} of the targets are files of the name {name}, after which what is measured of a network is called; rename all but one")
     return collect(_named(resolve_target(target, mine)) for target, mine in zip(targets, given, strict=True))

@@ -89,7 +89,13 @@ def test_two_files_of_one_name_would_be_one_network(tmp_path):
         save(path, [helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": (4, 8)}, {"y": 2}, {"w": np.ones((8, 4), np.float32)})
     with pytest.raises(UserError, match="2 of the targets are files of the name net,"):
         target_suite(list(map(str, paths)), {})
-    assert target_suite([str(paths[0])] * 2, {}).tasks[0].count >= 1
+
+
+def test_what_is_given_twice_counts_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "net.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": (4, 8)}, {"y": 2}, {"w": np.ones((8, 4), np.float32)})
+    found = target_suite(["net.onnx", str(tmp_path / "net.onnx"), *["softmax:shape=4x4,axis=1"] * 2], {})
+    assert found.sources == {found.tasks[0].key: {"net": 1}, found.tasks[1].key: {"operator softmax": 1}}
 
 
 def test_an_absent_light_network_is_one_line():
