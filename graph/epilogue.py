@@ -82,7 +82,8 @@ def channel_affine(graph: Graph, node: NodeProto, value: str, axis: int | None) 
         case "Mul", _:
             return ChannelAffine(constant, None)
         case "Div", True:
-            return ChannelAffine(1.0 / constant, None)
+            with np.errstate(all="ignore"):  # by 0 it is what the network has there
+                return ChannelAffine(1.0 / constant, None)
     return None
 
 
@@ -93,8 +94,9 @@ def _batch_normalization(graph: Graph, node: NodeProto, value: str, axis: int | 
     if not all(name in graph.constants and graph.shapes.get(name) == graph.shape(value)[1:2] for name in node.input[1:]):
         return None
     gamma, beta, mean, variance = (graph.constants.value(name).astype(np.float64) for name in node.input[1:])
-    scale = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
-    return ChannelAffine(scale, beta - mean * scale)
+    with np.errstate(all="ignore"):  # of a variance that is none it is what the network has there
+        scale = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+        return ChannelAffine(scale, beta - mean * scale)
 
 
 def _residual(graph: Graph, node: NodeProto, value: str) -> str | None:

@@ -418,6 +418,13 @@ def test_a_factor_needs_weights_to_fold_into(path: Path) -> None:
     assert fused(path, nodes, {"s": 4}, {"scale": np.float32(2)}) == [("none", ("p",))]
 
 
+def test_constants_that_are_no_numbers_are_folded_without_a_warning(path: Path) -> None:
+    normalized = node("BatchNormalization", ["y", "b", "b", "b", "minus"], ["n"], name="n")
+    nodes = [convolution("c", "x", "y"), normalized, node("Div", ["n", "zero"], ["z"], name="d")]
+    save(path, nodes, {"x": (1, 4, 5, 5)}, {"z": 4}, weights() | {"minus": np.full(4, -1, np.float32), "zero": np.float32(0)})
+    assert only(find_tasks(read_graph(path, {}))).nodes == ("c", "n", "d")
+
+
 def test_batch_normalization_in_training_is_not_folded(path: Path) -> None:
     values = normal(3)
     bn = node("BatchNormalization", ["y", "g", "h", "m", "v"], ["z", "mean", "variance"], name="n", training_mode=1)
