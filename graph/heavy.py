@@ -24,18 +24,15 @@ class Heavy:
     """What a node computes before anything is fused to it.
 
     `inputs`: tensors of the tensor program and which tensors of the network they are; constant ones are left out, they are made from
-    `weights` (times `scale`, transposed first if so) and `bias` (times `bias_scale`). A bias varies along `channel_axis` of the node's
-    output, if along any. The first input may have a prologue, whose constants vary along its `source_axis`, where there is one.
+    `weights` and `bias`, and what the node multiplies them by. A bias varies along `channel_axis` of the node's output, if along any.
+    The first input may have a prologue, whose constants vary along its `source_axis`, where there is one.
     """
 
     operator: str
     inputs: Mapping[str, str]
     channel_axis: int | None
     weights: str | None
-    transposed: bool = False
-    scale: float = 1.0
     bias: str | None = None
-    bias_scale: float = 1.0
     source_axis: int | None = None
 
     @property
@@ -156,11 +153,11 @@ def _gemm(graph: Graph, node: NodeProto) -> Heavy:
     operator, inputs, weights = _product(graph, f"matmul:m={m},n={n},k={k}", a, b)
     if weights is None and (transposed or alpha != 1.0):
         raise Unsupported(f"transB=1 or alpha={alpha:g} where the second operand is not constant")
-    plain = Heavy(operator, inputs, 1, weights, transposed, alpha, source_axis=1)
+    plain = Heavy(operator, inputs, 1, weights, source_axis=1)
     if not c or beta == 0.0:
         return plain
     if is_per_channel(graph, c[0], (m, n), 1):
-        return replace(plain, bias=c[0], bias_scale=beta)
+        return replace(plain, bias=c[0])
     if graph.shape(c[0]) == (m, n) and beta == 1.0:
         return replace(plain, inputs=inputs | {"residual": c[0]})
     raise Unsupported(f"{c[0]!r} of shape {graph.shape(c[0])} is neither a constant for each column nor a whole matrix with beta=1")

@@ -1,4 +1,4 @@
-"""Layers: the uses of tasks in a network, and their constant operands."""
+"""Layers: the uses of tasks in a network."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
 from onnx import NodeProto
 
-from graph.epilogue import channel_affine, epilogue
+from graph.epilogue import epilogue
 from graph.heavy import HEAVY
 from graph.model import Graph
-from graph.prologue import prologue, scale_and_shift
+from graph.prologue import prologue
 from graph.tunable import tunable
 from ir.errors import Unsupported
-from ir.prologue import CONSTANTS
 from ir.task import Task, task
 
 
@@ -73,46 +70,3 @@ def with_prologue(graph: Graph, layer: Layer, taken: Set[str]) -> Layer:
     return replace(
         layer, key=task(f"{layer.key},prologue={'+'.join(begin.steps)}").key, inputs={**layer.inputs, first: begin.source}, before=begin.nodes
     )  # fmt: skip
-
-
-def layer_constants(graph: Graph, layer: Layer) -> dict[str, NDArray[np.float32]]:
-    """The constant inputs of the layer's program by name, in its shapes: weights as in ONNX or b (k, n), and bias (channels,).
-
-    Batch normalization and other factors and summands per channel that the layer covers are folded in, in double precision, those of its prologue into
-    constants of its own.
-    """
-    node, *followers = (graph.node(name) for name in layer.nodes)
-    start, value = tunable(graph, node), node.output[0]
-    scale: NDArray[np.float64] = np.array([start.scale])
-    shift = start.bias_scale * graph.constants.value(start.bias).astype(np.float64).ravel() if start.bias else np.zeros(1)
-    for follower in followers:
-        affine = channel_affine(graph, follower, value, start.channel_axis)
-        if affine is None:
-            break
-        if affine.scale is not None:
-            scale, shift = scale * affine.scale, shift * affine.scale
-        if affine.shift is not None:
-            shift = shift + affine.shift
-        value = follower.output[0]
-    first, *_ = start.inputs
-    before = scale_and_shift(graph, [graph.node(name) for name in layer.before], layer.inputs[first], start.source_axis)
-    channels = {"bias": shift} | {name: before[step] for step, name in CONSTANTS.items()}
-    constants = {}
-    for tensor in task(layer.key).program.inputs:
-        if tensor.name in channels:
-            constants[tensor.name] = np.broadcast_to(channels[tensor.name], math.prod(tensor.shape)).reshape(tensor.shape).astype(np.float32)
-        elif tensor.constant and start.weights:
-            weights = graph.constants.value(start.weights).astype(np.float64)
-            weights = (weights.T if start.transposed else weights).reshape(tensor.shape)
-            factors = _of_filters(scale, tensor.shape, start.operator) if tensor.name == "weights" else scale
-            constants[tensor.name] = (weights * factors).astype(np.float32)
-    return constants
-
-
-def _of_filters(scale: NDArray[np.float64], shape: tuple[int, ...], operator: str) -> NDArray[np.float64]:
-    """Factors per output channel, shaped to multiply the weights of a convolution; transposed, those are (c, k/groups, kernel)."""
-    ones = (1,) * (len(shape) - 2)
-    if scale.size == 1 or not operator.startswith("conv_transpose2d"):
-        return scale.reshape(-1, 1, *ones)
-    groups = scale.size // shape[1]
-    return np.repeat(scale.reshape(groups, shape[1]), shape[0] // groups, axis=0).reshape(*shape[:2], *ones)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from dataclasses import dataclass
 
-import numpy as np
 from onnx import NodeProto
 
-from graph.constants import Array
 from graph.epilogue import activation, channel_affine
 from graph.heavy import Heavy
 from graph.model import Graph
@@ -61,16 +59,3 @@ def _with_step(graph: Graph, maker: NodeProto, source: str, axis: int | None, st
         return None
     has = {"scale": affine.scale is not None or "scale" in steps, "bias": affine.shift is not None or "bias" in steps}
     return (*(step for step in CONSTANTS if has[step]), *later)
-
-
-def scale_and_shift(graph: Graph, nodes: Sequence[NodeProto], source: str, axis: int | None) -> dict[str, Array]:
-    """What a prologue's steps of these names have of all its nodes together, the first of which reads `source`."""
-    scale, shift = np.ones(1), np.zeros(1)
-    for node in nodes:
-        affine = channel_affine(graph, node, source, axis)
-        if affine is not None and affine.scale is not None:
-            scale, shift = scale * affine.scale, shift * affine.scale
-        if affine is not None and affine.shift is not None:
-            shift = shift + affine.shift
-        source = node.output[0]
-    return {"scale": scale, "bias": shift}
