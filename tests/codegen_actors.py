@@ -32,11 +32,9 @@ def loop(argument: str) -> str:
         pass
 
 
-def loop_beside_a_child(path: str) -> str:
-    """A child of the worker sleeps; its process id goes to the file."""
-    with open(path, "w") as file:
-        file.write(str(subprocess.Popen(["sleep", "600"]).pid))
-    return loop("")
+def start_child(argument: str) -> str:
+    """A child of the worker sleeps; its process id."""
+    return str(subprocess.Popen(["sleep", "600"]).pid)
 
 
 def segfault(argument: str) -> str:
@@ -100,7 +98,7 @@ def imported(argument: str) -> str:
 PARTS: Mapping[str, Callable[[str], str]] = {
     part.__name__: part
     for part in (
-        echo, process_id, sleep, loop, loop_beside_a_child, segfault, abort_for_memory, allocate, map_memory, leave, raise_key_error, raise_illegal,
+        echo, process_id, sleep, loop, start_child, segfault, abort_for_memory, allocate, map_memory, leave, raise_key_error, raise_illegal,
         raise_internal, flood, flood_and_leave, imported,
     )
 }  # fmt: skip

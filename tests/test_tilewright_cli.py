@@ -147,8 +147,8 @@ def test_train_and_tune_with_the_trained_model(records, tmp_path):
 
 
 def test_no_valid_trial_is_status_1(tmp_path):
-    """A limit on time that no candidate can keep."""
-    done = tilewright("tune", "matmul:m=1500,n=1500,k=1500", "--records", tmp_path / "r.db", "--max-trials", 2, "--timeout", 0.1, "--threads", 1)
+    """A limit on time that no candidate can keep: it would take a thread of 540 GFLOP/s."""
+    done = tilewright("tune", "matmul:m=3000,n=3000,k=3000", "--records", tmp_path / "r.db", "--max-trials", 2, "--timeout", 0.1, "--threads", 1)
     assert done.returncode == 1, done.stderr
     assert "timeout" in done.stdout
     assert "not tuned: matmul" in done.stdout

@@ -1,7 +1,5 @@
 """Taking turns: order, series, waiting for threads that are still busy."""
 
-import threading
-
 import pytest
 
 from tilewright import turns
@@ -70,19 +68,33 @@ def test_series_tell_the_fastest_call_and_the_median_of_medians():
     assert Series.from_json(series.to_json()) == series
 
 
-def test_a_busy_thread_is_not_quiet():
-    done = threading.Event()
+class Clock:
+    """Passes while somebody sleeps, and other threads use a share of it, sleep by sleep; then none."""
 
-    def spin():
-        while not done.is_set():
-            pass
+    def __init__(self, *shares):
+        self.seconds = self.used = 0.0
+        self.shares = iter(shares)
 
-    thread = threading.Thread(target=spin)
-    thread.start()
-    assert not wait_for_quiet(limit_seconds=0.05)
-    done.set()
-    thread.join()
-    assert wait_for_quiet()
+    def perf_counter(self):
+        return self.seconds
+
+    def process_time(self):
+        return self.used
+
+    def sleep(self, seconds):
+        self.seconds += seconds
+        self.used += seconds * next(self.shares, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("shares", "is_quiet", "n_slices"),
+    [((), True, 1), ((0.05,), True, 1), ((1.0, 0.5), True, 3), ((2.0,) * 9, False, 5)],
+)
+def test_a_busy_thread_is_waited_for(shares, is_quiet, n_slices, monkeypatch):
+    clock = Clock(*shares)
+    monkeypatch.setattr(turns, "time", clock)
+    assert wait_for_quiet(limit_seconds=4.5 * turns.QUIET_SLICE_SECONDS) == is_quiet
+    assert clock.seconds == pytest.approx(n_slices * turns.QUIET_SLICE_SECONDS)
 
 
 def test_other_work_is_what_this_process_did_not_do(monkeypatch):
