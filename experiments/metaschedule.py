@@ -248,7 +248,7 @@ def take_rounds(ours: Contender, tvm: Tvm | None, config: Config) -> tuple[list[
             n_disturbed[name] += not is_quiet
             least, median, is_quiet = takers[name]()
             turns[name].append((least, median))
-    series = [Series(name, "", *zip(*found, strict=True), n_disturbed[name]) for name, found in turns.items()]
+    series = [Series(name, "", tuple(least for least, _ in found), tuple(median for _, median in found), n_disturbed[name]) for name, found in turns.items()]
     return series, statistics.fmean(busy)
 
 
