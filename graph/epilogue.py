@@ -14,6 +14,7 @@ from graph.heavy import Heavy, is_per_channel
 from graph.model import Graph, attribute
 from graph.onnx_file import DOMAIN
 from ir.errors import Unsupported
+from ir.steps import fit_together
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class ChannelAffine:
 def epilogue(graph: Graph, node: NodeProto, start: Heavy, taken: Set[str]) -> Epilogue:
     """What can be fused to a heavy node. `taken`: names of nodes that belong to other layers.
 
-    A node joins if it alone reads what comes before it, so that nothing in between is needed elsewhere, and if its constants can be computed.
+    A node joins if it alone reads what comes before it, so that nothing in between is needed elsewhere, if its constants can be computed, and if an operator
+    text may have so many steps.
     """
     steps = ["bias"] if start.bias else ["add"] if "residual" in start.inputs else []
     nodes, residual, value = [], start.inputs.get("residual"), node.output[0]
@@ -50,10 +52,10 @@ def epilogue(graph: Graph, node: NodeProto, start: Heavy, taken: Set[str]) -> Ep
         other = _residual(graph, follower, value) if "add" not in steps else None
         if affine is not None and (affine.scale is None or start.weights is not None):
             steps = ["bias"] if affine.shift is not None else steps
-        elif affine is None and other is not None:
+        elif affine is None and other is not None and fit_together([*steps, "add"]):
             steps.append("add")
             residual = other
-        elif step:
+        elif step and fit_together([*steps, step]):
             steps.append(step)
         else:
             break

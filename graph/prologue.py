@@ -13,6 +13,7 @@ from graph.model import Graph
 from graph.onnx_file import DOMAIN
 from ir.errors import Unsupported
 from ir.prologue import CONSTANTS
+from ir.steps import fit_together
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def prologue(graph: Graph, node: NodeProto, start: Heavy, taken: Set[str]) -> Pr
     while (maker := graph.maker(value)) is not None and maker.name not in taken and maker.domain in DOMAIN:
         source, consumer = _source(graph, maker, value), graph.only_consumer(value)
         before = None if source is None else _with_step(graph, maker, source, start.source_axis, steps)
-        if source is None or before is None or consumer is None or consumer.name != node.name:
+        if source is None or before is None or not fit_together(before) or consumer is None or consumer.name != node.name:
             break
         steps, nodes, value, node = before, (maker.name, *nodes), source, maker
     return Prologue(steps, nodes, value)

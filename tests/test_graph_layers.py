@@ -363,6 +363,16 @@ def test_chains_fuse_in_order(path: Path) -> None:
     assert fused(path, chain, {"t": 4}, {}) == [("bias+relu+add+sigmoid", ("c", "r", "s", "t"))]
 
 
+def test_a_chain_is_fused_as_far_as_an_operator_text_may_have_it(path: Path) -> None:
+    """HardSwish uses its argument twice: with the bias, three in a row are 43 functions, four 91."""
+    chain = [node("HardSwish", ["y" if i == 0 else f"h{i - 1}"], [f"h{i}"], name=f"h{i}") for i in range(5)]
+    ((steps, nodes),) = fused(path, [convolution("c", "x", "y"), *chain], {"h4": 4}, {})
+    assert (steps, nodes) == ("bias+hardswish+hardswish+hardswish", ("c", "h0", "h1", "h2"))
+    relus = [node("Relu", ["x" if i == 0 else f"r{i - 1}"], [f"r{i}"], name=f"r{i}") for i in range(70)]
+    ((prologue, before, _),) = begun(path, [*relus, convolution("c", "r69", "y")], {"y": 4}, {})
+    assert (prologue.count("relu"), len(before)) == (64, 64)
+
+
 def test_where_branches_meet_the_later_layer_adds(path: Path) -> None:
     nodes = [convolution("c1", "x", "y1"), convolution("c2", "x", "y2"), node("Add", ["y1", "y2"], ["s"], name="s"), node("Relu", ["s"], ["t"], name="t")]
     assert fused(path, nodes, {"t": 4}, {}) == [("bias", ("c1",)), ("bias+add+relu", ("c2", "s", "t"))]
