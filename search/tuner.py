@@ -17,7 +17,7 @@ import numpy as np
 from data.meaning import with_meaning
 from data.record import UNCHECKED, Record, Round, best_of, has_others, machine_id
 from data.store import Store
-from ir.errors import InternalError, NoReference
+from ir.errors import InternalError, NoReference, Unsupported
 from ir.task import Task
 from schedule.algorithms import ALGORITHMS, algorithm_of
 from schedule.measurement import Candidate, Measurement
@@ -388,7 +388,10 @@ class Tuner:
         if not known:
             raise InternalError(f"no sketch for {task.key}")
         rng = np.random.default_rng([self._options.seed, number])
-        default = Candidate.default(known[0])
+        try:
+            default = Candidate.default(known[0])
+        except Unsupported as error:
+            raise Unsupported(f"{task.key}: {error}") from None
         return TaskState(task, known, make_search(known, self._learner.scorer(task), rng), default)
 
     def _snapshot(self, number: int) -> Progress:

@@ -1,5 +1,6 @@
 """The tuning loop on a make-believe machine: budgets, records, resuming, interrupts, failures."""
 
+import re
 import time
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from costmodel.roofline import RooflineModel
 from data.meaning import with_meaning
 from data.record import UNCHECKED
 from data.store import Store
-from ir.errors import NoReference
+from ir.errors import NoReference, UserError
 from ir.task import task
 from schedule.algorithms import algorithm_of, allowed_algorithms
 from schedule.measurement import Measurement
@@ -432,3 +433,9 @@ def test_a_search_explores_where_the_model_is_worse_than_chance():
     tune(runner=Peaks(), model=Lost(0), search=Watched, max_trials=96)
     assert asked[:4] == [False] * 4  # the first batch has no model, three are needed to tell
     assert asked[4:] == [True, True]
+
+
+def test_a_task_too_large_to_be_packed_is_named():
+    of = task("conv2d:c=8,h=3700,w=3700,k=8,r=3,s=3,dilation=1200,pad=1")
+    with pytest.raises(UserError, match=rf"{re.escape(of.key)}: no sizes of tiles are known"):
+        tune((of,))

@@ -88,6 +88,8 @@ def test_the_level_of_memory_is_the_first_with_room():
     assert memory_bandwidth(LIMITS, 30) == ("L1", 400.0)
     assert memory_bandwidth(LIMITS, 1000) == ("L2", 200.0)
     assert memory_bandwidth(LIMITS, 1 << 40) == ("DRAM", 10.0)
+    caches = {**LIMITS, "bandwidths": [each for each in LIMITS["bandwidths"] if each["level"] != "DRAM"]}  # where there was no room to measure more
+    assert memory_bandwidth(caches, 1 << 40) == ("L2", 200.0)
 
 
 def test_the_worker_s_environment_does_not_set_kernels_or_threads():

@@ -242,8 +242,8 @@ def recorded_schedules(records: str | Path, tasks: Sequence[Task], machine: Mach
 def memory_bandwidth(limits: Mapping[str, Any], n_bytes: int) -> tuple[str, float]:
     """The first level of memory that has room for so many bytes, and how fast all threads read from it, in GB/s."""
     reads = [each for each in limits["bandwidths"] if each["operation"] == "read" and each["threads"] == limits["threads"]]
-    # The buffers that were measured fill half of a cache; memory has room for anything.
-    found = next(each for each in reads if each["level"] == "DRAM" or n_bytes <= 2 * each["buffer_bytes"])
+    # The buffers that were measured fill half of a cache; the last level, which is memory where that was measured, has room for anything.
+    found = next((each for each in reads if each["level"] != "DRAM" and n_bytes <= 2 * each["buffer_bytes"]), reads[-1])
     return found["level"], found["gb_per_second"]["best"]
 
 
