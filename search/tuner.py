@@ -199,10 +199,13 @@ class Tuner:
     def _room(self, state: TaskState) -> int:
         """How many trials the task may still be given: no more than its share, until each task has some."""
         room = self._options.batch
+        n_waiting = max(sum(not s.n_trials and p.open for s, p in zip(self.states, self._progress, strict=True)), 1)
         if self._options.max_trials is not None:
             left = self._options.max_trials - sum(s.n_trials for s in self.states)
-            waiting = sum(not s.n_trials and p.open for s, p in zip(self.states, self._progress, strict=True))
-            room = min(room, left if state.n_trials else -(-left // max(waiting, 1)))
+            room = min(room, left if state.n_trials else -(-left // n_waiting))
+        if self._deadline is not None and not state.n_trials and (n_made := sum(s.n_trials - s.n_resumed for s in self.states)):
+            now = time.monotonic()
+            room = min(room, max(int((self._deadline - now) / n_waiting * n_made / (now - self._began)), 1))  # as fast as it went until now
         if self._options.max_trials_per_task is not None:
             room = min(room, self._options.max_trials_per_task - state.n_trials)
         return room

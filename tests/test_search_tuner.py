@@ -439,3 +439,18 @@ def test_a_task_too_large_to_be_packed_is_named():
     of = task("conv2d:c=8,h=3700,w=3700,k=8,r=3,s=3,dilation=1200,pad=1")
     with pytest.raises(UserError, match=rf"{re.escape(of.key)}: no sizes of tiles are known"):
         tune((of,))
+
+
+def test_where_time_is_short_every_task_gets_some_trials(monkeypatch):
+    """On a clock of our own, on which a trial takes a second: of five tasks and fifty seconds the first takes a whole batch, the others share the rest."""
+    now = [0.0]
+
+    class Slow(FakeRunner):
+        def _measure(self, task, candidate):
+            now[0] += 1.0
+            return super()._measure(task, candidate)
+
+    monkeypatch.setattr("search.tuner.time.monotonic", lambda: now[0])
+    tasks = [task(f"matmul:m={m},n=48,k=64") for m in range(8, 13)]
+    result, _ = tune(tasks, Slow(), max_trials=None, max_seconds=50.0)
+    assert min(state.n_trials for state in result.tasks) >= 4
