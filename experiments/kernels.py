@@ -131,11 +131,12 @@ COLUMNS = (
     "median_ratio_to_best_peer", "noise_minima", "noise_medians", "other_cpus", "trials", "failed", "tuning_seconds", "mark_peak_fraction",
     "mark_peer_ratio", "mark_noise",
 )  # fmt: skip
+NUMBERS_OR_NOTHING = ("ratio_to_best_peer", "median_ratio_to_best_peer", "noise_minima", "noise_medians")
 
 
 def report(output: Path) -> str:
     """kernels.md, made from results.csv alone."""
-    results = read_results(output, COLUMNS, keep_default_na=False, na_values={"ratio_to_best_peer": "", "median_ratio_to_best_peer": ""})
+    results = read_results(output, COLUMNS, keep_default_na=False, na_values=dict.fromkeys(NUMBERS_OR_NOTHING, ""))
     return write_table(output / "kernels.md", table(results))
 
 

@@ -3,13 +3,14 @@
 import signal
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from machines import MACHINES, Machine
 
 from costmodel import training
 
-settings.register_profile("repeatable", derandomize=True)
-settings.register_profile("explore", derandomize=False)
+ANY_SPEED = [HealthCheck.too_slow]  # how fast examples are drawn says something of the machine, and of what else it does
+settings.register_profile("repeatable", derandomize=True, suppress_health_check=ANY_SPEED)
+settings.register_profile("explore", derandomize=False, suppress_health_check=ANY_SPEED)
 settings.load_profile("repeatable")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C, and so would the processes that tests interrupt
