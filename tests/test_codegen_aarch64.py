@@ -5,7 +5,7 @@ import ctypes
 import numpy as np
 import pytest
 from emulator import TRIPLE, compiles
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import MACHINES
 from operator_samples import operator_texts, target
@@ -20,7 +20,7 @@ PROVIDED = {"GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads", "memse
 
 
 @pytest.mark.skipif(not compiles(), reason="this LLVM cannot compile for AArch64")
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None)
 @given(text=operator_texts(24), seed=st.integers(0, 1 << 30))
 def test_candidates_compile_and_call_nothing_but_threads(text: str, seed: int) -> None:
     """No instruction set is assumed anywhere in the emitted code, and no function of a C library is called but the one that `emulator` has."""

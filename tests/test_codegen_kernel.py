@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import psutil
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import HOST, MOST_THREADS, Machine
 from numpy.typing import NDArray
@@ -61,7 +61,7 @@ def check_random_candidate(text: str, machine: Machine, seed: int) -> None:
         raise AssertionError(f"{problem.key}, sketch {sketch.name}, row {row.tolist()}, {target.lanes} lanes, {target.threads} threads: {error}") from None
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None)
 @given(text=operator_texts(), threads=st.integers(1, MOST_THREADS), seed=st.integers(0, 1 << 30))
 def test_random_candidates(machine: Machine, text: str, threads: int, seed: int) -> None:
     check_random_candidate(text, machine.with_threads(threads), seed)
@@ -79,7 +79,7 @@ def test_casts_of_extremes(machine: Machine, source: str) -> None:
         check_output(out, expected(problem.program, sketch, {"a": given_}))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None)
 @given(text=movement_texts(), seed=st.integers(0, 1 << 30))
 def test_data_are_moved_to_the_bit(machine: Machine, text: str, seed: int) -> None:
     """Whatever the bits are: zeros with a sign, infinities, and NaN with the numbers that they carry."""

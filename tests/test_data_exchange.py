@@ -45,7 +45,7 @@ def refused(path: Path) -> str:
 
 
 @both_formats
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(trials=st.lists(records(), max_size=3), batches=st.lists(rounds(), max_size=2))
 def test_whatever_exists_reads_back_equal(tmp_path: Path, ending: str, trials: list[Record], batches: list[Round]) -> None:
     path = tmp_path / f"records.{ending}"

@@ -68,7 +68,7 @@ def test_appends_and_reads_in_order_across_openings(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]  # the log is gone once everyone has closed
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(entries=st.lists(records() | rounds(), max_size=4))
 def test_whatever_exists_reads_back_equal(tmp_path_factory: pytest.TempPathFactory, entries: list[Record | Round]) -> None:
     with Store(tmp_path_factory.mktemp("store") / "records.db") as store:

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from operator_samples import movement_texts, operator_texts, pool_texts, row_texts
 
@@ -67,7 +67,7 @@ def test_inputs_are_shared_where_peers_expect_them_as_they_are():
 
 @pytest.mark.parametrize("peer", INSTALLED)
 @given(text=st.one_of(operator_texts(), row_texts(), pool_texts(), movement_texts(20)).filter(lambda text: "cast_" not in text and "types=" not in text))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None)
 def test_every_setting_of_every_peer_is_right(peer, text):
     found = answers(peer, text)
     assert found is None or found
