@@ -203,8 +203,8 @@ class Tuner:
         if self._options.max_trials is not None:
             left = self._options.max_trials - sum(s.n_trials for s in self.states)
             room = min(room, left if state.n_trials else -(-left // n_waiting))
-        if self._deadline is not None and not state.n_trials and (n_made := sum(s.n_trials - s.n_resumed for s in self.states)):
-            now = time.monotonic()
+        n_made, now = sum(s.n_trials - s.n_resumed for s in self.states), time.monotonic()
+        if self._deadline is not None and not state.n_trials and n_made and now > self._began:
             room = min(room, max(int((self._deadline - now) / n_waiting * n_made / (now - self._began)), 1))  # as fast as it went until now
         if self._options.max_trials_per_task is not None:
             room = min(room, self._options.max_trials_per_task - state.n_trials)
