@@ -29,7 +29,7 @@ from ir.whole import LAST_WHOLE, longest_whole_sum, sums_squares
 SPREAD = 16
 LONG_SUM = 512  # terms, from where on one more or less is lost in what rounding may do
 LONG_PRODUCT = 16  # factors
-MOST_SCALING = 192  # factors of a product that are not ±1: in whatever order, no part of it is then beyond 2^126 or below 2^-126
+SCALING = 160  # factors of a product that are not ±1, about: in whatever order, no part of it is then beyond 2^126 or below 2^-126, but by rare chance
 N_TASKS_KEPT = 2  # measuring one task after another needs one; the final measurements of a network go from task to task
 
 Draw: TypeAlias = Callable[[Tensor, np.random.Generator], Array]
@@ -67,7 +67,7 @@ def _how_to_draw(program: Program) -> Draw:
         return _spread
     n_factors = max((math.prod(axis.extent for axis in stage.reduce) for stage in program.stages if stage.reduction == "prod"), default=0)
     if n_factors >= LONG_PRODUCT:
-        return partial(_powers, share=min(2 / 3, MOST_SCALING / n_factors))
+        return partial(_powers, share=min(2 / 3, SCALING / n_factors))
     n_terms = longest_whole_sum(program)
     if n_terms < LONG_SUM:
         return _uniform

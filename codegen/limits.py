@@ -264,8 +264,8 @@ def _teams(probes: Probes) -> list[int]:
 
 
 def dram_bytes(machine: Machine) -> int:
-    """Of each of two buffers: four times what the last cache holds where these are a modest part of the memory that is free for us, twice as much where they
-    are half of it at most, or 0: with less a cache would be measured."""
+    """Of each of two buffers: up to four times what the last cache holds, a sixteenth of the memory that is free for us, but at least twice what that cache
+    holds. 0 where two of these are more than half of that memory: with less a cache would be measured."""
     free = min(psutil.virtual_memory().available, machine.memory_limit_bytes or machine.memory_bytes)
     many, few = 4 * machine.last_level_bytes, 2 * machine.last_level_bytes
     return int(max(min(many, free // 16), few)) if few <= free // 4 else 0

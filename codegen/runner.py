@@ -84,6 +84,7 @@ class LiveRunner:
         self._builders = Pool(n_builders, shared)
         self._measurer = WorkerProcess(options)
         self._best: dict[str, float] = {}
+        self._unbounded: dict[tuple[str, str], Measurement] = {}  # by task and algorithm: found out once, for that may take all of `REFERENCE_SECONDS`
         self._roomy = ""  # the task that last got a worker of its own for want of memory
         self.build_seconds = 0.0
         self.measure_seconds = 0.0
@@ -220,6 +221,8 @@ class LiveRunner:
     def _refer(self, task: Task, algorithm: str) -> Measurement | None:
         """Have the reference computed, which takes no time if it has been. What Winograd's algorithms may be off by is another matter: where that cannot be
         computed, their candidates fail."""
+        if (task.key, algorithm) in self._unbounded:
+            return self._unbounded[task.key, algorithm]
         job = Refer(task.key, self._seed, algorithm)
         answer = self._measurer.ask(job, REFERENCE_SECONDS)
         if answer.failure == "memory" and self._made_room(task):
@@ -227,7 +230,8 @@ class LiveRunner:
         if not answer.failure:
             return None
         if algorithm in WINOGRAD:
-            return Measurement((), answer.failure, f"how far its result may be off: {answer.message}")
+            self._unbounded[task.key, algorithm] = Measurement((), answer.failure, f"how far its result may be off: {answer.message}")
+            return self._unbounded[task.key, algorithm]
         raise NoReference(f"the right result of {task.key} cannot be computed ({answer.failure}: {answer.message}); it can be measured unchecked")
 
     def _leave_room(self, task: Task) -> None:

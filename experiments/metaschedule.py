@@ -305,7 +305,7 @@ def table(results: pd.DataFrame) -> str:
         "“× TVM”: seconds of the fastest call of TVM's kernel over ours, above 1 is faster. Trials: failed ones in brackets. Tuning: seconds that the whole",
         "call took. TVM's weights are packed before any timing, as ours are, and its results were compared with numpy's. A star: other processes disturbed",
         "the comparison. Our kernels are called by the addresses of their arguments, which are prepared; TVM's by its own call from Python, which takes longer",
-        "and is counted: of a kernel of a few microseconds (the depthwise convolution) that may be all of the difference.",
+        "and is counted: of a kernel of a few microseconds that may be all of the difference.",
     ])  # fmt: skip
     return "\n\n".join([_summary(compared), markdown_table(head, [_line(line) for _, line in results.iterrows()]), *failures, notes])
 

@@ -117,9 +117,10 @@ def run(config: ReplayConfig, output: Path) -> pd.DataFrame:
     """Replay everything and write results.csv, and what it was made from as machine.json."""
     tasks = recorded_tasks(config.data, config.min_trials)
     config.methods(tasks)  # what cannot be is said before anything is replayed
+    about = _about(config, tasks)  # of the model as it is now
     results = replay_all(tasks, partial(config.methods, tuple(tasks)), config.n_processes)
     write_results(output, results, float_format="%.6g")
-    write_machine(output, _about(config, tasks))
+    write_machine(output, about)
     return results
 
 

@@ -47,8 +47,8 @@ def _tolerance(program: Program, inputs: Mapping[str, Values]) -> Doubles:
         values[stage.output.name] = interpret_stage(stage, values)
     if program.output.dtype != FLOAT:
         return errors[program.output.name]
-    error = errors[program.output.name]
-    return np.where(np.isinf(error), np.inf, error + FEW * UNIT * np.abs(values[program.output.name]) + TINY)
+    value, error = values[program.output.name], errors[program.output.name]
+    return np.where(np.isinf(error), np.inf, error + FEW * UNIT * _finite_size(value) + TINY)
 
 
 def _stage_error(stage: Stage, values: Mapping[str, Values], errors: Mapping[str, Doubles]) -> Doubles:
@@ -88,6 +88,11 @@ def _stage_error(stage: Stage, values: Mapping[str, Values], errors: Mapping[str
     return reduced(stage, np.where(may_be_any, np.inf, error), errors.get(stage.output.name))
 
 
+def _finite_size(value: Values) -> Doubles:
+    """What roundings are relative to; infinities and what is no number are not rounded."""
+    return np.where(np.isfinite(value), np.abs(value), 0.0)
+
+
 def _is_exact_product(value: Values, error: Doubles, reduce: tuple[int, ...]) -> NDArray[np.bool_]:
     """Of exact powers of two, in any order: no part of them leaves the range of normal numbers."""
     mantissas, exponents = np.frexp(np.abs(value))
@@ -123,7 +128,7 @@ def _bounded(value: Value, values: Mapping[str, Values], errors: Mapping[str, Do
             passed = _PASSED_ON[function](*(part for of, error in bounded for part in (np.asarray(of, np.float64), error)))
             if (dtype := type_of(value)) != FLOAT:
                 return exact, _wrapped_error(exact, passed, dtype)
-            size = 1.0 if function in _BOUNDED else np.abs(exact)
+            size = 1.0 if function in _BOUNDED else _finite_size(exact)
             error = _in_range(exact, passed + _ROUNDINGS.get(function, 1) * UNIT * size)
             may_be_any = reduce_with(np.logical_or, (np.isinf(each) for _, each in bounded))
             return exact, np.where(np.isnan(exact) & (may_be_any | np.isinf(passed)), np.inf, error)
@@ -150,7 +155,9 @@ def _cast_error(x: Values, error: Doubles, exact: Values, dtype: str) -> Doubles
         return _wrapped_error(exact, error, dtype)
     reach = error * HIGHER_ORDER
     ends = [cast(number + by, dtype).astype(np.float64) for by in (-reach, reach)]
-    return np.where(error > 0, np.maximum(*(np.abs(end - exact.astype(np.float64)) for end in ends)), 0.0)
+    low, high = integer_range(dtype)
+    off = np.where(error > 0, np.maximum(*(np.abs(end - exact.astype(np.float64)) for end in ends)), 0.0)
+    return np.where(np.isinf(error), float(high) - float(low), off)
 
 
 def _wrapped_error(exact: Values, error: Doubles, dtype: str) -> Doubles:
@@ -169,6 +176,18 @@ def _is_unsure(distance: Doubles, error: Doubles) -> NDArray[np.bool_]:
 def _chosen_error(difference: Doubles, ea: Doubles, eb: Doubles) -> Doubles:
     """Of one of two numbers, the first one where `difference` is positive: the error of the other does not count where it is far off."""
     return np.where(difference > ea + eb, ea, np.where(difference < -ea - eb, eb, np.maximum(ea, eb)))
+
+
+def _product_error(a: Doubles, ea: Doubles, b: Doubles, eb: Doubles) -> Doubles:
+    """Infinity times what surely is not 0 is infinite."""
+    is_infinite = (np.isinf(a) & (np.abs(b) > eb)) | (np.isinf(b) & (np.abs(a) > ea))
+    return np.where(is_infinite, 0.0, np.abs(a) * eb + np.abs(b) * ea + ea * eb)
+
+
+def _apart(a: Doubles, b: Doubles) -> Doubles:
+    """How far; anything where one of them alone is no number, or they are unlike infinities."""
+    alike = (a == b) | (np.isnan(a) & np.isnan(b))
+    return np.where(alike, 0.0, np.nan_to_num(np.abs(a - b), nan=np.inf, posinf=np.inf))
 
 
 def _power_error(a: Doubles, ea: Doubles, b: Doubles, eb: Doubles) -> Doubles:
@@ -193,18 +212,18 @@ def _of_positive(a: Doubles, ea: Doubles, passed: Doubles) -> Doubles:
 _PASSED_ON: dict[str, Callable[..., Doubles]] = {
     "add": lambda a, ea, b, eb: ea + eb,
     "sub": lambda a, ea, b, eb: ea + eb,
-    "mul": lambda a, ea, b, eb: np.abs(a) * eb + np.abs(b) * ea + ea * eb,
+    "mul": _product_error,
     "max": lambda a, ea, b, eb: _chosen_error(a - b, ea, eb),
     "min": lambda a, ea, b, eb: _chosen_error(b - a, ea, eb),
     "sigmoid": lambda a, ea: 0.25 * ea,
-    "div": lambda a, ea, b, eb: (ea + np.abs(a / b) * eb) / np.maximum(np.abs(b) - eb, 0.0),
+    "div": lambda a, ea, b, eb: np.where((eb > 0) & (np.abs(b) <= eb), np.inf, (ea + np.abs(a / b) * eb) / (np.abs(b) - eb)),
     "pow": _power_error,
     "less": lambda a, ea, b, eb: np.where(_is_unsure(a - b, ea + eb), 1.0, 0.0),
     "equal": lambda a, ea, b, eb: np.where(_is_unsure(a - b, ea + eb), 1.0, 0.0),
-    "select": lambda c, ec, a, ea, b, eb: np.where(_is_unsure(c, ec), np.abs(a - b) + np.maximum(ea, eb), np.where(c != 0, ea, eb)),
+    "select": lambda c, ec, a, ea, b, eb: np.where(_is_unsure(c, ec), _apart(a, b) + np.maximum(ea, eb), np.where(c != 0, ea, eb)),
     "abs": lambda a, ea: ea,
-    "exp": lambda a, ea: np.exp(a) * np.expm1(ea),
-    "exp2": lambda a, ea: np.exp2(a) * np.expm1(math.log(2.0) * ea),
+    "exp": lambda a, ea: np.where(np.isinf(np.exp(a)), 0.0, np.exp(a) * np.expm1(ea)),
+    "exp2": lambda a, ea: np.where(np.isinf(np.exp2(a)), 0.0, np.exp2(a) * np.expm1(math.log(2.0) * ea)),
     "log": lambda a, ea: _of_positive(a, ea, np.where(ea > 0, ea / (a - ea), 0.0)),
     "tanh": lambda a, ea: ea,
     "erf": lambda a, ea: 2 / math.sqrt(math.pi) * ea,

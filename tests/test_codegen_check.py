@@ -228,15 +228,25 @@ def test_what_leaves_the_range_of_fp32_on_the_way(value: str) -> None:
     check_output(found, reference(of.key, 0))
 
 
+# Nothing where both inputs have one magnitude, but for what is rounded.
+NEAR_0 = "sub(abs(a);mul(sqrt(abs(a));sqrt(abs(b))))"
+
+
+def near_0(a: Array, b: Array) -> Array:
+    return np.abs(a) - np.sqrt(np.abs(a)) * np.sqrt(np.abs(b))
+
+
 @np.errstate(invalid="ignore", divide="ignore")
 @pytest.mark.parametrize(
     ("value", "in_fp32"),
     [
         ("sqrt(sub(add(mul(a;a);mul(b;b));mul(2;mul(a;b))))", lambda a, b: np.sqrt(a * a + b * b - 2 * (a * b))),
-        ("sqrt(sub(abs(a);mul(sqrt(abs(a));sqrt(abs(b)))))", lambda a, b: np.sqrt(np.abs(a) - np.sqrt(np.abs(a)) * np.sqrt(np.abs(b)))),
-        ("pow(sub(abs(a);mul(sqrt(abs(a));sqrt(abs(b))));0.5)", lambda a, b: np.power(np.abs(a) - np.sqrt(np.abs(a)) * np.sqrt(np.abs(b)), np.float32(0.5))),
-        ("log(sub(abs(a);mul(sqrt(abs(a));sqrt(abs(b)))))", lambda a, b: np.log(np.abs(a) - np.sqrt(np.abs(a)) * np.sqrt(np.abs(b)))),
+        (f"sqrt({NEAR_0})", lambda a, b: np.sqrt(near_0(a, b))),
+        (f"pow({NEAR_0};0.5)", lambda a, b: np.power(near_0(a, b), np.float32(0.5))),
+        (f"log({NEAR_0})", lambda a, b: np.log(near_0(a, b))),
         ("add(b;max(0;log(sub(mul(a;a);mul(b;b)))))", lambda a, b: b + np.maximum(np.float32(0), np.log(a * a - b * b))),
+        (f"select(less({NEAR_0};0);sqrt(-1);b)", lambda a, b: np.where(near_0(a, b) < 0, np.float32(np.nan), b)),
+        (f"div({NEAR_0};{NEAR_0})", lambda a, b: near_0(a, b) / near_0(a, b)),
     ],
 )
 def test_on_either_side_of_zero_a_root_is_right(value: str, in_fp32: Callable[[Array, Array], Array]) -> None:
@@ -256,6 +266,31 @@ def test_on_either_side_of_zero_a_root_is_right(value: str, in_fp32: Callable[[A
     if surely_none.any():
         with pytest.raises(WrongAnswer):
             check_output(np.where(surely_none, np.float32(1), output), expected)
+
+
+@np.errstate(all="ignore")
+def test_what_may_be_no_number_may_become_any_integer() -> None:
+    of = task("elementwise:shapes=4096.4096,value=cast_int32(mul(1000000;sqrt(sub(sub(add(mul(a;a);mul(b;b));mul(2;mul(a;b)));1e-9))))")
+    a = random_inputs(of.key, 0)["a"] / SPREAD
+    b = np.where(np.arange(4096) % 2, np.nextafter(a, np.float32(0)), -a)
+    inputs = {"a": a, "b": b}
+    expected = Reference(interpret(of.program, inputs), tolerance(of.program, inputs))
+    root = np.nan_to_num(np.sqrt(a * a + b * b - 2 * (a * b) - np.float32(1e-9)))
+    check_output((np.float32(1e6) * root).astype(np.int32), expected)
+    with pytest.raises(WrongAnswer):
+        check_output(np.zeros(4096, np.int32), expected)
+
+
+@pytest.mark.parametrize("value", ["log(max(a;0))", "add(a;log(max(a;0)))", "exp(mul(a;1000))", "mul(exp(mul(a;1000));add(a;3))", "div(a;max(a;0))"])
+def test_what_surely_is_infinite_is_nothing_else(value: str) -> None:
+    expected = reference(task(f"elementwise:shapes=256,value={value}").key, 0)
+    with np.errstate(over="ignore"):
+        right = expected.values.astype(np.float32)
+    check_output(right, expected)
+    is_infinite = np.isinf(expected.values)
+    assert is_infinite.sum() > 32
+    with pytest.raises(WrongAnswer, match=f"^{is_infinite.sum()} of 256"):
+        check_output(np.where(is_infinite, np.float32(5), right), expected)
 
 
 @pytest.mark.parametrize("n", [1 << 10, 1 << 24])

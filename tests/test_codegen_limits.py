@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -120,7 +121,8 @@ def test_buffers_are_whole_steps(n_bytes: int) -> None:
     assert elements == COMPILED[-1].step or 0 <= n_bytes - 4 * elements < 4 * COMPILED[-1].step
 
 
-def test_buffers_for_memory_exceed_the_caches_but_not_the_memory() -> None:
+def test_buffers_for_memory_exceed_the_caches_but_not_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits.psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 50))
     found = detect_machine()
     last = found.last_level_bytes
     assert dram_bytes(replace(found, memory_limit_bytes=8 * last)) == 2 * last

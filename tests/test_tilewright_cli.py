@@ -178,15 +178,15 @@ def test_no_valid_trial_is_status_1(tmp_path):
         (("tune", TINY, "--shape", "x=1,2"), ("--shape",)),
         (("tasks", "conv2d:c=3,h=4,w=4,k=8,r=7,s=7"), ("7x7",)),
         (("best", "--records", "absent.db"), ("absent.db",)),
-        (("tasks", "net.onnx", "--json", "net.onnx"), ("net.onnx", "otherwise")),
-        (("tune", TINY, "--records", "r.db", "--json", "./r.db"), ("r.db", "otherwise")),
-        (("best", "--json", "r.db", "--records", "./r.db"), ("r.db", "otherwise")),
-        (("bench", TINY, "--records", "r.db", "--json", "r.db"), ("r.db", "otherwise")),
-        (("train", "x.parquet", "-o", "x.parquet"), ("x.parquet", "otherwise")),
-        (("train", "--records", "r.db", "-o", "r.db"), ("r.db", "otherwise")),
-        (("train", "x.parquet", "-o", "m.ubj", "--json", "m.ubj"), ("m.ubj", "otherwise")),
-        (("evaluate", "m.ubj", "x.parquet", "--json", "x.parquet"), ("x.parquet", "otherwise")),
-        (("export", "--records", "r.jsonl", "-o", "r.jsonl"), ("r.jsonl", "otherwise")),
+        (("tasks", "net.onnx", "--json", "net.onnx"), ("net.onnx", "uses")),
+        (("tune", TINY, "--records", "r.db", "--json", "./r.db"), ("r.db", "uses")),
+        (("best", "--json", "r.db", "--records", "./r.db"), ("r.db", "uses")),
+        (("bench", TINY, "--records", "r.db", "--json", "r.db"), ("r.db", "uses")),
+        (("train", "x.parquet", "-o", "x.parquet"), ("x.parquet", "uses")),
+        (("train", "--records", "r.db", "-o", "r.db"), ("r.db", "uses")),
+        (("train", "x.parquet", "-o", "m.ubj", "--json", "m.ubj"), ("m.ubj", "uses")),
+        (("evaluate", "m.ubj", "x.parquet", "--json", "x.parquet"), ("x.parquet", "uses")),
+        (("export", "--records", "r.jsonl", "-o", "r.jsonl"), ("r.jsonl", "uses")),
         (("show", "--records", "absent.db", TINY), ("absent.db",)),
         (("train", "--records", "absent.db"), ("absent.db",)),
         (("train",), ("--records",)),
@@ -221,10 +221,15 @@ def test_files_that_are_not_what_they_should_be(tmp_path):
 
 @pytest.mark.parametrize("arguments", [("tune", TINY), ("best",)])
 def test_a_reader_that_goes_away_costs_no_result(records, tmp_path, arguments):
-    """The JSON is written all the same, and the exit status is that of what was done."""
+    """The JSON is written all the same, and the exit status is that of what was done: here 0."""
     done = unread(*arguments, "--records", records, "--json", "r.json", *(("--max-trials", 24) if arguments[0] == "tune" else ()), cwd=tmp_path)
     assert (done.returncode, "Traceback" in done.stderr, "Broken pipe" in done.stderr) == (0, False, False), done.stderr
     assert json.loads((tmp_path / "r.json").read_text())
+
+
+def test_what_nobody_reads_ends_as_what_is_read_does(tmp_path):
+    slow = ("tune", "matmul:m=3000,n=3000,k=3000", "--max-trials", 1, "--timeout", 0.1, "--threads", 1)  # as in `test_no_valid_trial_is_status_1`
+    assert unread(*slow, cwd=tmp_path).returncode == 1
 
 
 @pytest.mark.parametrize("arguments", [("show", "0"), ("export", "-o", "x.jsonl")])
@@ -251,6 +256,15 @@ def test_a_json_that_cannot_be_written_costs_nothing_that_is_printed(tmp_path, m
     out, error = capsys.readouterr()
     assert TINY in out
     assert error == f"tilewright: {tmp_path / 'r.json'}: it cannot be written: the disk is full\n"
+
+
+@pytest.mark.parametrize("output", ["measured/x.parquet", "measured/campaign.db", "measured/1.about.json"])
+def test_no_output_lies_among_the_measurements_that_are_read(tmp_path, monkeypatch, capsys, output):
+    (tmp_path / "measured").mkdir()
+    assert run_here(monkeypatch, "train", tmp_path / "measured", "-o", tmp_path / output) == 2
+    assert "the same command uses" in capsys.readouterr().err
+    assert run_here(monkeypatch, "train", tmp_path / "measured", "-o", tmp_path / "measured" / "model.ubj") == 2
+    assert "no .parquet file in it" in capsys.readouterr().err
 
 
 def test_ctrl_c_is_said_where_nothing_is_kept(monkeypatch, capsys):
@@ -327,6 +341,7 @@ def test_ctrl_c_keeps_the_best_and_leaves_nothing_running(tmp_path):
     out, error = process.communicate(timeout=30)
     assert process.returncode == 130, error
     assert "Traceback" not in error
+    assert "tilewright: interrupted" not in error  # the last lines of the output say so
     assert "interrupted" in out
     assert workers
     assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]

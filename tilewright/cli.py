@@ -39,12 +39,16 @@ def _with_place(path: Path | None) -> Path | None:
 
 
 def _check_apart(output: Path | None, *others: Path | str | None) -> None:
-    """`UserError` where the output would take the place of what the same command reads, or writes elsewhere."""
+    """`UserError` where the output would take the place of what the same command reads, or writes elsewhere: a file, or one of a directory of measurements."""
+    from data.measurements import ABOUT, STORE
     from ir.errors import UserError
 
     for other in others:
-        if output is not None and other is not None and os.path.realpath(output) == os.path.realpath(other):
-            raise UserError(f"{output}: it cannot be written: the same command uses that file otherwise, as {other}")
+        if output is None or other is None:
+            continue
+        place, taken = os.path.realpath(output), os.path.realpath(other)
+        if place == taken or (os.path.dirname(place) == taken and place.endswith((".parquet", ABOUT, STORE))):
+            raise UserError(f"{output}: it cannot be written: the same command uses what lies there, as {other}")
 
 
 TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help="An .onnx file, or an operator such as matmul:m=512,n=512,k=512.")]
@@ -116,7 +120,7 @@ def main() -> None:
         print(f"tilewright: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except SystemExit as leaving:
-        if leaving.code == INTERRUPTED:  # by Typer, where the command did not see Ctrl-C itself
+        if isinstance(getattr(leaving.__context__, "__cause__", None), KeyboardInterrupt):  # which the command did not see, so it said nothing
             print("tilewright: interrupted", file=sys.stderr)
         raise
 

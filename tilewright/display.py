@@ -7,7 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -32,11 +32,9 @@ LONGEST_LINE = 4096  # where there is none, lines are not folded
 
 class _StandardOutput(Console):
     def on_broken_pipe(self) -> None:
-        """The reader of our output went away, as `head` does: that is no failure."""
-        try:
+        """The reader of our output went away, as `head` does: that is no failure, and the command goes on to its own end."""
+        with suppress(SystemExit):
             super().on_broken_pipe()
-        except SystemExit:
-            raise SystemExit(0) from None
 
 
 def console() -> Console:
