@@ -81,7 +81,7 @@ class Constants:
         nodes = self._needed(name)
         n_bytes = sum(self._n_bytes[node.name] for node in nodes)
         if n_bytes > MAX_TENSOR_BYTES:
-            raise Unsupported(f"constant {name!r} is not computed: on the way there are {-(-n_bytes >> 30)} GiB, more than {MAX_TENSOR_BYTES >> 30}")
+            raise Unsupported(f"constant {name!r} is not computed: on the way there are {n_bytes / (1 << 30):.4g} GiB, more than {MAX_TENSOR_BYTES >> 30}")
         return self.evaluate(nodes, [name])[name]
 
     def evaluate(self, nodes: Sequence[NodeProto], outputs: Sequence[str]) -> dict[str, Array]:

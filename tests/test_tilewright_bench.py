@@ -10,6 +10,7 @@ import pytest
 from codegen.guards import WrongAnswer
 from codegen.inputs import random_inputs
 from codegen.machine import allowed_cpus, detect_machine
+from codegen.timing import Repeat
 from data.record import Record
 from data.store import Store
 from ir.errors import UserError
@@ -194,9 +195,9 @@ def test_errors_of_the_worker_reach_the_user():
 def test_schedules_that_cannot_be_used_are_left_out_and_noted(monkeypatch):
     target = detect_machine().target
     problem = Problem(TASK, random_inputs(TASK.key, bench_worker.SEED), target.threads)
+    monkeypatch.setattr(bench_worker, "calibrate", lambda run, timing: (Repeat(7, 1), 1e-6))  # how often hangs on how busy the machine is
     contenders, notes = bench_worker.our_contenders(problem, Candidate("no such", (1,)), target)
-    assert [each.name for each in contenders] == ["default", "again", "in a row"]
-    assert [each.times > 1 for each in contenders] == [False, False, True]
+    assert [(each.name, each.times) for each in contenders] == [("default", 1), ("again", 1), ("in a row", 7)]
     assert len(notes) == 1
     assert notes[0].startswith("tuned is left out: no sketch 'no such' for matmul:m=24,n=40,k=32")
 
