@@ -179,8 +179,8 @@ def _chosen_error(difference: Doubles, ea: Doubles, eb: Doubles) -> Doubles:
 
 
 def _product_error(a: Doubles, ea: Doubles, b: Doubles, eb: Doubles) -> Doubles:
-    """Infinity times what surely is not 0 is infinite."""
-    is_infinite = (np.isinf(a) & (np.abs(b) > eb)) | (np.isinf(b) & (np.abs(a) > ea))
+    """What surely is infinite times what surely is not 0 is infinite."""
+    is_infinite = (np.isinf(a) & np.isfinite(ea) & (np.abs(b) > eb)) | (np.isinf(b) & np.isfinite(eb) & (np.abs(a) > ea))
     return np.where(is_infinite, 0.0, np.abs(a) * eb + np.abs(b) * ea + ea * eb)
 
 
@@ -203,6 +203,11 @@ def _power_error(a: Doubles, ea: Doubles, b: Doubles, eb: Doubles) -> Doubles:
     return np.where((a < ea) & ((ea > 0) | (eb > 0)) & ~is_whole_exponent & ~is_no_number, np.inf, off)
 
 
+def _of_growing(power: Doubles, off: Doubles) -> Doubles:
+    """Of a power of e whose exponent is off by so much; one that surely is infinite is that."""
+    return np.where(np.isinf(power) & np.isfinite(off), 0.0, power * np.expm1(off))
+
+
 def _of_positive(a: Doubles, ea: Doubles, passed: Doubles) -> Doubles:
     """Of a function that only positive numbers have: anything where the argument may be on either side of 0, nothing where it surely is below."""
     return np.where((ea > 0) & (a < ea), np.where(a + ea < 0, 0.0, np.inf), passed)
@@ -222,8 +227,8 @@ _PASSED_ON: dict[str, Callable[..., Doubles]] = {
     "equal": lambda a, ea, b, eb: np.where(_is_unsure(a - b, ea + eb), 1.0, 0.0),
     "select": lambda c, ec, a, ea, b, eb: np.where(_is_unsure(c, ec), _apart(a, b) + np.maximum(ea, eb), np.where(c != 0, ea, eb)),
     "abs": lambda a, ea: ea,
-    "exp": lambda a, ea: np.where(np.isinf(np.exp(a)), 0.0, np.exp(a) * np.expm1(ea)),
-    "exp2": lambda a, ea: np.where(np.isinf(np.exp2(a)), 0.0, np.exp2(a) * np.expm1(math.log(2.0) * ea)),
+    "exp": lambda a, ea: _of_growing(np.exp(a), ea),
+    "exp2": lambda a, ea: _of_growing(np.exp2(a), math.log(2.0) * ea),
     "log": lambda a, ea: _of_positive(a, ea, np.where(ea > 0, ea / (a - ea), 0.0)),
     "tanh": lambda a, ea: ea,
     "erf": lambda a, ea: 2 / math.sqrt(math.pi) * ea,
