@@ -21,7 +21,7 @@ def draw(results: pd.DataFrame, predicted: pd.DataFrame, path: Path) -> None:
     figure = Figure(figsize=(14, max(4.2, 0.24 * families["held_out"].nunique() + 2)), dpi=150, layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.2, 1, 1.2))
     _draw_pairs(left, families, "pairwise_accuracy", "an operator family left out (number of its tasks)")
-    _draw_pairs(middle, others, "pairwise_accuracy", "a half by size, or a machine, left out (tasks judged, on each machine)")
+    _draw_pairs(middle, others, "pairwise_accuracy", "a half by size, or a machine, left out\n(tasks judged, on each machine)")
     cells = right.hexbin(
         predicted["rank"], predicted["normalized_throughput"], gridsize=45, bins="log", mincnt=1, cmap="viridis", extent=(0, 1, 0, 1), linewidths=0
     )
