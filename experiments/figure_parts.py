@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ir.files import write_file
+from tilewright.figures import png
 
 # Okabe and Ito's, and grey: safe for the colour-blind
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#7F7F7F"
@@ -50,6 +50,4 @@ def draw_legend(figure: Figure, axis: Axes) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     """In one step, as PNG; `UserError` where that cannot be."""
-    png = BytesIO()
-    figure.savefig(png, format="png")
-    write_file(path, png.getvalue())
+    write_file(path, png(figure))
