@@ -40,11 +40,13 @@ def _with_place(path: Path | None) -> Path | None:
 
 def _check_apart(output: Path | None, *others: Path | str | None) -> None:
     """`UserError` where the output would take the place of what the same command reads, or writes elsewhere: a file, or one of a directory of measurements."""
-    from data.measurements import ABOUT, STORE
+    if output is None:
+        return
+    from data.measurements import ABOUT, STORE  # which takes a tenth of a second
     from ir.errors import UserError
 
     for other in others:
-        if output is None or other is None:
+        if other is None:
             continue
         place, taken = os.path.realpath(output), os.path.realpath(other)
         if place == taken or (os.path.dirname(place) == taken and place.endswith((".parquet", ABOUT, STORE))):
