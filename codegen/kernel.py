@@ -48,7 +48,8 @@ class Code:
 
     task: str
     arguments: tuple[Argument, ...]
-    workspace_bytes: int
+    workspace_bytes: int  # of the kernel
+    prepare_bytes: int  # of what prepares its constant operands: theirs is needed once, and may be as large as all weights
     target: Target
     object_code: bytes
     algorithm: str = DIRECT
@@ -60,6 +61,7 @@ class Code:
             "task": self.task,
             "arguments": [asdict(argument) for argument in self.arguments],
             "workspace_bytes": self.workspace_bytes,
+            "prepare_bytes": self.prepare_bytes,
             "target": self.target.to_json(),
             "algorithm": self.algorithm,
             "streams": self.streams,
@@ -69,7 +71,8 @@ class Code:
     def from_header(header: Mapping[str, Any], object_code: bytes) -> Code:
         arguments = tuple(Argument(a["name"], tuple(a["shape"]), a["scope"], a["source"]) for a in header["arguments"])
         target = Target.from_json(header["target"])
-        return Code(header["task"], arguments, header["workspace_bytes"], target, object_code, header["algorithm"], header["streams"])
+        sizes = header["workspace_bytes"], header["prepare_bytes"]
+        return Code(header["task"], arguments, *sizes, target, object_code, header["algorithm"], header["streams"])
 
 
 def build_candidate(of: Task, candidate: Candidate, target: Target) -> Code:
@@ -105,9 +108,9 @@ def build(of: Task, sketch: Sketch, row: NDArray[np.int64], target: Target, trip
     lowered = lower(sketch, row, target)
     sources = {nest.buffers[1].name: name for name, nest in lowered.prepare.items()}
     arguments = tuple(Argument(b.name, b.shape, b.scope, sources.get(b.name, "")) for b in argument_buffers(lowered.kernel))
-    workspace = max(workspace_layout(nest).total_bytes(target.threads) for nest in nests(lowered))
+    workspace, *preparing = (workspace_layout(nest).total_bytes(target.threads) for nest in nests(lowered))
     object_code = compile_object(llvm_text(lowered, target), target, triple)
-    return Code(of.key, arguments, workspace, target, object_code, algorithm_of(sketch.name), lowered.streams)
+    return Code(of.key, arguments, workspace, max(preparing, default=0), target, object_code, algorithm_of(sketch.name), lowered.streams)
 
 
 def aligned_empty(shape: Sequence[int], dtype: DType = FLOAT) -> Array:
@@ -168,7 +171,8 @@ class Kernel:
     def prepare(self, name: str, shape: Sequence[int], constant: Array) -> Array:
         """The packed form, of this shape, of a constant operand."""
         packed = self.empty(shape, constant.dtype)
-        pointers = (ctypes.c_void_p * 3)(constant.ctypes.data, packed.ctypes.data, self._workspace.ctypes.data)
+        workspace = self.empty((self.code.prepare_bytes // FLOAT_BYTES,), FLOAT)
+        pointers = (ctypes.c_void_p * 3)(constant.ctypes.data, packed.ctypes.data, workspace.ctypes.data)
         with self._lock:
             self._loaded.function(f"prepare_{name}", ctypes.c_void_p)(pointers)
         return packed

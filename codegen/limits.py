@@ -41,7 +41,7 @@ CACHE_CALL_BYTES = 1 << 27  # read by each thread in a call: for a quarter of a 
 MAX_ROUNDS = 1000
 PASSES = 3  # over the levels of memory, for a disturbance may last as long as one of them takes
 ARITHMETIC_SHARE = 0.5  # of the measuring time; the rest is shared by the levels of memory
-PACKAGES = ("numpy", "llvmlite", "xgboost", "scikit-learn", "pandas", "pyarrow", "matplotlib", "onnx", "torch", "onnxruntime")
+PACKAGES = ("tilewright", "numpy", "llvmlite", "xgboost", "scikit-learn", "pandas", "pyarrow", "matplotlib", "onnx", "torch", "onnxruntime")
 
 Buffer: TypeAlias = NDArray[np.float32]
 

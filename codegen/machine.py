@@ -42,8 +42,8 @@ class Cache:
 class Machine:
     """What the machine has and what this process may use of it. CPUs are logical ones; a quota or limit of None is none at all.
 
-    Where the allowed CPUs differ (performance and efficiency cores), `caches` holds the smallest of each level; a machine without a third
-    level has two caches, and its `target.l3_bytes` is the second's.
+    Where the allowed CPUs differ (performance and efficiency cores), `caches` holds the smallest of each level, on macOS those of the fastest kind; a machine
+    without a third level has two caches, and its `target.l3_bytes` is the second's.
     """
 
     cpu_model: str

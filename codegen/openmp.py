@@ -32,6 +32,7 @@ from llvmlite import binding as llvm
 SYMBOLS = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
 BUNDLING = ("xgboost", "scikit-learn")  # xgboost first: the cost model loads that very file, and one process needs only one team of threads
 LIBRARIES = ("gomp", "omp")
+LOADED = "libgomp.so.1"  # the name by which programs of Linux ask for it
 PINNING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")  # variables by which the library pins threads
 
 
@@ -62,6 +63,7 @@ def candidates() -> Iterator[str]:
             continue
         yield from (str(file.locate()) for file in files if file.name.startswith(tuple(f"lib{name}" for name in LIBRARIES)))
     yield from (found for name in LIBRARIES if (found := ctypes.util.find_library(name)) is not None)
+    yield LOADED  # `find_library` sees neither what an environment of its own brings nor, without a compiler, much else; the loader does
 
 
 def load(path: str) -> OpenMP | None:

@@ -37,6 +37,10 @@ ATTEMPTS = 3  # to compare candidates while the machine is not busy with somethi
 COMPARE_SECONDS = 2.0  # for taking turns, all candidates together, where nothing else is said
 
 
+class _Late(Exception):
+    """The deadline came while the reference was computed, which a candidate waits for: it counts as not begun."""
+
+
 class LiveRunner:
     """Measures candidates on this machine; use it in a `with` statement, which leaves no process behind.
 
@@ -84,7 +88,7 @@ class LiveRunner:
         self._builders = Pool(n_builders, shared)
         self._measurer = WorkerProcess(options)
         self._best: dict[str, float] = {}
-        self._unbounded: dict[tuple[str, str], Measurement] = {}  # by task and algorithm: found out once, for that may take all of `REFERENCE_SECONDS`
+        self._unbounded: dict[tuple[str, str], Answer] = {}  # by task and algorithm: found out once, for that may take all of `REFERENCE_SECONDS`
         self._roomy = ""  # the task that last got a worker of its own for want of memory
         self.build_seconds = 0.0
         self.measure_seconds = 0.0
@@ -179,36 +183,32 @@ class LiveRunner:
                 yield from found[i if is_last else 0 :]
                 return
             try:
-                found[i : i + 1] = [self._measure_again(task, builds[i], found[i] if number else None)]
-            except NoReference:
+                found[i : i + 1] = [self._measure_again(task, builds[i], found[i] if number else None, deadline)]
+            except (NoReference, _Late) as error:
                 yield from found[i if is_last else 0 :]
+                if isinstance(error, _Late):
+                    return
                 raise
             if is_last:
                 yield found[i]
 
-    def _measure_again(self, task: Task, built: Answer, before: Measurement | None) -> Measurement:
+    def _measure_again(self, task: Task, built: Answer, before: Measurement | None, deadline: float | None) -> Measurement:
         """United with what was measured before; a candidate that has failed is left alone, one that was right is not checked again."""
         if before is not None and not before.ok:
             return before
-        now = self._measure(task, built, self._give_up(task), self._check and before is None)
+        now = self._measure(task, built, self._give_up(task), self._check and before is None, deadline)
         self._best[task.key] = min(self._best.get(task.key, math.inf), now.best_seconds)
         return now if before is None else before.united(now)
 
-    def _measure(self, task: Task, built: Answer, give_up_seconds: float | None, check: bool) -> Measurement:
+    def _measure(self, task: Task, built: Answer, give_up_seconds: float | None, check: bool, deadline: float | None = None) -> Measurement:
         if built.failure:
             return Measurement((), built.failure, built.message)
-        code = code_of(built)
         self._leave_room(task)
+        job = Measure(code_of(built), replace(self._timing, give_up_seconds=give_up_seconds), check, self._seed)
         with self._measuring():
-            if check and (failed := self._refer(task, code.algorithm)) is not None:
-                return failed
-            timing = replace(self._timing, give_up_seconds=give_up_seconds)
-            job, timeout = Measure(code, timing, check, self._seed), self._timeout + (LONGEST_WAIT_SECONDS if timing.patience else 0.0)
-            answer = self._measurer.ask(job, timeout)
-            if answer.failure == "memory" and self._made_room(task):
-                if check and (failed := self._refer(task, code.algorithm)) is not None:
-                    return failed
-                answer = self._measurer.ask(job, timeout)
+            answer = self._checked_and_timed(task, job, deadline)
+            if answer.failure == "memory" and (task.key, job.code.algorithm) not in self._unbounded and self._made_room(task):
+                answer = self._checked_and_timed(task, job, deadline)
             if answer.failure == "wrong":
                 self._measurer.kill()  # it may have written anywhere: the next candidate is not to suffer for that
         if answer.failure:
@@ -218,21 +218,31 @@ class LiveRunner:
         self.n_measured += 1
         return Measurement(tuple(answer.result["seconds"]))
 
-    def _refer(self, task: Task, algorithm: str) -> Measurement | None:
-        """Have the reference computed, which takes no time if it has been. What Winograd's algorithms may be off by is another matter: where that cannot be
-        computed, their candidates fail."""
+    def _checked_and_timed(self, task: Task, job: Measure, deadline: float | None) -> Answer:
+        if job.check and (failed := self._refer(task, job.code.algorithm, deadline)) is not None:
+            return failed
+        return self._measurer.ask(job, self._timeout + (LONGEST_WAIT_SECONDS if job.timing.patience else 0.0))
+
+    def _refer(self, task: Task, algorithm: str, deadline: float | None) -> Answer | None:
+        """Have the reference computed, which takes no time if it has been; None where that went well. What Winograd's algorithms may be off by is another
+        matter: where that cannot be computed, their candidates fail. `_Late` where it is not done at the deadline."""
         if (task.key, algorithm) in self._unbounded:
             return self._unbounded[task.key, algorithm]
-        job = Refer(task.key, self._seed, algorithm)
-        answer = self._measurer.ask(job, REFERENCE_SECONDS)
+        answer = self._ask_reference(task, algorithm, deadline)
         if answer.failure == "memory" and self._made_room(task):
-            answer = self._measurer.ask(job, REFERENCE_SECONDS)
+            answer = self._ask_reference(task, algorithm, deadline)
         if not answer.failure:
             return None
+        if answer.failure == "timeout" and deadline is not None and time.monotonic() >= deadline:
+            raise _Late
         if algorithm in WINOGRAD:
-            self._unbounded[task.key, algorithm] = Measurement((), answer.failure, f"how far its result may be off: {answer.message}")
+            self._unbounded[task.key, algorithm] = replace(answer, message=f"how far its result may be off: {answer.message}")
             return self._unbounded[task.key, algorithm]
         raise NoReference(f"the right result of {task.key} cannot be computed ({answer.failure}: {answer.message}); it can be measured unchecked")
+
+    def _ask_reference(self, task: Task, algorithm: str, deadline: float | None) -> Answer:
+        left = math.inf if deadline is None else max(deadline - time.monotonic(), 0.0)
+        return self._measurer.ask(Refer(task.key, self._seed, algorithm), min(REFERENCE_SECONDS, left))
 
     def _leave_room(self, task: Task) -> None:
         """Another task than the one that has a worker of its own uses it now, and leaves something in it."""

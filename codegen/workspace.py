@@ -29,8 +29,8 @@ def workspace_layout(nest: Nest) -> WorkspaceLayout:
         for buffer in nest.in_scope(scope):
             offsets[buffer.name] = ends[scope]
             ends[scope] += -(-buffer.n_bytes // ALIGNMENT) * ALIGNMENT
-        # An odd number of lines between threads' parts keeps them from falling on the same cache sets.
-        ends[scope] += ALIGNMENT if ends[scope] else 0
+        if ends[scope] // ALIGNMENT % 2 == 0 and ends[scope]:
+            ends[scope] += ALIGNMENT  # an odd number of lines between threads' parts keeps them from falling on the same cache sets
     return WorkspaceLayout(offsets, ends["shared"], ends["private"])
 
 

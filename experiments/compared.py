@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from codegen.limits import package_version
-from codegen.machine import Machine
+from codegen.machine import Machine, detect_machine
 from data.record import machine_id
 from data.store import Store
+from experiments.command import whole
+from experiments.files import RESULTS, check_same_machine, read_results
 from ir.task import Task
 from tilewright import api
-from tilewright.bench import BenchResult, TaskBench
-from tilewright.peers import PEERS
+from tilewright.bench import BenchFailed, BenchResult, TaskBench, run_bench
+from tilewright.peers import PEERS, choose_peers
 from tilewright.this_machine import machine_record
 
 
@@ -26,6 +34,39 @@ def tuning_of(of: Task, records: Path, machine: Machine) -> dict[str, float]:
         "failed": sum(not record.ok for record in trials),
         "tuning_seconds": max((record.elapsed_seconds for record in known), default=0.0),
     }
+
+
+def refuse_early(peers: Sequence[str] | None, threads: int | None, output: Path, columns: Sequence[str]) -> None:
+    """`UserError` for what would be refused after hours of tuning: peers that are not there, and an earlier run whose rows these cannot stand beside."""
+    choose_peers(peers)
+    check_same_machine(output, detect_machine(api.one_thread_without_openmp(threads)))
+    if (output / RESULTS).exists():
+        read_results(output, columns)
+
+
+@contextmanager
+def compared(*arguments: Any, **options: Any) -> Iterator[BenchResult]:
+    """What `run_bench` finds, for the block to write down. If the process that compares dies, that is what it had compared by then, and `BenchFailed` after
+    the block."""
+    failed: BenchFailed | None = None
+    try:
+        result = whole(run_bench(*arguments, watch=print_notes, **options))
+    except BenchFailed as error:
+        result, failed = error.result, error
+    for note in result.notes:
+        print(note, file=sys.stderr)
+    yield result
+    if failed is not None:
+        raise failed
+
+
+def with_earlier(results: pd.DataFrame, output: Path, columns: Sequence[str], order: Sequence[str]) -> pd.DataFrame:
+    """With the rows that an earlier run wrote of other tasks, in this order of tasks; others last."""
+    if (output / RESULTS).exists():
+        earlier = read_results(output, columns)
+        results = pd.concat([earlier[~earlier["task"].isin(results["task"])], results])
+    place = {key: number for number, key in enumerate(order)}
+    return results.iloc[np.argsort(results["task"].map(lambda key: place.get(key, len(place))), kind="stable")].reset_index(drop=True)
 
 
 def about(result: BenchResult) -> dict[str, object]:

@@ -2,9 +2,9 @@
 
     python -m experiments.kernels [--network open-nsfw.onnx] [--output DIRECTORY] [--tasks 0,3-5] [--max-trials 512] [--max-seconds 120]
 
-Tunes each task as `tilewright tune` does, then lets the kernels, and the peers that are installed, take turns as `tilewright bench` does. Writes results.csv
-(a row a task and contender), machine.json, and kernels.md, which is made from the CSV alone and printed. With a network, its ten heaviest tasks too.
-Wants a machine with nothing else to do; takes about two minutes a task.
+Tunes each task as `tilewright tune --no-winograd` does (a fraction of the peak says nothing of kernels that multiply less), then lets the kernels, and peers
+that are installed, take turns as `tilewright bench` does. Writes results.csv (a row a task and contender), machine.json, and kernels.md, which is made from the
+CSV alone and printed. With a network, its ten heaviest tasks too. Wants a machine with nothing else to do; takes about two minutes a task.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.command import command, count, whole
-from experiments.compared import about, print_notes, tuning_of
+from experiments.compared import about, compared, refuse_early, tuning_of, with_earlier
 from experiments.files import COST_MODEL, read_results, write_machine, write_results
 from experiments.tables import geometric_mean, markdown_table, write_table
 from ir.task import Task, task
+from schedule.algorithms import allowed_algorithms
 from tilewright import api
-from tilewright.bench import DISTURBING_CPUS, BenchResult, run_bench
+from tilewright.bench import DISTURBING_CPUS, BenchResult
 from tilewright.cli import select_tasks
-from tilewright.peers import choose_peers
 
 NOISE_LIMIT = 0.03  # "not slower" allows the noise of the comparison, but no more than this: a noisy machine proves nothing
 
@@ -91,24 +91,26 @@ def heaviest(tasks: Iterable[Task], n: int) -> list[Task]:
 def tune_task(of: Task, records: Path, config: Config) -> None:
     """Tune one task into the records file, as `tilewright tune` does."""
     budget = {"max_trials": config.max_trials, "max_seconds": config.max_seconds}
-    whole(api.tune(of, records=records, threads=config.threads, seed=config.seed, cost_model=COST_MODEL, **budget))
+    whole(api.tune(of, records=records, threads=config.threads, seed=config.seed, cost_model=COST_MODEL, no_winograd=True, **budget))
 
 
 def run(config: Config, output: Path, records: Path | None = None, tune: Callable[[Task, Path, Config], None] | None = tune_task) -> pd.DataFrame:
-    """Tune (not where `tune` is None), compare, and write results.csv and machine.json; the rows of the CSV."""
-    choose_peers(config.peers)  # what is to be refused is refused before anything is tuned
+    """Tune (not where `tune` is None), compare, and write results.csv and machine.json; the rows of the CSV. Of an earlier run it keeps the rows of other
+    tasks, so that the whole can be made in parts."""
+    refuse_early(config.peers, config.threads, output, COLUMNS)
     records = records or output / "records.db"
     marked = config.marked_tasks()
     if tune is not None:
         for number, of in enumerate(marked):
             print(f"tuning {number + 1}/{len(marked)} {of.key}", file=sys.stderr, flush=True)
             tune(of, records, config)
-    result = whole(run_bench(tuple(marked), records, config.peers, config.rounds, config.threads, turn_seconds=config.turn_seconds, watch=print_notes))
-    for note in result.notes:
-        print(note, file=sys.stderr)
-    results = pd.DataFrame(rows(result, marked, records))
-    write_results(output, results)
-    write_machine(output, about(result))
+    with compared(
+        tuple(marked), records, config.peers, config.rounds, config.threads, turn_seconds=config.turn_seconds, algorithms=allowed_algorithms(no_winograd=True)
+    ) as result:
+        order = [of.key for of in replace(config, choice=None).marked_tasks()]
+        results = with_earlier(pd.DataFrame(rows(result, marked, records)), output, COLUMNS, order)
+        write_results(output, results)
+        write_machine(output, about(result))
     return results
 
 

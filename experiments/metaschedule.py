@@ -39,6 +39,7 @@ from experiments.tables import geometric_mean, markdown_table, write_table
 from graph.operator_suite import FAMILIES
 from ir.errors import UserError
 from ir.task import Task
+from schedule.measurement import Candidate
 from tilewright import api
 from tilewright.bench import DISTURBING_CPUS, recorded_schedules
 from tilewright.bench_worker import our_contender
@@ -173,19 +174,21 @@ def run(
     about = {"machine": machine.to_json(), "versions": api.versions(), "tvm_versions": tvm, "config": asdict(config)}
     versions = {"cpu_model": machine.cpu_model, "threads": machine.target.threads, "tilewright": api.versions()["tilewright"]}
     versions |= {name.replace("-", "_"): version for name, version in tvm.items() if name.startswith("apache-tvm")}
-    results = _earlier(output, cases)
+    results = _earlier(output)
     for number, (family, of) in enumerate(cases.items(), 1):
         print(f"{number}/{len(cases)} {family} {of.key}", file=sys.stderr, flush=True)
         start = time.perf_counter()
         tune(of, records, config)
-        ours = {**tuning_of(of, records, machine), "tuning_seconds": time.perf_counter() - start}
-        found = row(ours, *compare(of, records, machine, python, cpus, config))
-        results = [*results, {"family": family, "task": of.key, **found, **versions}]
-        results.sort(key=lambda each: list(FAMILIES).index(str(each["family"])))
-        write_results(output, pd.DataFrame(results))
+        tuned = recorded_schedules(records, [of], machine)[0]
+        if tuned is None:
+            raise UserError(f"{records} has no valid trial of {of.key}")
+        ours = {**tuning_of(of, records, machine), "tuning_seconds": time.perf_counter() - start, "sketch": tuned.sketch}
+        found = row(ours, *compare(of, tuned, machine, python, cpus, config))
+        results[family] = {"family": family, "task": of.key, **found, **versions}
+        write_results(output, pd.DataFrame([results[each] for each in FAMILIES if each in results]))
         write_machine(output, about)
         print(f"    {_outcome(found)}", file=sys.stderr, flush=True)
-    return pd.DataFrame(results)
+    return pd.DataFrame([results[each] for each in FAMILIES if each in results])
 
 
 def refuse_recorded(records: Path, cases: Iterable[Task], machine: Machine) -> None:
@@ -196,12 +199,9 @@ def refuse_recorded(records: Path, cases: Iterable[Task], machine: Machine) -> N
 
 
 def compare(
-    of: Task, records: Path, machine: Machine, python: str, cpus: Sequence[int], config: Config
+    of: Task, tuned: Candidate, machine: Machine, python: str, cpus: Sequence[int], config: Config
 ) -> tuple[dict[str, Any], list[Series], float]:  # fmt: skip
     """What TVM says of its tuning (`failure` alone where it has no kernel), the series of our kernel and of TVM's, and how many CPUs others kept busy."""
-    tuned = recorded_schedules(records, [of], machine)[0]
-    if tuned is None:
-        raise UserError(f"{records} has no valid trial of {of.key}")
     threads, target = machine.target.threads, machine.target
     ours = our_contender("tuned", Problem(of, random_inputs(of.key, SEED), threads), tuned, target)
     job = {
@@ -283,10 +283,10 @@ def _outcome(found: Mapping[str, Any]) -> str:
     return f"{found['ratio']:.2f} × TVM's speed; tuning {found['tuning_seconds']:.0f} s, TVM's {found['tvm_tuning_seconds']:.0f} s{busy}"
 
 
-def _earlier(output: Path, cases: Mapping[str, Task]) -> list[dict[str, Any]]:
-    """The rows of families that are not measured now."""
+def _earlier(output: Path) -> dict[str, dict[str, Any]]:
+    """The rows that are there, by family: each stays until its successor is measured."""
     earlier = read_results(output, (*OURS, *COMPARED)).to_dict("records") if (output / RESULTS).exists() else []
-    return [{str(name): value for name, value in each.items()} for each in earlier if each["family"] not in cases]
+    return {each["family"]: {str(name): value for name, value in each.items()} for each in earlier}
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -305,7 +305,8 @@ def table(results: pd.DataFrame) -> str:
         "“× TVM”: seconds of the fastest call of TVM's kernel over ours, above 1 is faster. Trials: failed ones in brackets. Tuning: seconds that the whole",
         "call took. TVM's weights are packed before any timing, as ours are, and its results were compared with numpy's. A star: other processes disturbed",
         "the comparison. Our kernels are called by the addresses of their arguments, which are prepared; TVM's by its own call from Python, which takes longer",
-        "and is counted: of a kernel of a few microseconds that may be all of the difference.",
+        "and is counted: of a kernel of a few microseconds that may be all of the difference. Ours may use Winograd's algorithm, TVM's are of the direct",
+        "definition.",
     ])  # fmt: skip
     return "\n\n".join([_summary(compared), markdown_table(head, [_line(line) for _, line in results.iterrows()]), *failures, notes])
 

@@ -15,13 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from codegen.machine import detect_machine
 from experiments.command import command, count, counts, whole
-from experiments.compared import about, print_notes, tuning_of
-from experiments.files import COST_MODEL, RESULTS, check_same_machine, read_results, write_machine, write_results
+from experiments.compared import about, compared, refuse_early, tuning_of, with_earlier
+from experiments.files import COST_MODEL, read_results, write_machine, write_results
 from experiments.tables import geometric_mean, markdown_table, write_table
 from graph.operator_suite import BATCHES, FAMILIES
 from ir.errors import UserError
@@ -29,8 +27,7 @@ from ir.program import Apply, Program, Value
 from ir.task import Task
 from schedule.algorithms import WINOGRAD, algorithm_of
 from tilewright import api
-from tilewright.bench import DISTURBING_CPUS, BenchFailed, BenchResult, Row, run_bench
-from tilewright.peers import choose_peers
+from tilewright.bench import DISTURBING_CPUS, BenchResult, Row
 
 MEAN_RATIO, FAMILY_RATIO, CASE_RATIO = 1.3, 1.05, 0.95  # what all cases together, each family, and each case are to reach of the best peer
 COMPUTE_MARK, MEMORY_MARK = 0.92, 0.8  # wanted of the FMA peak and of the bandwidth, of the cases that each of them bounds
@@ -69,36 +66,18 @@ def tune_case(of: Task, records: Path, config: Config) -> None:
 def run(config: Config, output: Path, records: Path | None = None, tune: Callable[[Task, Path, Config], None] | None = tune_case) -> pd.DataFrame:
     """Tune (not where `tune` is None), compare, and write results.csv and machine.json; the rows of the CSV. Of an earlier run
     it keeps the rows of other cases, so that the whole can be made in parts."""
-    choose_peers(config.peers)  # what is to be refused is refused before hours are spent
-    check_same_machine(output, detect_machine(api.one_thread_without_openmp(None)))
-    if (output / RESULTS).exists():
-        read_results(output, COLUMNS)
+    refuse_early(config.peers, None, output, COLUMNS)
     records = records or output / "records.db"
     cases = config.cases()
     for number, (of, (family, _)) in enumerate(cases.items(), 1):
         if tune is not None:
             print(f"tuning {number}/{len(cases)} {family} {of.key}", file=sys.stderr, flush=True)
             tune(of, records, config)
-    try:
-        result, failed = whole(run_bench(tuple(cases), records, config.peers, config.rounds, turn_seconds=config.turn_seconds, watch=print_notes)), None
-    except BenchFailed as error:
-        result, failed = error.result, error
-    results = _with_earlier(pd.DataFrame(rows(result, cases, records)), output)
-    write_results(output, results)
-    write_machine(output, about(result))
-    if failed:
-        raise failed
+    with compared(tuple(cases), records, config.peers, config.rounds, turn_seconds=config.turn_seconds) as result:
+        results = with_earlier(pd.DataFrame(rows(result, cases, records)), output, COLUMNS, [of.key for of in Config().cases()])
+        write_results(output, results)
+        write_machine(output, about(result))
     return results
-
-
-def _with_earlier(results: pd.DataFrame, output: Path) -> pd.DataFrame:
-    """In the order of the suite."""
-    if (output / RESULTS).exists():
-        earlier = read_results(output, COLUMNS)
-        results = pd.concat([earlier[~earlier["task"].isin(results["task"])], results])
-    place = {of.key: number for number, of in enumerate(Config().cases())}
-    order = results["task"].map(lambda key: place.get(key, len(place)))
-    return results.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
 
 
 def rows(result: BenchResult, cases: dict[Task, tuple[str, int]], records: Path) -> list[dict[str, object]]:
@@ -146,6 +125,7 @@ def report(output: Path) -> str:
 def table(results: pd.DataFrame) -> str:
     """In Markdown: a line a family, then a line a case, then the marks."""
     tuned = results[results["contender"] == "tuned"]
+    untuned = [f"Not tuned, and in none of these numbers: {key}." for key in dict.fromkeys(results["task"]) if key not in set(tuned["task"])]
     families = [_family_line(str(family), mine) for family, mine in tuned.groupby("family", sort=False)]
     cases = [_case_line(row) for _, row in tuned.iterrows()]
     means = tuned.groupby("family")["ratio_to_best_peer"].agg(geometric_mean)
@@ -154,7 +134,7 @@ def table(results: pd.DataFrame) -> str:
     compute, memory, powers = (tuned.loc[(largest == column) & ~by_winograd, "limit_fraction"] for column in KERNEL_COLUMNS[1:])
     moving = tuned.loc[(tuned["kernel_bandwidth_fraction"] > tuned["kernel_peak_fraction"]) & ~by_winograd, "kernel_bandwidth_fraction"]
     summary = (
-        f"All {len(tuned)} cases: {geometric_mean(tuned['ratio_to_best_peer']):.3f} × the best peer (wanted: {MEAN_RATIO}); "
+        f"All {tuned['ratio_to_best_peer'].notna().sum()} cases: {geometric_mean(tuned['ratio_to_best_peer']):.3f} × the best peer (wanted: {MEAN_RATIO}); "
         f"{(means < FAMILY_RATIO).sum()} families below {FAMILY_RATIO}, {(tuned['ratio_to_best_peer'] < CASE_RATIO).sum()} cases below {CASE_RATIO}. "
         f"{by_winograd.sum()} cases are fastest by Winograd's algorithm. Of the "
         f"others those bound by multiply-adds reach {geometric_mean(compute):.1%} of the FMA peak (wanted: {COMPUTE_MARK:.0%}; {len(compute)} cases), those "
@@ -173,7 +153,7 @@ def table(results: pd.DataFrame) -> str:
         "processes disturbed the comparison.",
         "A convolution's flops are those of all its windows, padding included, as the field counts; kernels that leave the padding out may pass the peak.",
     ])  # fmt: skip
-    return "\n\n".join([summary, markdown_table(heads[0], families), markdown_table(heads[1], cases), notes])
+    return "\n\n".join([summary, *untuned, markdown_table(heads[0], families), markdown_table(heads[1], cases), notes])
 
 
 def _family_line(family: str, cases: pd.DataFrame) -> list[str]:

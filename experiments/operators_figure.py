@@ -35,7 +35,8 @@ def draw(results: pd.DataFrame, path: Path) -> None:
         for place, batch in enumerate(batches):
             cases = mine[mine["batch"] == batch]
             ratios = cases["ratio_to_best_peer"].to_numpy()
-            at = np.arange(len(ratios)) + (place - (len(batches) - 1) / 2) * width
+            numbers = [of.key for of in FAMILIES[family].tasks(batch)]
+            at = np.array([numbers.index(key) for key in cases["task"]]) + (place - (len(batches) - 1) / 2) * width
             axis.bar(at, ratios, width, color=COLOURS.get(int(batch), "#999999"), label=f"batch {batch}")
             for x, ratio in zip(at, ratios, strict=True):
                 axis.annotate(f"{ratio:.1f}", (x, 0), (0, 2), textcoords="offset points", ha="center", fontsize=6, color="white" if batch > 1 else "black")

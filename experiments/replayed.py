@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from codegen.limits import package_version
 from costmodel.model import CostModel
 from costmodel.task_features import TaskFeatures
 from costmodel.trained import trained_model
@@ -69,6 +70,12 @@ class RecordedFeatures:
         return self._features[sketch.name][sketch.space.places(X)]
 
 
+def known_rows(runner: ReplayRunner, whole: Sequence[Sketch]) -> dict[str, Population]:
+    """The recorded rows that today's spaces hold, by sketch."""
+    rows = {sketch.name: runner.population(sketch) for sketch in whole}
+    return {sketch.name: rows[sketch.name][sketch.space.contains(rows[sketch.name])] for sketch in whole}
+
+
 @dataclass(frozen=True)
 class Recording:
     """What was measured of one task. `sketches`: their spaces hold what was recorded alone."""
@@ -86,8 +93,7 @@ class Recording:
         runner = ReplayRunner(records)
         of, target = task(records[0].task), records[0].target
         whole = sketches(of.program, target)
-        rows = {sketch.name: runner.population(sketch) for sketch in whole}
-        known = recorded_sketches(whole, {sketch.name: rows[sketch.name][sketch.space.contains(rows[sketch.name])] for sketch in whole})
+        known = recorded_sketches(whole, known_rows(runner, whole))
         candidates = [Candidate(sketch.name, tuple(row)) for sketch in known for row in sketch.space.recorded.tolist()]
         best = max((throughput(of, measurement.best_seconds) for measurement in runner(of, candidates)), default=0.0)
         if not best:
@@ -130,10 +136,22 @@ def _about(config: ReplayConfig, tasks: Mapping[str, Sequence[Record]]) -> dict[
         "recorded_on": {records[0].setting.machine: records[0].machine for records in tasks.values()},
         "threads": sorted({records[0].threads for records in tasks.values()}),
         "recorded_candidates": {of: len(records) for of, records in tasks.items()},
+        "replayed_candidates": {of: _n_known(records) for of, records in tasks.items()},
         "config": {name: _plain(value) for name, value in vars(config).items()},
         **model_learned_from(None if config.model is None else trained_model(config.model)),
-        "versions": api.versions(),
+        "versions": api.versions() | {"optuna": package_version("optuna")},
     }
+
+
+def _n_known(records: Sequence[Record]) -> int:
+    """Of the recorded candidates, those that this version knows: the others take no part."""
+    of, runner = task(records[0].task), ReplayRunner(records)
+    n_known = sum(map(len, known_rows(runner, sketches(of.program, records[0].target)).values()))
+    if n_known < len(records):
+        print(
+            f"{of.key}: {n_known} of {len(records)} measurements are of candidates that this version knows, each once; the others take no part", file=sys.stderr
+        )
+    return n_known
 
 
 def _plain(value: object) -> object:

@@ -15,13 +15,14 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
 
+from codegen.limits import package_version
 from codegen.machine import Machine, detect_machine
 from codegen.runner import LiveRunner
 from codegen.timing import PATIENT
@@ -41,7 +42,7 @@ from search.evolution import EvolutionarySearch
 from search.genetic import GeneticSearch
 from search.learner import Learner
 from search.random_search import RandomSearch
-from search.tuner import TuneOptions, Tuner, finalists
+from search.tuner import Progress, TuneOptions, Tuner, finalists
 from tilewright import api
 from tilewright.this_machine import machine_record
 
@@ -105,7 +106,10 @@ def run(config: Config, output: Path, model: Path | None = None) -> tuple[pd.Dat
     prior = None if model is None else load_prior(model, config.tasks)
     methods = config.methods(prior)
     import_optuna()
-    about = {"machine": machine.to_json(), "versions": api.versions(), "model": None if model is None else model.name, **model_learned_from(prior)}
+    about = {
+        "machine": machine.to_json(), "versions": api.versions() | {"optuna": package_version("optuna")}, "config": asdict(config),
+        "model": None if model is None else model.name, **model_learned_from(prior),
+    }  # fmt: skip
     results, rounds = pd.DataFrame(), pd.DataFrame()
     with LiveRunner(machine.target, timing=PATIENT) as runner:
         for text in config.tasks:
@@ -143,10 +147,15 @@ def trace(text: str, method: Method, seed: int, runner: LiveRunner, machine: Mac
     (batch,) = method.batches
     options = TuneOptions(max_trials=method.n_trials, batch=batch, seed=seed)
     known_at: list[float] = []
+
+    def watch(progress: Progress) -> None:
+        if progress.trial is not None:
+            known_at.append(progress.elapsed_seconds)
+
     with TemporaryDirectory() as directory, Store(Path(directory) / "trials.db") as store:
         tuner = Tuner(
             [of], machine.target, runner, method.learner(machine.target, seed), method.search, store, options,
-            machine=machine_record(machine), versions=api.versions(), watch=lambda progress: known_at.append(progress.elapsed_seconds),
+            machine=machine_record(machine), versions=api.versions(), watch=watch,
         )  # fmt: skip
         measured = whole(tuner.run()).tasks[0].measured
         rounds = store.rounds()

@@ -55,7 +55,10 @@ def draw(results: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> None:
         axis.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
         axis.set_ylim(0.2, 1.0)
     figure.legend(*axes[0, -1].get_legend_handles_labels(), fontsize=8, ncols=len(TITLES), loc="outside lower center")
-    figure.suptitle("Learned search needs a fraction of the trials (line: mean over seeds, band: lowest to highest; dotted: chance)", fontsize=10)
+    figure.suptitle(
+        "The best that each search has found so far, and how well it orders the next batch (line: mean over seeds, band: lowest to highest; dotted: chance)",
+        fontsize=10,
+    )
     save(figure, path)
 
 

@@ -153,7 +153,7 @@ def memory(config: Config, target: Target) -> Rows:
     marks = {config.memory_trials // 10: 0.0, config.memory_trials // 2: 0.0, config.memory_trials: 0.0}
 
     def watch(progress: Progress) -> None:
-        if progress.n_trials in marks:
+        if progress.trial is not None and progress.n_trials in marks:
             marks[progress.n_trials] = psutil.Process().memory_info().rss / 2**20
 
     options = TuneOptions(max_trials=config.memory_trials, batch=64)

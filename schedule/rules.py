@@ -65,7 +65,8 @@ def _winograd_sketches(program: Program, target: Target) -> Iterator[Sketch]:
         if transformed is None:
             continue
         make_u, *stages = transformed.stages
-        if not _fills_vectors(stages[PRODUCTS], target) or sum(stage.output.n_bytes for stage in stages[: PRODUCTS + 1]) > MAX_TRANSFORMED_BYTES:
+        n_bytes = sum(stage.output.n_bytes for stage in (make_u, *stages[: PRODUCTS + 1]))
+        if not _fills_vectors(stages[PRODUCTS], target) or n_bytes > MAX_TRANSFORMED_BYTES:
             continue
         alone = _sketch(algorithm, Program(program.inputs, (make_u,)), target, _transform_vector(make_u))
         beforehand = alone.instantiate(alone.default_row())

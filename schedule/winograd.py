@@ -28,7 +28,7 @@ from functools import cache
 from ir.program import Affine, Apply, Axis, Program, Read, Stage, Table, Tensor, Value, affine, factors, map_reads
 from schedule.sketch import Operand
 
-TAPS = {2: (2, 3, 5), 4: (2, 3)}  # by m, the windows for which α is at most 6: more points cost too much precision
+TAPS = {2: (2, 3, 5), 4: (2, 3)}  # by m, the windows that networks have, of those for which α is at most 6: more points cost too much precision
 POINTS = (0, 1, -1, 2, -2)  # where polynomials are evaluated, besides infinity; as many as are needed
 MOST_NESTED = 2  # windows
 PRODUCTS = 1  # number of the stage of products, without the one that makes u

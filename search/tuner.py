@@ -124,9 +124,10 @@ class TaskState:
 
 @dataclass(frozen=True)
 class Progress:
-    """A snapshot for whoever watches."""
+    """A snapshot for whoever watches, after a trial, or before the best of a task are measured again at the end."""
 
     state: TaskState
+    trial: tuple[Candidate, Measurement] | None  # the one that was made, if one was
     task_number: int
     n_tasks: int
     n_trials: int
@@ -181,9 +182,9 @@ class Tuner:
             self._resume()
             while (number := self._next()) is not None:
                 self._round(number)
-            for state in self.states:
+            for number in range(len(self.states)):
                 if self._end is None or time.monotonic() < self._end:
-                    self._finish(state)
+                    self._finish(number)
         except KeyboardInterrupt:
             interrupted = True
         return TuneResult(tuple(self.states), time.monotonic() - self._start, interrupted)
@@ -234,7 +235,7 @@ class Tuner:
 
         def keep(index: int, measurement: Measurement) -> None:
             self._keep(state, candidates[index], measurement)
-            self._watch(self._snapshot(number))
+            self._watch(self._snapshot(number, (candidates[index], measurement)))
 
         try:
             measurements = self._runner(state.task, candidates, deadline=self._deadline, on_result=keep)
@@ -284,11 +285,13 @@ class Tuner:
         if self._store is not None:
             self._store.append([self._record(state, candidate, measurement, trial)])
 
-    def _finish(self, state: TaskState) -> None:
+    def _finish(self, number: int) -> None:
         """Measure the fastest few again, in turns with the default schedule and what an earlier run kept. Half of the rounds say which is fastest; whether that
         one is faster than these two, and how fast all are, the rest says: of the rounds that chose it, its luck would count as speed."""
+        state = self.states[number]
         if state.best is None or state.is_judged or state.given_up:
             return
+        self._watch(self._snapshot(number, None))
         started = time.monotonic()
         try:
             found = self._final(state)
@@ -397,12 +400,13 @@ class Tuner:
             raise Unsupported(f"{task.key}: {error}") from None
         return TaskState(task, known, make_search(known, self._learner.scorer(task), rng), default)
 
-    def _snapshot(self, number: int) -> Progress:
+    def _snapshot(self, number: int, trial: tuple[Candidate, Measurement] | None) -> Progress:
         n_trials = sum(state.n_trials for state in self.states)
         n_resumed = sum(state.n_resumed for state in self.states)
         n_failed = sum(sum(state.failures.values()) for state in self.states)
         now = time.monotonic()
-        return Progress(self.states[number], number, len(self.states), n_trials, n_resumed, n_failed, now - self._start, now - self._began, self._options)
+        elapsed, tuning = now - self._start, now - self._began
+        return Progress(self.states[number], trial, number, len(self.states), n_trials, n_resumed, n_failed, elapsed, tuning, self._options)
 
 
 def _choosing(seconds: Sequence[float]) -> tuple[float, ...]:

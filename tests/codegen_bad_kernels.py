@@ -60,7 +60,7 @@ class ActingBuild(Build):
             return super().run()
         text = MODULE.format(body=KERNELS[self.sketch].replace("  ", "\n"))
         arguments = (Argument("a", (1,), "input"), Argument("b", (1,), "input"), Argument("c", (1,), "output"))
-        code = Code(self.task, arguments, 64, self.target, compile_object(text, self.target))
+        code = Code(self.task, arguments, 64, 0, self.target, compile_object(text, self.target))
         return Answer(code.header(), code.object_code)
 
 

@@ -131,6 +131,23 @@ def test_what_an_algorithm_may_be_off_by_that_cannot_be_computed_is_a_failure_of
     assert asked == ["winograd2"]  # once, for each may take minutes
 
 
+def test_a_reference_that_is_not_there_at_the_deadline_costs_no_more_time(runner: LiveRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its candidates count as not begun, and the task is not given up."""
+    ask, seconds_asked = runner._measurer.ask, list[float]()
+
+    def slow(job: Job, seconds: float) -> Answer:
+        if not isinstance(job, Refer):
+            return ask(job, seconds)
+        seconds_asked.append(seconds)
+        time.sleep(seconds)
+        return Answer.failed("timeout", "acted out")
+
+    monkeypatch.setattr(runner._measurer, "ask", slow)
+    assert runner(PROBLEM, candidates(PROBLEM, 2), deadline=time.monotonic() + 0.5) == []
+    assert len(seconds_asked) <= 1
+    assert all(0 <= seconds <= 0.5 for seconds in seconds_asked)
+
+
 def test_what_was_measured_before_the_reference_is_lost_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """With several passes too, of which the first one hands on nothing until then."""
     with LiveRunner(TARGET, n_builders=1, passes=2) as runner:
@@ -168,7 +185,7 @@ def test_nothing_is_measured_after_the_deadline(runner: LiveRunner) -> None:
 def test_what_was_measured_in_passes_before_the_deadline_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes in the second pass, after the first candidate; then in the first pass, after the second."""
     batch = candidates(PROBLEM, 3)
-    for n_looks, passes_of_each in ((4, [2, 1, 1]), (2, [1, 1])):
+    for n_looks, passes_of_each in ((7, [2, 1, 1]), (4, [1, 1])):  # a reference looks at the clock, too
         looks = iter([0.0] * n_looks)
         clock = SimpleNamespace(monotonic=lambda looks=looks: time.monotonic() + next(looks, 1000.0), perf_counter=time.perf_counter)
         told: list[int] = []

@@ -5,10 +5,12 @@ from dataclasses import asdict, replace
 import pandas as pd
 import pytest
 
+from data.store import Store
 from experiments import kernels
 from experiments.kernels import CONFIG, NETWORK, NOT_SLOWER, Config, Mark, heaviest, table
 from ir.errors import UserError
 from ir.task import task
+from schedule.algorithms import DIRECT, algorithm_of
 
 GOOD = {
     "group": "kernels", "task": "matmul:m=1,n=2,k=3", "name": "", "count": 1, "contender": "tuned", "setting": "tile_n", "min_seconds": 1e-6,
@@ -99,6 +101,18 @@ def test_a_tiny_run(tmp_path):
     assert (tmp_path / "kernels.md").read_text() == f"{text}\n"
     again = kernels.run(config, tmp_path, tune=None)
     assert set(again["trials"]) == {3}
+    other = replace(config, tasks=(*config.tasks, ("matmul:m=8,n=48,k=24", NOT_SLOWER)), choice="1")
+    both = kernels.run(other, tmp_path)
+    assert list(both["task"].unique()) == [task(text).key for text, _ in other.tasks]  # the earlier rows are kept
+
+
+def test_kernels_by_winograd_are_no_part_of_it(tmp_path):
+    """A fraction of the peak says nothing of what multiplies less."""
+    config = Config(tasks=(("conv2d:c=16,h=9,w=9,k=16,r=3,s=3,pad=1", NOT_SLOWER),), peers=("numpy",), max_trials=24, rounds=1, turn_seconds=1e-3)
+    results = kernels.run(config, tmp_path)
+    with Store(tmp_path / "records.db") as store:
+        assert {algorithm_of(record.sketch) for record in store.records()} == {DIRECT}
+    assert "tuned" in set(results["contender"])
 
 
 def test_the_command_line_explains_bad_input(tmp_path, capsys):

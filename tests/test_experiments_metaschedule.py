@@ -158,6 +158,7 @@ def test_a_tiny_run(tmp_path, tiny):
         metaschedule.run(tiny, tmp_path, python, tune=tune_little)
     both = metaschedule.run(replace(tiny, families=("NRM",)), tmp_path, python, tune=tune_little)
     assert list(both["family"]) == ["NRM", "TBG"]  # in the order of the families; the earlier row is kept
+    assert not both["sketch"].isna().any()
     assert json.loads((tmp_path / "machine.json").read_text())["config"]["families"] == ["NRM"]
 
 
@@ -172,6 +173,22 @@ def test_the_machine_is_told_when_there_are_results_of_it(tmp_path, tiny):
     with pytest.raises(KeyboardInterrupt):
         metaschedule.run(tiny, tmp_path, python, tune=interrupt)
     assert (tmp_path / "machine.json").read_text() == "{}"
+
+
+def test_a_row_stays_until_its_successor_is_measured(tmp_path, tiny):
+    python, both = script(tmp_path / "tvm", TVM.replace("DIE", "")), replace(tiny, families=("NRM", "TBG"))
+    before = metaschedule.run(both, tmp_path, python, tune=tune_little)
+
+    def interrupted(of, records, config):
+        if of.key == before["task"][1]:
+            raise KeyboardInterrupt
+        tune_little(of, records, config)
+
+    with pytest.raises(KeyboardInterrupt):
+        metaschedule.run(both, tmp_path, python, tmp_path / "again.db", tune=interrupted)
+    after = pd.read_csv(tmp_path / "results.csv")
+    assert list(after["family"]) == ["NRM", "TBG"]
+    assert (after["min_seconds"] == before["min_seconds"]).tolist() == [False, True]
 
 
 def test_rows_of_an_earlier_version_are_refused(tmp_path, tiny):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import operators
+from experiments import operators, operators_figure
 from experiments.operators import CONFIG, Config, table
 from graph.operator_suite import FAMILIES
 from ir.errors import UserError
@@ -113,6 +113,11 @@ def test_a_tiny_run(tmp_path, monkeypatch):
     assert "All 2 cases: " in text
     assert "| TBG | transpose, batched product | 2 | " in text
     assert (tmp_path / "operators.png").stat().st_size > 10_000
+    lost = read[(read["batch"] == 16) | (read["contender"] != "tuned")]
+    text = operators.table(lost)
+    assert text.startswith("All 1 cases: ")
+    assert f"Not tuned, and in none of these numbers: {read['task'][0]}." in text
+    operators_figure.draw(lost, tmp_path / "lost.png")
 
 
 def test_rows_of_an_earlier_version_are_refused(tmp_path):

@@ -24,6 +24,7 @@ def test_a_tiny_run(tmp_path):
     text = report(tmp_path)
     assert (tmp_path / "winograd.md").read_text() == f"{text}\n"
     assert f"{row['ratio']:.2f}" in text
+    assert f"by medians {row['direct_median_seconds'] / row['winograd_median_seconds']:.2f} ×" in text
     assert f"{int(row['ratio'] >= winograd.RATIO)} of 1 layers reach" in text
 
 

@@ -393,10 +393,11 @@ def test_the_time_of_a_search_is_its_own(tmp_path):
         assert all(round_.search_seconds >= 0.02 and round_.model_seconds >= 0.2 for round_ in store.rounds())
 
 
-def test_progress_is_reported_after_every_trial():
+def test_progress_is_reported_after_every_trial_and_before_the_final_measurement():
     seen = []
-    tune(watch=lambda progress: seen.append((progress.n_trials, progress.n_failed)))
-    assert seen == [(n, 0) for n in range(1, 41)]
+    result, _ = tune(watch=seen.append)
+    assert [(progress.n_trials, progress.n_failed) for progress in seen] == [*((n, 0) for n in range(1, 41)), (40, 0)]
+    assert [progress.trial and progress.trial[0] for progress in seen] == [*result.tasks[0].measured, None]
 
 
 def test_the_learned_search_beats_random_at_equal_trials():

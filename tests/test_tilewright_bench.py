@@ -167,13 +167,33 @@ def test_the_table_names_each_task_once_and_its_noise(capsys):
         (task("matmul:m=8,n=40,k=32"), (series("numpy", 5e-6),)),
     )]  # fmt: skip
     assert not print_bench(BenchResult(tuple(both), detect_machine(), LIMITS, ("numpy",), 1, ()))
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    out = capsys.readouterr().out
+    assert "geometric mean over 1 tasks: 1.50× the best peer of each\ntuned 1/3 tasks\n" in out  # that of the others cannot be told
+    rows = [line.split() for line in out.splitlines()]
     of_contender = {name: [row for row in rows if name in row] for name in ("tuned", "default", "numpy")}
     assert of_contender["tuned"][0][0] == TASK.key
     assert of_contender["tuned"][0][-1] == "1.10"
     assert [row[0] for row in of_contender["default"]] == ["default", "matmul:m=16,n=40,k=32,b=constant,epilogue=none"]
     assert "1.10" not in of_contender["numpy"][0]
     assert of_contender["numpy"][1][-1] == "–"
+
+
+def test_a_mean_says_how_much_of_it_is_of_default_schedules(capsys):
+    both = [TaskBench(of, (series("peak", 1e-6), *ours), 1, 0.0, ()) for of, ours in (
+        (TASK, (series("tuned", 2e-6), series("numpy", 4e-6))), (task("matmul:m=16,n=40,k=32"), (series("default", 2e-6), series("numpy", 4e-6))),
+    )]  # fmt: skip
+    print_bench(BenchResult(tuple(both), detect_machine(), LIMITS, ("numpy",), 1, ()))
+    assert "geometric mean over 2 tasks, 1 of them by the default schedule: 2.00× the best peer of each" in capsys.readouterr().out
+
+
+def test_records_that_do_not_count_are_noted(tmp_path):
+    other = detect_machine().target.threads + 1
+    with Store(tmp_path / "records.db") as store:
+        store.append([record(threads=other, kind="trial", kept=False), record(threads=other)])
+    result = run_bench([TASK], tmp_path / "records.db", ["numpy"], rounds=1, turn_seconds=1e-3)
+    assert result.notes[1] == (
+        f"{tmp_path / 'records.db'}: 1 trials of these tasks do not count: they are of this machine with {other} threads, not {other - 1}"
+    )
 
 
 def test_what_cannot_be_had_is_said_at_once(tmp_path):

@@ -17,6 +17,7 @@ from onnx.helper import make_node as node
 
 from data.store import Store
 from ir.errors import UserError
+from tilewright import __version__
 from tilewright.api import SEARCHES
 from tilewright.cli import SearchName, main
 
@@ -71,6 +72,23 @@ def test_help_names_every_command():
     assert done.returncode == 0
     for command in ("doctor", "tasks", "tune", "best", "show", "bench", "record", "train", "evaluate", "plot", "export", "import"):
         assert command in done.stdout
+
+
+def test_the_version_is_that_of_the_package():
+    done = tilewright("--version")
+    assert (done.returncode, done.stdout.strip()) == (0, f"tilewright {__version__}")
+
+
+def test_what_is_kept_is_said_as_it_is(tmp_path):
+    without = tilewright("tune", TINY, "--max-trials", 1)
+    assert "nothing is kept without --records" in without.stderr
+    kept = tilewright("tune", TINY, "--max-trials", 1, "--records", tmp_path / "r.db")
+    assert f"Ctrl-C keeps the best so far in {tmp_path / 'r.db'}" in kept.stderr
+
+
+def test_standard_output_is_no_file(tmp_path):
+    assert_one_line_error(tilewright("tune", TINY, "--json", "-", cwd=tmp_path), "-: standard output has the tables; name a file")
+    assert not list(tmp_path.iterdir())
 
 
 def test_help_does_not_wait_for_the_heavy_libraries():

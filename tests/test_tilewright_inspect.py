@@ -16,7 +16,7 @@ from ir.task import task
 from schedule.rules import sketches
 from tilewright import api
 from tilewright.history import read_history
-from tilewright.inspect import best_json, best_schedules, code_text, print_best
+from tilewright.inspect import best_json, best_schedules, code_text, print_best, without_valid_trial
 
 TASK = task("matmul:m=24,n=40,k=32")  # as in the records
 
@@ -70,7 +70,7 @@ def test_a_task_that_only_another_version_knows_is_listed(tmp_path, capsys):
         store.append([record(task="fft:n=8"), record()])
     unknown, known = best_schedules(tmp_path / "records.db", None)
     assert (unknown.task, known.task) == (None, TASK)
-    print_best([unknown, known])
+    print_best([unknown, known], [])
     assert "unknown task" in capsys.readouterr().out
     first, second = best_json([unknown, known])
     assert (first["key"], first["best_gflops"], first["best_seconds"]) == ("fft:n=8", None, unknown.record.best_seconds)
@@ -112,12 +112,65 @@ def test_code_for_vectors_that_the_cpu_does_not_have_is_not_made(tmp_path):
         ({"batch": 0.5}, "batch must be a whole number from 1 to 100000, got 0.5"),
         ({"max_trials": 1.5}, "max_trials must be a whole number from 1 on, got 1.5"),
         ({"max_seconds": float("nan")}, "max_seconds must be positive and at most 10000000, got nan"),
+        ({"threads": True}, "threads must be a whole number from 1 to 2147483647, got True"),
+        ({"threads": 2.0}, "threads must be a whole number from 1 to 2147483647, got 2.0"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused_before_anything_is_made(tmp_path, wrong, words):
     with pytest.raises(UserError, match=words):
         api.tune(TASK, records=tmp_path / "records.db", **wrong)
     assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_numpy_and_texts_of_operators_are_as_good_as_any(tmp_path):
+    """They go to workers as JSON, and into LLVM's text."""
+    said = []
+    result = api.tune(
+        [TASK.key], records=tmp_path / "records.db", max_trials=np.int64(2), batch=np.int8(2), threads=np.int64(1), seed=np.uint32(3), note=said.append
+    )
+    assert (result.states[0].n_trials, result.states[0].failures) == (2, {})
+    assert result.compile(TASK.key).task.key == TASK.key
+    with pytest.raises(UserError, match=r"matmul:m=8,.* was not tuned in this run"):
+        result.compile("matmul:m=8,n=8,k=8")
+    assert api.conv2d(1, 8, 9, 9, 8, 3, 3, stride=np.int64(2), pad=(np.int64(1), 1)) == api.conv2d(1, 8, 9, 9, 8, 3, 3, stride=2, pad=(1, 1))
+    assert not any("do not count" in text for text in said)
+
+
+def test_records_that_do_not_count_are_said_before_anything_is_tuned(tmp_path):
+    machine, path = detect_machine(), tmp_path / "records.db"
+    threads = machine.target.threads
+    mine, foreign = record(kind="trial", kept=False), record(kind="trial", kept=False, machine=record().machine | {"cpu_model": "another"})
+    with Store(path) as store:
+        store.append([replace(mine, threads=threads + 1), foreign])
+        assert api.unused_records(store, [TASK], machine) == (
+            f"{path}: 2 trials of these tasks do not count: they are of this machine with {threads + 1} threads, not {threads}"
+        )
+        assert api.unused_records(store, [task("matmul:m=8,n=8,k=8")], machine) is None
+        store.append([mine])
+        assert api.unused_records(store, [TASK], machine) is None
+    with Store(tmp_path / "foreign.db") as store:
+        store.append([foreign])
+        assert api.unused_records(store, [TASK], machine).endswith("they are all of other machines, or of this one with another LLVM")
+    said = []
+    api.tune(TASK, records=tmp_path / "foreign.db", max_trials=1, note=said.append)
+    assert "1 trials of these tasks do not count" in said[0]
+
+
+def test_numbers_of_threads_and_tasks_without_a_valid_trial_are_listed(tmp_path, capsys):
+    path, threads = tmp_path / "records.db", detect_machine().target.threads
+    lost = record(task="matmul:m=8,n=8,k=8,b=constant,epilogue=none", kind="trial", kept=False, seconds=(), failure="timeout", message="slow")
+    with Store(path) as store:
+        store.append([record(), lost])
+    found = best_schedules(path, None)
+    print_best(found, without_valid_trial(path, None, found))
+    out = capsys.readouterr().out
+    assert "threads" not in out.splitlines()[0]
+    assert f"no valid trial: {lost.task}: 1 of 1 trials failed, with {threads} threads" in out
+    assert without_valid_trial(path, threads + 1, []) == []
+    with Store(path) as store:
+        store.append([record(threads=threads + 1)])
+    print_best(best_schedules(path, None), [])
+    assert "threads" in capsys.readouterr().out.splitlines()[0]
 
 
 def test_signs_that_the_terminal_lacks_cost_no_table(tmp_path):

@@ -18,9 +18,10 @@ from data.store import Store
 from graph.suite import target_suite
 from ir.errors import UserError
 from ir.task import task
-from search.campaign import CampaignOptions
+from search.campaign import CampaignOptions, CampaignProgress
+from tilewright.cli import main
 from tilewright.data_card import card_text
-from tilewright.record import _alone_in, _united, print_recorded, record
+from tilewright.record import _alone_in, _left, _passes, _united, print_recorded, record
 
 MATMUL, SOFTMAX = "matmul:m=48,n=48,k=48", "softmax:shape=32x64,axis=1"
 OTHER = MACHINE | {"cpu_model": "Another CPU"}
@@ -171,6 +172,34 @@ def test_tasks_that_were_given_up_are_named(tmp_path, monkeypatch, capsys):
     recorded = record(target_suite(TASKS, {}), directory(tmp_path / "m", {MATMUL: {"a": 1}}), CampaignOptions(12))
     print_recorded(recorded)
     assert "given up: the right result of t cannot be computed" in capsys.readouterr().out
+
+
+def test_a_seed_goes_on_with_the_passes_that_it_began_with(tmp_path):
+    assert (_passes(tmp_path, None, None, 0), _passes(tmp_path, None, 1, 0), _passes(tmp_path, 3, None, 0), _passes(tmp_path, 1, 1, 0)) == (2, 1, 3, 1)
+    with pytest.raises(UserError, match=r"the candidates of seed 7 are measured in 1 passes, not 2; ask for as many, or for another seed"):
+        _passes(tmp_path, 2, 1, 7)
+
+
+def test_a_task_without_a_valid_trial_is_named_and_status_1(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tilewright.record._measure", lambda *_: (False, {}))
+    of, failed = task(TASKS[0]), data_samples.failed("timeout", task=task(TASKS[0]).key)
+    with Store(tmp_path / "campaign.db") as store:
+        store.append([failed])
+    recorded = record(target_suite(TASKS, {}), tmp_path, CampaignOptions(12))
+    assert (recorded.untimed, recorded.failures) == ((of.key,), {"timeout": 1})
+    print_recorded(recorded)
+    assert "1 failed (1 timeout), 0 are repeats" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["tilewright", "record", *TASKS, "--out", str(tmp_path), "-q"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+
+
+def test_the_time_left_is_told_by_the_speed_of_this_run():
+    first, now = (CampaignProgress(task(TASKS[0]), n, 0, 100, 0, seconds) for n, seconds in ((20, 1.0), (40, 11.0)))
+    assert _left(first, first, None) == ""
+    assert _left(first, now, None) == "  0:30 left"
+    assert _left(first, now, 21.0) == "  0:10 left"
 
 
 def test_two_campaigns_in_one_directory_are_refused(tmp_path):

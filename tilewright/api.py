@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import os
 import platform
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from numbers import Integral
 from pathlib import Path
 
 from codegen.kernel import Kernel, build_candidate, known_sketches
@@ -37,8 +35,8 @@ from search.genetic import GeneticSearch
 from search.learner import Learner
 from search.random_search import RandomSearch
 from search.tuner import Progress, SearchFactory, TaskState, TuneOptions, Tuner
-from tilewright.bounds import MAX_BATCH, MAX_SECONDS, MAX_SEED
-from tilewright.this_machine import machine_record, quiet_limits
+from tilewright.bounds import MAX_BATCH, MAX_SEED, MAX_THREADS, check_seconds, whole
+from tilewright.this_machine import is_quiet, machine_record, quiet_limits
 
 SEARCHES: dict[str, SearchFactory] = {
     "evolutionary": EvolutionarySearch,
@@ -84,7 +82,11 @@ def conv2d(
 
 
 def _joined(numbers: Pair) -> str:
-    return str(numbers) if isinstance(numbers, int) else "x".join(str(number) for number in numbers)
+    return "x".join(map(str, numbers)) if isinstance(numbers, Sequence) else str(numbers)
+
+
+def _as_task(task: Task | str) -> Task:
+    return _task(task) if isinstance(task, str) else task
 
 
 def tasks(target: str | Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> tuple[Task, ...]:
@@ -112,13 +114,14 @@ class Result:
     def tasks(self) -> tuple[Task, ...]:
         return tuple(state.task for state in self.states)
 
-    def compile(self, task: Task | None = None) -> Kernel:
+    def compile(self, task: Task | str | None = None) -> Kernel:
         """The kernel of the task's best schedule; without `task`, of the only one. `UserError` if it has no valid trial."""
         if task is None and len(self.states) != 1:
             raise UserError(f"compile which of the {len(self.states)} tasks? Name one of result.tasks")
-        state = next((state for state in self.states if task is None or state.task.key == task.key), None)
+        key = self.states[0].task.key if task is None else _as_task(task).key
+        state = next((state for state in self.states if state.task.key == key), None)
         if state is None:
-            raise UserError(f"{task.key if task else task} was not tuned in this run")
+            raise UserError(f"{key} was not tuned in this run")
         if state.best is None:
             raise UserError(f"{state.task.key} has no valid trial{_reasons(state)}")
         return _kernel(state.task, state.best, self.machine)
@@ -163,7 +166,7 @@ class Result:
 
 
 def tune(
-    what: Task | str | Path | Iterable[Task],
+    what: Task | str | Path | Iterable[Task | str],
     *,
     records: str | Path | None = None,
     max_trials: int | None = None,
@@ -179,23 +182,26 @@ def tune(
     no_winograd: bool = False,
     deterministic: bool = False,
     watch: Callable[[Progress], None] = lambda progress: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Result:
     """Search for the fastest schedule of each task.
 
-    `what` is a task, several (one that comes twice is tuned once), or a target as in `tasks`. With `records`, a file, every trial is kept there, and trials
-    already there count and are not repeated. Without any budget each task gets `DEFAULT_TRIALS_PER_TASK` trials. `search` is one of `SEARCHES`;
-    `cost_model` is what ranks candidates: "shipped" (if None), the model that comes with Tilewright, or the file of another one that `tilewright train` wrote,
-    each put right by what is measured; "scratch", one that learns from nothing; or "random". The searches "genetic" and "random" ask none, and take none.
-    `check`: compare every candidate's output with the reference. `no_winograd` leaves out schedules by Winograd's algorithm, which round otherwise;
-    `deterministic` those by split reductions too, which add the terms of a sum in parts. Records of what is left out do not count.
+    `what` is a task, several (one that comes twice is tuned once; a text is an operator's), or a target as in `tasks`. With `records`, a file, every trial is
+    kept there, and trials already there count and are not repeated. Without any budget each task gets `DEFAULT_TRIALS_PER_TASK` trials. `search` is one of
+    `SEARCHES`; `cost_model` is what ranks candidates: "shipped" (if None), the model that comes with Tilewright, or the file of another one that
+    `tilewright train` wrote, each put right by what is measured; "scratch", one that learns from nothing; or "random". The searches "genetic" and "random" ask
+    none, and take none. `check`: compare every candidate's output with the reference. `no_winograd` leaves out schedules by Winograd's algorithm, which round
+    otherwise; `deterministic` those by split reductions too, which add the terms of a sum in parts. Records of what is left out do not count. `watch` sees
+    every trial; `note` is told, before the first, what whoever tunes should know: that the records are of other machines, or that this one is busy.
     `UserError` if anything asked for cannot be had. Ctrl-C ends the run early and keeps what was found.
     """
     started = time.monotonic()
     _check_search(search, cost_model)
-    _check_whole(1, math.inf, max_trials=max_trials, max_trials_per_task=max_trials_per_task)
-    _check_whole(1, MAX_BATCH, batch=batch)
-    _check_whole(0, MAX_SEED, seed=seed)
-    _check_seconds(max_seconds=max_seconds, timeout_seconds=timeout_seconds)
+    max_trials = None if max_trials is None else whole("max_trials", max_trials, 1)
+    max_trials_per_task = None if max_trials_per_task is None else whole("max_trials_per_task", max_trials_per_task, 1)
+    batch, seed = whole("batch", batch, 1, MAX_BATCH), whole("seed", seed, 0, MAX_SEED)
+    check_seconds("max_seconds", max_seconds)
+    check_seconds("timeout_seconds", timeout_seconds)
     if max_trials is None and max_trials_per_task is None and max_seconds is None:
         max_trials_per_task = DEFAULT_TRIALS_PER_TASK
     chosen = _chosen(what)
@@ -204,7 +210,15 @@ def tune(
     options = TuneOptions(max_trials, max_trials_per_task, max_seconds, batch, seed, allowed_algorithms(no_winograd=no_winograd, deterministic=deterministic))
     with ExitStack() as stack:
         store = stack.enter_context(Store(records)) if records is not None else None
+        unused = None if store is None else unused_records(store, chosen, machine)
+        if unused is not None:
+            note(unused)
+        if threads is None and register_openmp() is None:
+            note("no OpenMP library is found, such as the xgboost wheel brings: kernels run on one thread")
         limits = quiet_limits(machine.target)
+        if not is_quiet(limits):
+            speedup = f"{machine.target.threads} threads were {limits.fma_scaling:.1f} times as fast as one"
+            note(f"something else keeps this machine busy ({speedup}): what is measured now will be less certain")
         runner = stack.enter_context(LiveRunner(machine.target, timeout_seconds=timeout_seconds, check=check, seed=seed))
         tuner = Tuner(
             chosen, machine.target, runner, learner, SEARCHES[search], store, options,
@@ -221,23 +235,11 @@ def _check_search(search: str, cost_model: str | None) -> None:
         raise UserError(f"the search {search} asks no cost model, so it takes none; got {cost_model}")
 
 
-def _check_whole(least: int, most: float, **numbers: int | None) -> None:
-    for name, number in numbers.items():
-        if number is not None and (isinstance(number, bool) or not isinstance(number, Integral) or not least <= number <= most):
-            raise UserError(f"{name} must be a whole number from {least}{f' to {most}' if most < math.inf else ' on'}, got {number!r}")
-
-
-def _check_seconds(**numbers: float | None) -> None:
-    for name, number in numbers.items():
-        if number is not None and not 0 < number <= MAX_SECONDS:
-            raise UserError(f"{name} must be positive and at most {MAX_SECONDS:.0f}, got {number}")
-
-
-def _chosen(what: Task | str | Path | Iterable[Task]) -> tuple[Task, ...]:
+def _chosen(what: Task | str | Path | Iterable[Task | str]) -> tuple[Task, ...]:
     if isinstance(what, Task):
         return (what,)
     chosen: dict[str, Task] = {}
-    for each in tasks(what) if isinstance(what, str | Path) else what:
+    for each in tasks(what) if isinstance(what, str | Path) else map(_as_task, what):
         same = chosen.get(each.key)
         chosen[each.key] = each if same is None else replace(same, count=same.count + each.count)
     if not chosen:
@@ -246,7 +248,8 @@ def _chosen(what: Task | str | Path | Iterable[Task]) -> tuple[Task, ...]:
 
 
 def one_thread_without_openmp(threads: int | None) -> int | None:
-    """The thread count to ask for: one where no OpenMP library is found, `UserError` if more were asked for."""
+    """The thread count to ask for: one where no OpenMP library is found, `UserError` if more were asked for, or no whole number."""
+    threads = None if threads is None else whole("threads", threads, 1, MAX_THREADS)
     if register_openmp() is not None:
         return threads
     if threads is not None and threads > 1:
@@ -279,16 +282,27 @@ def compile(
     task: Task | str, *, records: str | Path, threads: int | None = None, no_winograd: bool = False, deterministic: bool = False
 ) -> Kernel:  # fmt: skip
     """The kernel of the best recorded schedule of the task for this machine and thread count, some left out as in `tune`; `UserError` if there is none."""
-    wanted = _task(task) if isinstance(task, str) else task
+    wanted = _as_task(task)
     machine = detect_machine(one_thread_without_openmp(threads))
     with Store(records, create=False) as store:
         best = recorded_best(store, wanted, machine, allowed_algorithms(no_winograd=no_winograd, deterministic=deterministic))
         if best is None:
-            others = sorted({setting.threads for setting in store.best(wanted.key)})
-            counts = ", ".join(map(str, others))
-            hint = f"; there are records of another machine, version or thread count ({counts}), or by algorithms left out" if others else ""
-            raise UserError(f"{records} has no valid trial of {wanted.key} for this machine with {machine.target.threads} threads{hint}")
+            hint = unused_records(store, [wanted], machine)
+            asked = f"{records} has no valid trial of {wanted.key} for this machine with {machine.target.threads} threads"
+            raise UserError(f"{asked}, or none of this version or by these algorithms" if hint is None else f"{asked}; {hint}")
     return _kernel(wanted, Candidate(best.sketch, best.row), machine)
+
+
+def unused_records(store: Store, tasks: Sequence[Task], machine: Machine) -> str | None:
+    """Why the store's trials of these tasks do not count on this machine with its threads, if there are some and none does: what is silently passed over
+    would be measured again for no reason that its owner could see."""
+    here, keys = (machine_id(machine_record(machine)), machine.target.threads), {task.key for task in tasks}
+    counts = [each for each in store.tasks() if each.setting.task in keys]
+    if not counts or any((each.setting.machine, each.setting.threads) == here for each in counts):
+        return None
+    mine = sorted({each.setting.threads for each in counts if each.setting.machine == here[0]})
+    whose = f"of this machine with {' and '.join(map(str, mine))} threads, not {here[1]}" if mine else "all of other machines, or of this one with another LLVM"
+    return f"{store.path}: {sum(each.n_trials for each in counts)} trials of these tasks do not count: they are {whose}"
 
 
 def recorded_best(store: Store, task: Task, machine: Machine, algorithms: Collection[str] = ALGORITHMS) -> Record | None:

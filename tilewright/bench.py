@@ -23,7 +23,7 @@ from ir.errors import UserError
 from ir.task import Task
 from schedule.algorithms import ALGORITHMS
 from schedule.measurement import Candidate
-from tilewright.api import one_thread_without_openmp, recorded_best
+from tilewright.api import one_thread_without_openmp, recorded_best, unused_records
 from tilewright.bench_worker import AGAIN, IN_A_ROW, PEAK
 from tilewright.peers import PEERS, choose_peers
 from tilewright.turns import Series, TurnOptions
@@ -177,12 +177,8 @@ def run_bench(
     cpus = sorted(allowed_cpus())  # before an OpenMP library is loaded, which may narrow them
     chosen, notes = choose_peers(peers)
     machine = detect_machine(one_thread_without_openmp(threads))
-    schedules = [None] * len(tasks) if records is None else recorded_schedules(records, tasks, machine, algorithms)
-    if records is None:
-        notes.append("no records are given: default schedules only")
-    else:
-        missing = [task.key for task, schedule in zip(tasks, schedules, strict=True) if schedule is None]
-        notes += [f"no record of {key} for this machine with {machine.target.threads} threads: default schedule only" for key in missing]
+    schedules, remarks = _schedules(records, tasks, machine, algorithms)
+    notes += remarks
     job = {
         "parent": os.getpid(),
         "cpus": cpus,
@@ -215,6 +211,18 @@ def run_bench(
             raise
         raise BenchFailed(str(error), so_far("failed")) from None
     return so_far("")
+
+
+def _schedules(records: str | Path | None, tasks: Sequence[Task], machine: Machine, algorithms: Collection[str]) -> tuple[list[Candidate | None], list[str]]:
+    """The schedule to use for each task, if there is one, and why there is none."""
+    if records is None:
+        return [None] * len(tasks), ["no records are given: default schedules only"]
+    schedules = recorded_schedules(records, tasks, machine, algorithms)
+    missing = [task for task, schedule in zip(tasks, schedules, strict=True) if schedule is None]
+    notes = [f"no record of {task.key} for this machine with {machine.target.threads} threads: default schedule only" for task in missing]
+    with Store(records, create=False) as store:
+        unused = unused_records(store, missing, machine)
+    return schedules, notes + ([] if unused is None else [unused])
 
 
 class BenchFailed(UserError):

@@ -31,8 +31,11 @@ NO_VALID_TRIAL, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 def _with_place(path: Path | None) -> Path | None:
     """A file that will be written at the end: whether it can be is to be known at the beginning."""
+    from ir.errors import UserError
     from ir.files import check_place
 
+    if path is not None and str(path) == "-":
+        raise UserError("-: standard output has the tables; name a file")
     if path is not None:
         check_place(path)
     return path
@@ -127,6 +130,21 @@ def main() -> None:
         raise
 
 
+def _print_version(wanted: bool) -> None:
+    from tilewright import __version__
+
+    if wanted:
+        print(f"tilewright {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and nothing else.")] = False,
+) -> None:
+    """What all commands have in common."""
+
+
 @app.command()
 def doctor(threads: ThreadsOption = None, json: JsonOption = None) -> None:
     """What this machine offers: CPU, caches, limits in force, LLVM, libgomp, measured peak, powers of two and bandwidth."""
@@ -183,17 +201,18 @@ def tune(
     from tilewright.display import Watcher, also_as_json, print_result
 
     _check_apart(json, target, records, cost_model)
-    network = _network(target, shape)
+    network = _network(target, shape, quiet)
     chosen = select_tasks(network.tasks, tasks)
-    headline = f"tuning {len(chosen)} of {len(network.tasks)} tasks of {target}; Ctrl-C keeps the best so far"
+    ending = "Ctrl-C ends it, and nothing is kept without --records" if records is None else f"Ctrl-C keeps the best so far in {records}"
+    headline = f"tuning {len(chosen)} of {len(network.tasks)} tasks of {target}; {ending}"
     with Watcher(headline, quiet=quiet, verbose=verbose) as watcher:
         result = api.tune(
             chosen, records=records, max_trials=max_trials, max_trials_per_task=max_trials_per_task, max_seconds=max_seconds, batch=batch,
             threads=threads, seed=seed, search=search.value, cost_model=cost_model, check=not no_check, timeout_seconds=timeout,
-            no_winograd=no_winograd, deterministic=deterministic, watch=watcher,
+            no_winograd=no_winograd, deterministic=deterministic, watch=watcher, note=watcher.note,
         )  # fmt: skip
     with also_as_json(json, result.to_json()):
-        covered = print_result(result, network)
+        covered = print_result(result, network, records)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
     if any(state.best is None for state in result.states) or (require_tuned and not covered):
@@ -208,12 +227,12 @@ def best(
     """The best schedule of each recorded task, readable, with its speed and its fraction of the peak."""
     from schedule.algorithms import allowed_algorithms
     from tilewright.display import also_as_json
-    from tilewright.inspect import best_json, best_schedules, print_best
+    from tilewright.inspect import best_json, best_schedules, print_best, without_valid_trial
 
     _check_apart(json, records)
     found = best_schedules(records, threads, allowed_algorithms(no_winograd=no_winograd, deterministic=deterministic))
     with also_as_json(json, best_json(found)):
-        print_best(found)
+        print_best(found, without_valid_trial(records, threads, found))
 
 
 @app.command()
@@ -255,7 +274,7 @@ def bench(
     _check_apart(json, target, records)
     network = _network(target, shape)
     algorithms = allowed_algorithms(no_winograd=no_winograd, deterministic=deterministic)
-    wanted = peers.split(",") if peers is not None else None
+    wanted = None if peers is None else [name.strip() for name in peers.split(",")]
     failed: BenchFailed | None = None
     try:
         result = run_bench(select_tasks(network.tasks, tasks), records, wanted, rounds, threads, algorithms=algorithms, watch=print_compared)
@@ -281,7 +300,9 @@ def record(
     max_seconds: Annotated[
         float | None, typer.Option(min=1.0, max=MAX_SECONDS, help="Time for candidates; what the machine can do is measured before, files are written after.")
     ] = None,
-    passes: Annotated[int | None, typer.Option(min=1, help="How often each candidate is measured, some seconds apart; 2 by default.")] = None,
+    passes: Annotated[
+        int | None, typer.Option(min=1, help="How often each candidate is measured, some seconds apart; 2 by default, or as often as those of this seed were.")
+    ] = None,
     shape: ShapeOption = None,
     threads: ThreadsOption = None,
     seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Same seed, same candidates; 0 by default.")] = None,
@@ -292,7 +313,7 @@ def record(
     from graph.suite import named_suite, target_suite
     from ir.errors import UserError
     from search.campaign import CampaignOptions
-    from tilewright.record import MAX_TRIALS, PASSES, print_recorded, record
+    from tilewright.record import MAX_TRIALS, print_recorded, record
 
     if suite is not None and (targets or shape):
         raise UserError(f"--suite {suite.value} and targets or shapes are not for one campaign: give one of them, then append the other to the same directory")
@@ -305,11 +326,11 @@ def record(
     for note in chosen.notes if chosen is not None and not quiet else ():
         print(f"note: {note}", file=sys.stderr)
     options = CampaignOptions(max_trials or MAX_TRIALS, max_seconds, seed or 0)
-    recorded = record(chosen, out, options, merge=merge or (), threads=threads, passes=passes or PASSES, quiet=quiet)
+    recorded = record(chosen, out, options, merge=merge or (), threads=threads, passes=passes, quiet=quiet)
     print_recorded(recorded)
     if recorded.interrupted:
         raise typer.Exit(INTERRUPTED)
-    if recorded.given_up:
+    if recorded.given_up or recorded.untimed:
         raise typer.Exit(NO_VALID_TRIAL)
 
 
@@ -367,7 +388,7 @@ def _held_out_networks(names: str | None, split: SplitName | None) -> tuple[str,
 
     if names is not None and split is not SplitName.network:
         raise UserError(f"--networks {names}: only the split `network` holds out networks")
-    return None if names is None else tuple(names.split(","))
+    return None if names is None else tuple(name.strip() for name in names.split(","))
 
 
 @app.command()
@@ -411,12 +432,12 @@ def import_records(
     say(f"{imported.n_new} records added to {records}, {imported.n_known} were there already")
 
 
-def _network(target: str, shapes: list[str] | None) -> Network:
+def _network(target: str, shapes: list[str] | None, quiet: bool = False) -> Network:
     from graph.shapes import parse_shapes
     from graph.targets import resolve_target
 
     network = resolve_target(target, parse_shapes(shapes or []))
-    for note in network.notes:
+    for note in () if quiet else network.notes:
         print(f"note: {note}", file=sys.stderr)
     return network
 

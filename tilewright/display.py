@@ -22,6 +22,7 @@ from ir.files import write_file
 from ir.task import Task
 
 if TYPE_CHECKING:  # what makes them takes a second to import, and most commands make none
+    from schedule.measurement import Candidate, Measurement
     from search import tuner
     from tilewright.api import Result
     from tilewright.bench import BenchResult, TaskBench
@@ -143,15 +144,16 @@ class Watcher:
     def say(self, line: str) -> None:
         self._console.print(Text(line), soft_wrap=True)
 
+    def note(self, text: str) -> None:
+        self.say(f"note: {text}")
+
     def __call__(self, progress: tuner.Progress) -> None:
         if self._headline is not None:
             self.say(self._headline)
             self._headline = None
         status = status_line(progress)
-        if self._verbose:
-            candidate, seconds = next(reversed(progress.state.measured.items()))
-            rate = f"{progress.state.task.speed(seconds):.1f} {progress.state.task.speed_unit}" if seconds < float("inf") else "failed"
-            self.say(f"{candidate.sketch} {list(candidate.row)}: {rate}")
+        if self._verbose and progress.trial is not None:
+            self.say(_trial_line(progress.state.task, *progress.trial))
         if self._live.disable:
             now = time.monotonic()
             if now - self._last_line >= LINE_SECONDS:
@@ -161,14 +163,19 @@ class Watcher:
         self._live.update(self._bar, completed=done_fraction(progress), description=progress.state.task.name[:48], status=status)
 
 
+def _trial_line(task: Task, candidate: Candidate, measurement: Measurement) -> str:
+    outcome = f"{task.speed(measurement.best_seconds):.1f} {task.speed_unit}" if measurement.ok else f"failed, {measurement.failure}: {measurement.message}"
+    return f"{candidate.sketch} {list(candidate.row)}: {outcome}"
+
+
 def status_line(progress: tuner.Progress) -> str:
-    """Elapsed, left, task, trials, best, failed."""
+    """Elapsed, left, task, trials, best, failed; at the end, that the best are measured again."""
     best = progress.state.best_seconds
     rate = f"{progress.state.task.speed(best):.1f} {progress.state.task.speed_unit}" if best else "nothing yet"
     left = seconds_left(progress)
     parts = [
         f"{clock(progress.elapsed_seconds)} elapsed",
-        f"{clock(left)} left" if left is not None else "",
+        "measuring the best again" if progress.trial is None else f"{clock(left)} left" if left is not None else "",
         f"task {progress.task_number + 1}/{progress.n_tasks}",
         f"trials {progress.n_trials}" + (f"/{progress.options.max_trials}" if progress.options.max_trials else ""),
         f"best {rate}",
@@ -205,8 +212,9 @@ def clock(seconds: float) -> str:
     return f"{minutes}:{rest:02d}"
 
 
-def print_result(result: Result, network: Network) -> bool:
-    """The outcome by task, the failures by class, the coverage. True if every compute-heavy layer of the network is tuned."""
+def print_result(result: Result, network: Network, records: Path | None) -> bool:
+    """The outcome by task, the failures by class, the coverage. `records`: where the trials are kept, if anywhere. True if every compute-heavy layer of the
+    network is tuned."""
     rows = []
     numbers = {task.key: number for number, task in enumerate(network.tasks)}
     for state in result.states:
@@ -244,7 +252,8 @@ def print_result(result: Result, network: Network) -> bool:
     unjudged = sum(state.best is not None and not state.is_judged and not state.given_up for state in result.states)
     if unjudged:
         why = "the run was interrupted" if result.interrupted else "the time was over, or that failed"
-        out.print(f"{unjudged} of the best were not measured again beside the default schedule: {why}; the next run with the same records file does so")
+        later = "" if records is None else "; the next run with the same records file does so"
+        out.print(f"{unjudged} of the best were not measured again beside the default schedule: {why}{later}")
     chosen = {state.task.key for state in result.states}
     for task in network.tasks:
         if task.key not in chosen:
@@ -275,16 +284,19 @@ def print_bench(result: BenchResult) -> bool:
                 milliseconds(row.median_seconds), *flops, f"{row.gb_per_second:.1f}", ratio,
                 noise if number == 0 else "",
             ))  # fmt: skip
-    columns = ("task", "contender", "fastest", "median", "GFLOP/s", "of peak", "GB/s", "best peer / this", "A/A")
+    columns = ("task", "contender", "fastest", "median", "GFLOP/s", "of peak", "GB/s", "× best peer", "A/A")
     print_table("", columns, rows, left=2)
     out = console()
     for note in (*result.notes, *(note for bench in result.tasks for note in bench.notes)):
         out.print(Text(f"note: {note}"))
     ratios = [min(peer.min_seconds for peer in bench.peers) / bench.ours.min_seconds for bench in result.tasks if bench.peers and bench.ours is not None]
     if ratios:
-        out.print(f"geometric mean over {len(ratios)} tasks: {math.exp(sum(map(math.log, ratios)) / len(ratios)):.2f}× the best peer of each")
+        n_default = sum(bool(bench.peers) and bench.ours is not None and not bench.tuned for bench in result.tasks)
+        by_default = f", {n_default} of them by the default schedule" if n_default else ""
+        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+        out.print(f"geometric mean over {len(ratios)} tasks{by_default}: {mean:.2f}× the best peer of each")
     n_tuned = sum(bench.tuned for bench in result.tasks)
-    out.print(f"tuned {n_tuned}/{len(result.tasks)}")
+    out.print(f"tuned {n_tuned}/{len(result.tasks)} tasks")
     return n_tuned == len(result.tasks)
 
 

@@ -14,7 +14,7 @@ from codegen.lower import lower
 from codegen.machine import detect_machine
 from data.meaning import usable_best
 from data.record import Record, best_by_setting, by_setting, default_of, machine_id
-from data.store import Store
+from data.store import Store, TaskCounts
 from ir.errors import IllegalCandidate, UserError
 from ir.nest import nest_text
 from ir.task import Task, known_task, task
@@ -67,18 +67,30 @@ def best_schedules(path: Path, threads: int | None, algorithms: Collection[str] 
     return found
 
 
-def print_best(found: Sequence[Best]) -> None:
-    from tilewright.display import milliseconds, percent, print_table, speed
+def without_valid_trial(path: Path, threads: int | None, found: Sequence[Best]) -> list[TaskCounts]:
+    """The recorded settings of which nothing was found."""
+    known = {best.record.setting for best in found}
+    with Store(path, create=False) as store:
+        return [count for count in store.tasks() if count.setting not in known and threads in (None, count.setting.threads)]
+
+
+def print_best(found: Sequence[Best], untimed: Sequence[TaskCounts]) -> None:
+    from tilewright.display import milliseconds, percent, print_table, say, speed
 
     rows = []
+    several = len({best.record.threads for best in found}) > 1
     for i, best in enumerate(found):
         speedup = f"{best.default_seconds / best.record.best_seconds:.2f}×" if best.default_seconds else "–"
         rows.append((
-            i, best.record.task, schedule_text(best.record), best.n_trials, milliseconds(best.record.best_seconds), speedup,
+            i, best.record.task, schedule_text(best.record), *([best.record.threads] if several else []), best.n_trials,
+            milliseconds(best.record.best_seconds), speedup,
             speed(best.task, best.record.best_seconds) if best.task else "unknown task",
             percent(best.peak_fraction) if best.here else "other machine",
         ))  # fmt: skip
-    print_table("", ("#", "task", "schedule", "trials", "best", "speedup", "GFLOP/s", "of peak"), rows, left=3)
+    threads = ["threads"] if several else []
+    print_table("", ("#", "task", "schedule", *threads, "trials", "best", "speedup", "GFLOP/s", "of peak"), rows, left=3)
+    for count in untimed:
+        say(f"no valid trial: {count.setting.task}: {count.n_failed} of {count.n_trials} trials failed, with {count.setting.threads} threads")
 
 
 def best_json(found: Sequence[Best]) -> list[dict[str, object]]:

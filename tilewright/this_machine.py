@@ -16,11 +16,16 @@ def machine_record(machine: Machine) -> dict[str, str | int]:
     return {"cpu_model": machine.cpu_model, **target}
 
 
+def is_quiet(limits: Limits) -> bool:
+    """Whether the threads together were about as fast as they should be."""
+    return limits.fma_scaling >= QUIET_SCALING * limits.threads
+
+
 def quiet_limits(target: Target) -> Limits:
     """The machine's limits; measured again, at most twice, where the threads together were so slow that something else must have kept a CPU."""
     limits = measure_limits(target, LIMITS_SECONDS)
     for _ in range(2):
-        if limits.fma_scaling >= QUIET_SCALING * target.threads:
+        if is_quiet(limits):
             break
         again = measure_limits(target, LIMITS_SECONDS)
         limits = max(limits, again, key=lambda each: each.fma_gflops_all.best)
