@@ -188,7 +188,7 @@ def test_a_row_stays_until_its_successor_is_measured(tmp_path, tiny):
         metaschedule.run(both, tmp_path, python, tmp_path / "again.db", tune=interrupted)
     after = pd.read_csv(tmp_path / "results.csv")
     assert list(after["family"]) == ["NRM", "TBG"]
-    assert (after["min_seconds"] == before["min_seconds"]).tolist() == [False, True]
+    assert np.isclose(after["min_seconds"], before["min_seconds"], rtol=1e-9, atol=0).tolist() == [False, True]  # a CSV may lose the last bit
 
 
 def test_rows_of_an_earlier_version_are_refused(tmp_path, tiny):
