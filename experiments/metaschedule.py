@@ -179,16 +179,22 @@ def run(
         print(f"{number}/{len(cases)} {family} {of.key}", file=sys.stderr, flush=True)
         start = time.perf_counter()
         tune(of, records, config)
+        tuning_seconds = time.perf_counter() - start
         tuned = recorded_schedules(records, [of], machine)[0]
         if tuned is None:
             raise UserError(f"{records} has no valid trial of {of.key}")
-        ours = {**tuning_of(of, records, machine), "tuning_seconds": time.perf_counter() - start, "sketch": tuned.sketch}
+        ours = {**tuning_of(of, records, machine), "tuning_seconds": tuning_seconds, "sketch": tuned.sketch}
         found = row(ours, *compare(of, tuned, machine, python, cpus, config))
         results[family] = {"family": family, "task": of.key, **found, **versions}
-        write_results(output, pd.DataFrame([results[each] for each in FAMILIES if each in results]))
+        write_results(output, _in_order(results))
         write_machine(output, about)
         print(f"    {_outcome(found)}", file=sys.stderr, flush=True)
-    return pd.DataFrame([results[each] for each in FAMILIES if each in results])
+    return _in_order(results)
+
+
+def _in_order(results: Mapping[str, dict[str, Any]]) -> pd.DataFrame:
+    """A row a family, as the suite has them."""
+    return pd.DataFrame([results[family] for family in FAMILIES if family in results])
 
 
 def refuse_recorded(records: Path, cases: Iterable[Task], machine: Machine) -> None:

@@ -125,7 +125,7 @@ def report(output: Path) -> str:
 def table(results: pd.DataFrame) -> str:
     """In Markdown: a line a family, then a line a case, then the marks."""
     tuned = results[results["contender"] == "tuned"]
-    untuned = [f"Not tuned, and in none of these numbers: {key}." for key in dict.fromkeys(results["task"]) if key not in set(tuned["task"])]
+    untuned = [f"Not tuned, and in none of these numbers: {key}." for key in results.loc[~results["task"].isin(tuned["task"]), "task"].unique()]
     families = [_family_line(str(family), mine) for family, mine in tuned.groupby("family", sort=False)]
     cases = [_case_line(row) for _, row in tuned.iterrows()]
     means = tuned.groupby("family")["ratio_to_best_peer"].agg(geometric_mean)
