@@ -60,10 +60,10 @@ def compared(*arguments: Any, **options: Any) -> Iterator[BenchResult]:
         raise failed
 
 
-def with_earlier(results: pd.DataFrame, output: Path, columns: Sequence[str], order: Sequence[str]) -> pd.DataFrame:
-    """With the rows that an earlier run wrote of other tasks, in this order of tasks; others last."""
-    if (output / RESULTS).exists():
-        earlier = read_results(output, columns)
+def with_earlier(results: pd.DataFrame, output: Path, columns: Sequence[str], order: Sequence[str], name: str = RESULTS) -> pd.DataFrame:
+    """With the rows that an earlier run wrote of other tasks into the CSV of that name, in this order of tasks; others last."""
+    if (output / name).exists():
+        earlier = read_results(output, columns, name)
         results = pd.concat([earlier[~earlier["task"].isin(results["task"])], results])
     place = {key: number for number, key in enumerate(order)}
     return results.iloc[np.argsort(results["task"].map(lambda key: place.get(key, len(place))), kind="stable")].reset_index(drop=True)

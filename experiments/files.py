@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,25 @@ def check_same_machine(output: Path, machine: Machine) -> None:
         raise UserError(
             f"{output / RESULTS}: its rows are of another machine ({_kind(there)}; this one: {_kind(machine.target.to_json())}); choose another --output"
         )
+
+
+def check_alike(output: Path, about: Mapping[str, Any], *paths: tuple[str, ...]) -> None:
+    """Before rows are added to those that are there: `UserError` where what machine.json says of these at any of the paths is not what `about` says."""
+    path = output / "machine.json"
+    if not (output / RESULTS).exists() or not path.exists():
+        return
+    try:
+        there = json.loads(path.read_bytes())
+        differing = [(names, _at(there, names)) for names in paths if _at(there, names) != _at(about, names)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: it does not say what the rows beside it were made with: {error}") from None
+    for names, value in differing:
+        raise UserError(f"{output / RESULTS}: its rows have {' '.join(names)} {value}; this run {_at(about, names)}; choose another --output")
+
+
+def _at(about: Any, names: Sequence[str]) -> Any:
+    """What stands there under one name after the other."""
+    return reduce(getitem, names, about)
 
 
 def _kind(target: Mapping[str, object]) -> str:

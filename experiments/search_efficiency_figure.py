@@ -1,16 +1,18 @@
-"""The figure of `experiments.search_efficiency`, from its CSVs alone."""
+"""The figures of `experiments.search_efficiency`, from its CSVs alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from numpy.typing import NDArray
 
 from experiments.figure_parts import METHOD_COLOURS, save
+from ir.task import task
 from tilewright.history import short_name
 
 TITLES = {
@@ -21,64 +23,95 @@ TITLES = {
     "tpe": "Optuna's TPE",
     "random": "random search",
 }
+N_POINTS = 200  # of a curve
+N_COLUMNS = 4  # of the figure of tasks
+
+Values = NDArray[np.float64]
 
 
-def draw(results: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> None:
-    """A column a task; best so far against trials above, against seconds in the middle, as a share of the best that any run found (what is kept is
-    chosen and judged by different measurements, so it may fall a little); below, how well the model ordered each batch before it learned from it."""
-    tasks = list(dict.fromkeys(results["task"]))
-    figure = Figure(figsize=(3.0 * len(tasks), 8.2), dpi=150, layout="constrained")
-    axes = figure.subplots(3, len(tasks), squeeze=False, sharey="row")
-    for column, name in enumerate(tasks):
-        mine = results[results["task"] == name]
-        best = mine["best_gflops"].max()
-        for method, runs in mine.groupby("method", sort=False):
-            _draw_method(axes[0, column], runs, "trial", best, str(method))
-            _draw_method(axes[1, column], runs, "elapsed_seconds", best, str(method))
-        for method, runs in rounds[(rounds["task"] == name) & rounds["method"].isin(["prior", "learned"])].groupby("method", sort=False):
-            _draw_quality(axes[2, column], runs, str(method))
-        axes[0, column].set_title(f"{short_name(name)}\nbest {best:.0f} GFLOP/s", fontsize=8)
-        for row, label in enumerate(("trials", "seconds, everything included", "trials before the batch")):
-            axes[row, column].set_xlabel(label, fontsize=8)
-    for row in axes:
-        for axis in row:
-            axis.grid(alpha=0.25)
-            axis.tick_params(labelsize=8)
-    for row in axes[:2]:
-        row[0].set_ylabel("best so far / best of all", fontsize=8)
-        for axis in row:
-            axis.set_xscale("log")
-            axis.xaxis.set_minor_formatter(NullFormatter())  # its labels run into each other where an axis has less than a decade
-            axis.set_ylim(0.5, 1.02)  # what is below is a schedule that nobody would keep
-    axes[2, 0].set_ylabel("pairs of the next batch\nin the right order", fontsize=8)
-    for axis in axes[2]:
-        axis.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
-        axis.set_ylim(0.2, 1.0)
-    figure.legend(*axes[0, -1].get_legend_handles_labels(), fontsize=8, ncols=len(TITLES), loc="outside lower center")
+def draw(runs: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> None:
+    """All tasks together: best so far against trials and against seconds, and how well the model ordered each batch before it learned from it. `runs`: as
+    `search_efficiency.to_their_ends` makes them."""
+    figure = Figure(figsize=(13.0, 4.6), dpi=150, layout="constrained")
+    over_trials, over_seconds, quality = figure.subplots(1, 3)
+    for method, mine in runs.groupby("method", sort=False):
+        _draw_method(over_trials, mine, "trial", str(method))
+        _draw_method(over_seconds, mine, "elapsed_seconds", str(method))
+    for method, mine in rounds[rounds["method"].isin(["prior", "learned"])].groupby("method", sort=False):
+        _draw_quality(quality, mine, str(method))
+    over_trials.set(xlabel="trials", ylabel="best so far / best of all", ylim=(0.5, 1.01))
+    over_seconds.set(xlabel="seconds, everything included", ylabel="best so far / best of all", ylim=(0.5, 1.01))
+    quality.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
+    quality.set(xlabel="trials before the batch", ylabel="pairs of the next batch in the right order", ylim=(0.4, 1.0))
+    for axis in (over_trials, over_seconds):
+        _scale(axis)
+    for axis in (over_trials, over_seconds, quality):
+        axis.grid(alpha=0.25)
+    figure.legend(*over_trials.get_legend_handles_labels(), fontsize=9, ncols=3, loc="outside lower center", frameon=False)
+    n_tasks, n_seeds = runs["task"].nunique(), runs["seed"].nunique()
     figure.suptitle(
-        "The best that each search has found so far, and how well it orders the next batch (line: mean over seeds, band: lowest to highest; dotted: chance)",
+        f"Live search on {n_tasks} tasks, {n_seeds} seeds: geometric mean over tasks (line: mean over seeds, band: lowest to highest; dotted: chance)",
         fontsize=10,
     )
     save(figure, path)
 
 
-def _draw_quality(axis: Axes, runs: pd.DataFrame, method: str) -> None:
-    """Mean and range over seeds of the pairwise accuracy within each batch."""
-    starts = runs.assign(start=runs.groupby("seed")["n_measured"].cumsum() - runs["n_measured"])
-    accuracy = starts.groupby("start")["pairwise_accuracy"]
-    axis.fill_between(accuracy.min().index, accuracy.min(), accuracy.max(), color=METHOD_COLOURS[method], alpha=0.2, linewidth=0)
-    axis.plot(accuracy.mean(), color=METHOD_COLOURS[method], linewidth=1.6)
+def draw_tasks(results: pd.DataFrame, path: Path) -> None:
+    """A panel a task: best so far against trials, as a share of the best that any run found (what is kept is chosen and judged by different measurements, so
+    it may fall a little)."""
+    tasks = list(dict.fromkeys(results["task"]))
+    n_rows = -(-len(tasks) // N_COLUMNS)
+    figure = Figure(figsize=(3.4 * N_COLUMNS, 2.7 * n_rows + 0.8), dpi=150, layout="constrained")
+    axes = figure.subplots(n_rows, N_COLUMNS, squeeze=False, sharey=True).ravel()
+    for axis, name in zip(axes, tasks, strict=False):
+        mine, of = results[results["task"] == name], task(name)
+        best = mine["best_speed"].max()
+        runs = mine.assign(trial=mine["trial"] + 1, best_share=mine["best_speed"] / best)
+        for method, some in runs.groupby("method", sort=False):
+            _draw_method(axis, some, "trial", str(method))
+        axis.set_title(f"{short_name(name)}\nbest {best:.0f} {of.speed_unit}", fontsize=8)
+        axis.set_xlabel("trials", fontsize=8)
+        axis.set_ylim(0.3, 1.02)  # what is below is a schedule that nobody would keep
+        _scale(axis)
+        axis.grid(alpha=0.25)
+        axis.tick_params(labelsize=8)
+    for axis in axes[len(tasks) :]:
+        axis.set_axis_off()
+    figure.supylabel("best so far / best of all", fontsize=9)
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, ncols=3, loc="outside lower center", frameon=False)
+    figure.suptitle("The best that each search has found so far (line: mean over seeds, band: lowest to highest)", fontsize=10)
+    save(figure, path)
 
 
-def _draw_method(axis: Axes, runs: pd.DataFrame, over: str, best: float, method: str) -> None:
-    """Mean and range over seeds, on a common grid of trials or seconds."""
-    start = 1.0 if over == "trial" else max(runs["elapsed_seconds"].min(), 0.1)
-    grid = np.geomspace(start, max(runs[over].max() + (over == "trial"), 2 * start), 200)
-    curves = []
-    for _, one in runs.groupby("seed"):
-        at = np.searchsorted(one[over].to_numpy() + (over == "trial"), grid, side="right") - 1
-        curves.append(np.where(at >= 0, one["best_gflops"].to_numpy()[np.maximum(at, 0)], np.nan) / best)
-    stacked = np.array(curves)
-    whole = ~np.isnan(stacked).any(axis=0)
-    axis.fill_between(grid[whole], stacked[:, whole].min(axis=0), stacked[:, whole].max(axis=0), color=METHOD_COLOURS[method], alpha=0.2, linewidth=0)
-    axis.plot(grid[whole], stacked[:, whole].mean(axis=0), color=METHOD_COLOURS[method], linewidth=1.6, label=TITLES[method])
+def _scale(axis: Axes) -> None:
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter("{x:g}")
+
+
+def _draw_quality(axis: Axes, rounds: pd.DataFrame, method: str) -> None:
+    """The pairwise accuracy within each batch: means over tasks, of which mean and range over seeds."""
+    starts = rounds.assign(start=rounds.groupby(["task", "seed"])["n_measured"].cumsum() - rounds["n_measured"])
+    by_run = starts.pivot_table(index=["task", "seed"], columns="start", values="pairwise_accuracy", dropna=False)
+    of_all = by_run.dropna(axis="columns")  # means over other tasks at each place would say nothing of the model
+    _draw_band(axis, of_all.columns.to_numpy(), of_all.groupby("seed").mean().to_numpy(), METHOD_COLOURS[method])
+
+
+def _draw_method(axis: Axes, runs: pd.DataFrame, over: str, method: str) -> None:
+    """From where all runs have something: geometric mean over tasks, of which mean and range over seeds, on a grid of trials or seconds."""
+    by_run = [(seed, one[over].to_numpy(), one["best_share"].to_numpy()) for (_, seed), one in runs.groupby(["task", "seed"])]
+    start = max(at[0] for _, at, _ in by_run)
+    grid = np.geomspace(start, max(runs[over].max(), 1.001 * start), N_POINTS)
+    logs = pd.DataFrame([np.log(_so_far(at, shares, grid)) for _, at, shares in by_run], index=[seed for seed, _, _ in by_run])
+    _draw_band(axis, grid, np.exp(logs.groupby(level=0).mean().to_numpy()), METHOD_COLOURS[method], TITLES[method])
+
+
+def _so_far(at: Values, shares: Values, grid: Values) -> Values:
+    """What a run had at each point; after its end what it had then."""
+    return np.asarray(shares[np.searchsorted(at, grid, side="right") - 1])
+
+
+def _draw_band(axis: Axes, x: Values, curves: Sequence[Values] | Values, colour: str, label: str | None = None) -> None:
+    """(seeds, points) as their mean and range."""
+    curves = np.asarray(curves)
+    axis.fill_between(x, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+    axis.plot(x, curves.mean(axis=0), color=colour, linewidth=1.6, label=label)
