@@ -81,7 +81,7 @@ class Constants:
         nodes = self._needed(name)
         n_bytes = sum(self._n_bytes[node.name] for node in nodes)
         if n_bytes > MAX_TENSOR_BYTES:
-            raise Unsupported(f"constant {name!r} is not computed: on the way there are {n_bytes / (1 << 30):.4g} GiB, more than {MAX_TENSOR_BYTES >> 30}")
+            raise Unsupported(f"constant {name!r} is not computed: on the way there are {n_bytes / (1 << 30):.4g} GiB, more than {MAX_TENSOR_BYTES >> 30} GiB")
         return self.evaluate(nodes, [name])[name]
 
     def evaluate(self, nodes: Sequence[NodeProto], outputs: Sequence[str]) -> dict[str, Array]:
@@ -92,7 +92,8 @@ class Constants:
             with np.errstate(all="ignore"):
                 results = self._evaluator(nodes, feeds, outputs).run(list(outputs), feeds)
         except _REFUSALS as error:
-            raise Unsupported(f"constant {outputs[0]!r} cannot be computed by {nodes[-1].op_type}: {first_line(error)}") from error
+            operators = ", ".join(dict.fromkeys(node.op_type for node in nodes))
+            raise Unsupported(f"constant {outputs[0]!r} cannot be computed by {operators}: {first_line(error)}") from error
         return {name: np.asarray(result) for name, result in zip(outputs, results, strict=True)}
 
     def _evaluator(self, nodes: Iterable[NodeProto], inputs: Iterable[str], outputs: Iterable[str]) -> ReferenceEvaluator:

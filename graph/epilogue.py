@@ -43,10 +43,11 @@ def epilogue(graph: Graph, node: NodeProto, start: Heavy, taken: Set[str]) -> Ep
     """
     steps = ["bias"] if start.bias else ["add"] if "residual" in start.inputs else []
     nodes, residual, value = [], start.inputs.get("residual"), node.output[0]
-    while (follower := graph.only_consumer(value)) is not None and follower.name not in taken and follower.domain in DOMAIN:
+    while (followers := _followers(graph, value)) and all(each.name not in taken and each.domain in DOMAIN for each in followers):
+        follower = followers[-1]
         try:
             affine = channel_affine(graph, follower, value, start.channel_axis) if steps in ([], ["bias"]) else None
-            step = activation(graph, follower) if affine is None else None
+            step = None if affine is not None else activation(graph, follower) if len(followers) == 1 else "silu"
         except Unsupported:
             break
         other = _residual(graph, follower, value) if "add" not in steps else None
@@ -59,9 +60,19 @@ def epilogue(graph: Graph, node: NodeProto, start: Heavy, taken: Set[str]) -> Ep
             steps.append(step)
         else:
             break
-        nodes.append(follower.name)
+        nodes += [each.name for each in followers]
         value = follower.output[0]
     return Epilogue(tuple(steps), tuple(nodes), residual, value)
+
+
+def _followers(graph: Graph, value: str) -> tuple[NodeProto, ...]:
+    """The nodes that may be the next step: the only one that reads the tensor, or a sigmoid and the product of the tensor and it, which together are SiLU."""
+    readers = graph.consumers(value)
+    if len(readers) == 2:
+        sigmoid, product = sorted(readers, key=lambda node: node.op_type != "Sigmoid")
+        is_silu = (sigmoid.op_type, product.op_type) == ("Sigmoid", "Mul") and set(product.input) == {value, sigmoid.output[0]}
+        return (sigmoid, product) if is_silu and graph.only_consumer(sigmoid.output[0]) is not None else ()
+    return tuple(readers) if len(readers) == 1 else ()
 
 
 def channel_affine(graph: Graph, node: NodeProto, value: str, axis: int | None) -> ChannelAffine | None:
@@ -116,6 +127,8 @@ def activation(graph: Graph, node: NodeProto) -> str | None:
             return "relu"
         case "Sigmoid" | "Tanh" | "HardSwish":
             return str(node.op_type).lower()
+        case "Swish" if attribute(node, "alpha", 1.0) == 1.0:
+            return "silu"
         case "Gelu" if attribute(node, "approximate", "none") == "none":
             return "gelu"
         case "LeakyRelu":

@@ -43,7 +43,7 @@ class Heavy:
 
 def _conv(graph: Graph, node: NodeProto) -> Heavy:
     x, weights, bias = _convolution_inputs(graph, node)
-    groups = attribute(node, "group", 1)
+    groups = _groups(node)
     (n, c, *size), (k, in_group, *kernel) = graph.shape(x), graph.shape(weights)
     if in_group * groups != c:
         raise _misfit(graph, x, weights, groups)
@@ -58,7 +58,7 @@ def _conv(graph: Graph, node: NodeProto) -> Heavy:
 def _conv_transpose(graph: Graph, node: NodeProto) -> Heavy:
     """Of two dimensions, or of one, which is a transposed convolution of height 1."""
     x, weights, bias = _convolution_inputs(graph, node)
-    groups = attribute(node, "group", 1)
+    groups = _groups(node)
     (n, c, *size), (in_channels, out_group, *kernel) = graph.shape(x), graph.shape(weights)
     if len(size) > 2:
         raise Unsupported(f"transposed convolution of {len(size)} dimensions, only 1 and 2 can be tuned")
@@ -69,7 +69,7 @@ def _conv_transpose(graph: Graph, node: NodeProto) -> Heavy:
         raise _misfit(graph, x, weights, groups)
     stride, dilation = steps(node, len(size))
     before, after = padding(node, size, kernel, stride, dilation)
-    output_pad = list(attribute(node, "output_padding", [0] * len(size)))
+    output_pad = _each(node, "output_padding", len(size), 0)
     lead = 2 - len(size)
     (h, w), (r, s) = [1] * lead + size, [1] * lead + kernel
     text = (
@@ -90,11 +90,18 @@ def _convolution_inputs(graph: Graph, node: NodeProto) -> tuple[str, str, str | 
         if name not in graph.constants:
             raise Unsupported(f"{name!r} is not constant")
     if len(graph.shape(weights)) != rank + 2:
-        raise _misfit(graph, x, weights, attribute(node, "group", 1))
+        raise _misfit(graph, x, weights, _groups(node))
     kernel = attribute(node, "kernel_shape", None)
     if kernel is not None and tuple(kernel) != graph.shape(weights)[2:]:
         raise Unsupported(f"kernel_shape={by_x(kernel)} is not the kernel of weights of shape {graph.shape(weights)}")
     return x, weights, bias[0] if bias else None
+
+
+def _groups(node: NodeProto) -> int:
+    groups: int = attribute(node, "group", 1)
+    if groups < 1:
+        raise Unsupported(f"group={groups}, not 1 or more")
+    return groups
 
 
 def _bias(graph: Graph, bias: str | None, k: int) -> str | None:
@@ -109,7 +116,15 @@ def _misfit(graph: Graph, x: str, weights: str, groups: int) -> Unsupported:
 
 def steps(node: NodeProto, rank: int) -> tuple[list[int], list[int]]:
     """Stride and dilation along each dimension."""
-    return list(attribute(node, "strides", [1] * rank)), list(attribute(node, "dilations", [1] * rank))
+    return _each(node, "strides", rank, 1), _each(node, "dilations", rank, 1)
+
+
+def _each(node: NodeProto, name: str, rank: int, least: int) -> list[int]:
+    """An attribute that has a number of `least` or more for each dimension; the least where there is none. Behind a foreign operator onnx checks nothing."""
+    found = list(attribute(node, name, [least] * rank))
+    if len(found) != rank or min(found) < least:
+        raise Unsupported(f"{name}={by_x(found)}, not {rank} numbers of {least} or more")
+    return found
 
 
 def _named(names: str, sizes: list[int]) -> list[str]:
@@ -123,6 +138,8 @@ def padding(node: NodeProto, size: list[int], kernel: list[int], stride: list[in
         raise Unsupported(f"auto_pad={mode}, which is none of {', '.join(AUTO_PADS)}")
     if mode in ("NOTSET", "VALID"):
         pads = list(attribute(node, "pads", [0] * 2 * len(size))) if mode == "NOTSET" else [0] * 2 * len(size)
+        if len(pads) != 2 * len(size):
+            raise Unsupported(f"pads={by_x(pads)}, not two numbers for each of {len(size)} dimensions")
         return pads[: len(size)], pads[len(size) :]
     # SAME: ceil(size / stride) outputs; the odd one goes to the end (UPPER) or the start (LOWER).
     windows = [step * (extent - 1) + 1 for extent, step in zip(kernel, dilation, strict=True)]
@@ -147,7 +164,8 @@ def _gemm(graph: Graph, node: NodeProto) -> Heavy:
     alpha, beta, transposed = attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0), bool(attribute(node, "transB", 0))
     if not len(graph.shape(a)) == len(graph.shape(b)) == 2:
         raise Unsupported(f"operands of shapes {graph.shape(a)} and {graph.shape(b)} are no matrices")
-    (m, k), n = graph.shape(a), graph.shape(b)[0 if transposed else 1]
+    (m, k), (n, inner) = graph.shape(a), graph.shape(b) if transposed else graph.shape(b)[::-1]
+    _check_fit(graph, a, b, k == inner)
     if attribute(node, "transA", 0):
         raise Unsupported("transA=1: the first operand lies transposed")
     operator, inputs, weights = _product(graph, f"matmul:m={m},n={n},k={k}", a, b)
@@ -163,6 +181,11 @@ def _gemm(graph: Graph, node: NodeProto) -> Heavy:
     raise Unsupported(f"{c[0]!r} of shape {graph.shape(c[0])} is neither a constant for each column nor a whole matrix with beta=1")
 
 
+def _check_fit(graph: Graph, a: str, b: str, fit: bool) -> None:
+    if not fit:
+        raise Unsupported(f"operands of shapes {graph.shape(a)} and {graph.shape(b)} do not fit together")
+
+
 def _product(graph: Graph, operator: str, a: str, b: str) -> tuple[str, dict[str, str], str | None]:
     """Operator text, inputs and weights of a times b."""
     if b in graph.constants:
@@ -174,11 +197,13 @@ def _matmul(graph: Graph, node: NodeProto) -> Heavy:
     """Leading dimensions go into m when the second operand has none, or else are a batch; the dimension that a vector lacks is 1."""
     a, b = node.input
     a_shape, b_shape = graph.shape(a), graph.shape(b)
+    _check_fit(graph, a, b, bool(a_shape) and bool(b_shape))
     *a_lead, m, k = a_shape if len(a_shape) > 1 else (1, *a_shape)
-    *b_lead, _, n = b_shape if len(b_shape) > 1 else (*b_shape, 1)
+    *b_lead, inner, n = b_shape if len(b_shape) > 1 else (*b_shape, 1)
+    _check_fit(graph, a, b, k == inner)
     a_batch, b_batch = _without_leading_ones(a_lead), _without_leading_ones(b_lead)
     if b_batch and a_batch != b_batch:
-        raise Unsupported(f"batches {tuple(a_lead)} and {tuple(b_lead)}: repeating the first operand is not built yet")
+        raise Unsupported(f"batches {tuple(a_lead)} and {tuple(b_lead)}: they are not equal, and repeating an operand is not built yet")
     text = f"batch_matmul:batch={math.prod(b_batch)},m={m}" if b_batch else f"matmul:m={math.prod(a_batch) * m}"
     operator, inputs, weights = _product(graph, f"{text},n={n},k={k}", a, b)
     channel_axis = len(graph.shape(node.output[0])) - 1 if len(b_shape) > 1 else None

@@ -18,6 +18,8 @@ from graph.onnx_file import DOMAIN, OLDEST_OPSET, first_line, load_model
 from graph.shapes import Shape, forget_dynamic_sizes, set_input_shapes
 from ir.errors import Unsupported, UserError
 
+SHAPED_BY_VALUES = ("Compress", "NonZero", "Unique")  # what they give is no larger than what they read, a dimension more for NonZero
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -47,10 +49,14 @@ class Graph:
         """The node whose first result is tensor `name`."""
         return self._makers.get(name)
 
+    def consumers(self, name: str) -> list[NodeProto]:
+        """The nodes that read tensor `name`, each as often as it does; none where the tensor is a result of the network, which others read."""
+        return [] if name in self.outputs else self._consumers.get(name, [])
+
     def only_consumer(self, name: str) -> NodeProto | None:
         """The node that reads tensor `name`, if there is one, it reads it once, and the tensor is not a result of the network."""
-        consumers = self._consumers.get(name, [])
-        return consumers[0] if len(consumers) == 1 and name not in self.outputs else None
+        consumers = self.consumers(name)
+        return consumers[0] if len(consumers) == 1 else None
 
     @cached_property
     def _by_name(self) -> dict[str, NodeProto]:
@@ -152,7 +158,7 @@ def _fold(model: ModelProto, types: Mapping[str, int], shapes: Mapping[str, Shap
     graph, kept, folded = model.graph, [], False
     for node in graph.node:
         results = [name for name in node.output if name]
-        if not all(name in shapes for name in results) or not _make_constant(node, results, types, shapes, constants):
+        if not _make_constant(node, results, types, shapes, constants):
             kept.append(node)
             continue
         folded = True
@@ -172,13 +178,15 @@ def _make_constant(node: NodeProto, results: list[str], types: Mapping[str, int]
     if node.op_type in ("Shape", "Size") and node.domain in DOMAIN and node.input[0] in shapes:
         constants.add_computed(dict.fromkeys(results, _measured(node, shapes[node.input[0]])))
         return True
-    if not constants.covers(node):
+    if not constants.covers(node) or not all(name in types for name in results):
         return False
     dtypes = {name: helper.tensor_dtype_to_np_dtype(types[name]) for name in results}
-    is_small = all(math.prod(shapes[name]) <= SMALL for name in results) and all(constants.is_small(name) for name in node.input if name)
-    if not is_small or not constants.can_compute(node):
-        constants.add(node, sum(math.prod(shapes[name]) * dtypes[name].itemsize for name in results))
-        return True
+    has_shapes = all(name in shapes for name in results)
+    is_small = all(math.prod(shapes[name]) <= SMALL for name in results) if has_shapes else node.op_type in SHAPED_BY_VALUES
+    if not is_small or not all(constants.is_small(name) for name in node.input if name) or not constants.can_compute(node):
+        if has_shapes:
+            constants.add(node, sum(math.prod(shapes[name]) * dtypes[name].itemsize for name in results))
+        return has_shapes
     try:
         values = constants.evaluate([node], results)
     except Unsupported:

@@ -31,7 +31,8 @@ def moves_data(graph: Graph, node: NodeProto) -> bool:
     if math.prod(shape) == 0 or (len(shape) <= 1 and graph.types.get(result) in WHOLE):
         return False
     if node.op_type == "Transpose":
-        longer = [axis for axis in _permutation(node, len(shape)) if graph.shapes.get(node.input[0], shape)[axis] != 1]
+        given = graph.shapes.get(node.input[0], shape)
+        longer = [axis for axis in _permutation(node, len(given)) if given[axis] != 1]
         return longer != sorted(longer)
     inputs = moved_inputs(node)
     return node.op_type == "Pad" or len(inputs) > 1 or graph.shapes.get(inputs[0]) != shape or _may_reverse(graph, node)
@@ -49,7 +50,10 @@ def _may_pad(graph: Graph, node: NodeProto) -> bool:
 
 
 def _permutation(node: NodeProto, rank: int) -> list[int]:
-    return list(attribute(node, "perm", range(rank)[::-1]))
+    found = list(attribute(node, "perm", range(rank)[::-1]))
+    if sorted(found) != list(range(rank)):
+        raise Unsupported(f"perm={by_x(found)} is no order of {rank} dimensions")
+    return found
 
 
 def _transpose(graph: Graph, node: NodeProto) -> Heavy:
@@ -97,6 +101,8 @@ def _parts(graph: Graph, node: NodeProto) -> tuple[list[int], list[int], list[in
         raise Unsupported("its starts and ends are missing")
     axes = _axes(graph, node, 3, len(starts), len(shape))
     steps = _numbers(graph, node, 4, "steps") or [1] * len(axes)
+    if not len(starts) == len(stops) == len(axes) == len(steps) or 0 in steps:
+        raise Unsupported(f"starts={by_x(starts)}, ends={by_x(stops)} and steps={by_x(steps)} of {len(axes)} axes do not fit together, or a step is 0")
     parts = [slice(0, size, 1) for size in shape]
     for axis, *part in zip(axes, starts, stops, steps, strict=True):
         start, stop, step = slice(*part).indices(shape[axis])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
+from onnx import NodeProto
 
 from graph.layers import Layer, layer, with_prologue
 from graph.model import Graph, inner_nodes, read_graph
@@ -65,8 +66,9 @@ def find_tasks(graph: Graph) -> Network:
     layers, refusals = _layers(graph)
     counts, names = Counter(layer.key for layer in layers), {layer.key: _short(layer.nodes[0]) for layer in reversed(layers)}
     tasks = tuple(task(key, count, names[key]) for key, count in counts.items())
-    unsupported = (*refusals, *_unsupported(graph))
-    spoken_for = {name for layer in layers for name in layer.covered} | {refusal.node for refusal in unsupported}
+    refusals += _unsupported(graph)
+    spoken_for = {name for layer in layers for name in layer.covered} | {refusal.node for refusal in refusals}
+    unsupported = (*refusals, *_conditional(graph))  # these have names of their own, which nodes of the network may have, too
     others = Counter(node.op_type for node in graph.nodes if node.name not in spoken_for)
     if not tasks:
         raise UserError(f"{graph.path}: no layer that can be tuned; {_why(unsupported, others)}")
@@ -93,16 +95,30 @@ def _layers(graph: Graph) -> tuple[list[Layer], list[Refusal]]:
 
 
 def _unsupported(graph: Graph) -> Iterator[Refusal]:
+    """Nodes that none of those in `TUNABLE` is."""
     for node in graph.nodes:
-        if (node.domain, node.op_type) in graph.functions:
-            yield Refusal(f"{node.domain}.{node.op_type}", node.name, "a function for another set of operators than the network's, which onnx does not inline")
-        elif not onnx.defs.has(node.op_type, node.domain):
-            yield Refusal(f"{node.domain}.{node.op_type}", node.name, "an operator that is not ONNX's own")
+        if reason := _foreign(graph, node):
+            yield Refusal(f"{node.domain}.{node.op_type}", node.name, reason)
         elif node.op_type in NOT_TUNABLE:
-            yield Refusal(node.op_type, node.name, "there is no task for this operator yet")
+            yield Refusal(node.op_type, node.name, "this operator is not yet taken from networks")
+
+
+def _conditional(graph: Graph) -> Iterator[Refusal]:
+    """Nodes in branches and bodies."""
+    for node in graph.nodes:
         for inner in inner_nodes(node):
-            if inner.op_type in NOT_TUNABLE or (inner.op_type in TUNABLE and inner.op_type not in MOVES):
-                yield Refusal(inner.op_type, inner.name or inner.output[0], f"inside {node.op_type} {node.name!r}, which decides at run time")
+            name, where = inner.name or inner.output[0], f"inside {node.op_type} {node.name!r}, which decides at run time"
+            if reason := _foreign(graph, inner):
+                yield Refusal(f"{inner.domain}.{inner.op_type}", name, f"{reason}, {where}")
+            elif inner.op_type in NOT_TUNABLE or (inner.op_type in TUNABLE and inner.op_type not in MOVES):
+                yield Refusal(inner.op_type, name, where)
+
+
+def _foreign(graph: Graph, node: NodeProto) -> str:
+    """Why nothing can be known of what the node computes; empty for ONNX's own operators."""
+    if (node.domain, node.op_type) in graph.functions:
+        return "a function for another set of operators than the network's, which onnx does not inline"
+    return "" if onnx.defs.has(node.op_type, node.domain) else "an operator that is not ONNX's own"
 
 
 def _why(unsupported: tuple[Refusal, ...], others: Counter[str]) -> str:

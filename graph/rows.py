@@ -49,7 +49,7 @@ def _pool(graph: Graph, node: NodeProto) -> Heavy:
     window = f"n={n},c={c},h={size[0]},w={size[1]},r={kernel[0]},s={kernel[1]},stride={by_x(stride)},pad={by_x(before + after)},layout={LAYOUT[2]}"
     ends = zip(size, kernel, stride, dilation, before, after, strict=True)
     whole = [(extent + low + high - step * (taps - 1) - 1) // by + 1 for extent, taps, by, step, low, high in ends]
-    if graph.shape(node.output[0])[2:] != tuple(whole):
+    if attribute(node, "ceil_mode", 0) and graph.shape(node.output[0])[2:] != tuple(whole):
         raise Unsupported("ceil_mode=1 adds windows that reach beyond the padding")
     if node.op_type == "MaxPool":
         return _alone(f"max_pool2d:{window},dilation={by_x(dilation)}", x)

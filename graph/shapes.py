@@ -8,6 +8,7 @@ from operator import index
 from pathlib import Path
 from typing import TypeAlias
 
+import onnx
 from onnx import GraphProto, ValueInfoProto
 
 from ir.errors import UserError
@@ -38,7 +39,8 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, Shape]:
 def set_input_shapes(graph: GraphProto, shapes: Mapping[str, Shape], path: Path) -> tuple[str, ...]:
     """Makes the inputs of `graph` static, in place; the notes say what was assumed. `UserError` if a dimension is missing or does not fit.
 
-    A dimension that has a name is the same everywhere, so giving it for one input is enough.
+    A dimension that has a name is the same everywhere, so giving it for one input is enough. What the file says of results of foreign operators gets these
+    sizes too: nothing else tells their shapes.
     """
     shapes = {name: _checked(name, shape) for name, shape in shapes.items()}
     initializers = {tensor.name for tensor in graph.initializer}
@@ -47,6 +49,7 @@ def set_input_shapes(graph: GraphProto, shapes: Mapping[str, Shape], path: Path)
     sizes = _named_sizes(declared, shapes, path)
     notes: list[str] = []
     missing: dict[str, Dimensions] = {}
+    assumed: dict[str, int] = {}
     dimensions: Dimensions
     for name, value in inputs.items():
         dimensions = shapes.get(name) or tuple(size if isinstance(size, int) else sizes.get(size, size) for size in declared[name])
@@ -54,13 +57,23 @@ def set_input_shapes(graph: GraphProto, shapes: Mapping[str, Shape], path: Path)
         if dynamic == [True] + [False] * (len(dimensions) - 1):
             notes.append(f"input {name!r}: dynamic batch dimension {dimensions[0]} taken as 1")
             dimensions = (1, *dimensions[1:])
+            assumed |= {size: 1 for size in declared[name][:1] if isinstance(size, str) and size != ANONYMOUS}
         elif any(dynamic):
             missing[name] = dimensions
         _write(value, dimensions)
+    _write_named(graph, assumed | sizes)
     if missing:
         found = ", ".join(f"input {name!r} has dynamic dimensions {_shown(dimensions)}" for name, dimensions in missing.items())
         raise UserError(f"{path}: {found}; give {' '.join(_wanted(name, dimensions) for name, dimensions in missing.items())}")
     return tuple(notes)
+
+
+def _write_named(graph: GraphProto, sizes: Mapping[str, int]) -> None:
+    foreign = {name for node in graph.node if not onnx.defs.has(node.op_type, node.domain) for name in node.output}
+    for value in (*graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim if value.name in foreign and value.type.HasField("tensor_type") else ():
+            if dim.dim_param in sizes:
+                dim.dim_value = sizes[dim.dim_param]
 
 
 def forget_dynamic_sizes(graph: GraphProto) -> None:

@@ -57,7 +57,7 @@ def target_suite(targets: Sequence[str], shapes: Mapping[str, Shape]) -> Suite:
     for name in shapes:
         if not any(name in mine for mine in given):
             raise UserError(f"--shape {name}: none of the targets has an input of this name")
-    for name, count in Counter(Path(target).resolve().stem for target in targets if is_file(target)).items():
+    for name, count in Counter(Path(target).stem for target in targets if is_file(target)).items():
         if count > 1:
             raise UserError(f"{count} of the targets are files of the name {name}, after which what is measured of a network is called; rename all but one")
     return collect(_named(resolve_target(target, mine)) for target, mine in zip(targets, given, strict=True))

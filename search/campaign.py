@@ -1,8 +1,8 @@
 """A measurement campaign: so many candidates of each of many tasks, half drawn uniformly, half found by a learned search; some of them measured twice.
 
-Tasks take short turns, the one with the fewest trials first, so a campaign that is stopped early has some of each. A turn needs nothing but the records of
-its task: it draws, measures, learns from what this task has so far, searches, and forgets. So a campaign goes on wherever it was stopped, and as
-many tasks as one likes take the memory of one.
+Tasks take turns, in an order drawn by the seed, the one with the fewest trials first: a campaign that is stopped early has some of each, or, where a turn is
+all that a task gets, whole tasks and none of the others. A turn needs nothing but the records of its task: it draws, measures, learns from what this task has
+so far, searches, and forgets. So a campaign goes on wherever it was stopped, and as many tasks as one likes take the memory of one.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from costmodel.features import FEATURE_VERSION
 from costmodel.model import CostModel
 from costmodel.task_features import TaskFeatures
 from experiments import search_efficiency, throughput
-from experiments.search_efficiency_figure import draw
+from experiments.search_efficiency_figure import draw, draw_tasks
+from ir.errors import UserError
 from schedule.measurement import Candidate
 
 
@@ -29,12 +30,39 @@ def test_search_efficiency(tmp_path):
         assert (run["best_speed"].diff().fillna(1) != 0)[~among].sum() == 0  # the default and the three fastest until then are measured again
         assert (np.diff(run["elapsed_seconds"]) >= 0).all()
     read = pd.read_csv(tmp_path / "results.csv")
-    draw(read, pd.read_csv(tmp_path / "rounds.csv"), tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    draw(search_efficiency.to_their_ends(read), pd.read_csv(tmp_path / "rounds.csv"), tmp_path / "figure.png")
+    draw_tasks(read, tmp_path / "tasks.png")
+    assert min((tmp_path / name).stat().st_size for name in ("figure.png", "tasks.png")) > 10_000
     table = search_efficiency.summary(read)
     assert table.index.tolist() == list(n_trials)
     assert table.notna().sum(axis=1).tolist() == [0, 0, 0, 0, 1]  # 16 trials, which only one method had
     assert 0 < table.loc["random", 16] <= 1
+
+
+def test_search_efficiency_in_parts(tmp_path, capsys):
+    pytest.importorskip("optuna")
+    config = search_efficiency.Config(("matmul:m=24,n=40,k=32", "transpose:shape=8x12,axes=1x0"), 1, other_trials=4, random_trials=4, batch=4)
+    second, _ = search_efficiency.run(config, tmp_path, numbers=[2])
+    results, rounds = search_efficiency.run(config, tmp_path, numbers=[1])
+    assert tuple(results["task"].unique()) == tuple(rounds["task"].unique()) == config.tasks
+    there = pd.read_csv(tmp_path / "results.csv")
+    assert there[there["task"] == config.tasks[1]]["best_speed"].tolist() == pytest.approx(second["best_speed"].tolist(), rel=1e-5)
+    about = json.loads((tmp_path / "machine.json").read_bytes())
+    about["versions"]["features"] = "1"
+    (tmp_path / "machine.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match=f"its rows have versions features 1; this run {FEATURE_VERSION}; choose another"):
+        search_efficiency.run(config, tmp_path, numbers=[1])
+    assert search_efficiency.main(["--tasks", "1,12", "--output", str(tmp_path / "out")]) == 2
+    assert "there is no task 12; expected numbers from 1 to 11" in capsys.readouterr().err
+
+
+def test_a_run_that_has_measured_all_there_is_stays_as_it_is():
+    rows = [("a", "random", 0, trial, trial + 1.0, speed) for trial, speed in enumerate([1.0, 4.0])]
+    rows += [("b", "random", 0, trial, trial + 1.0, speed) for trial, speed in enumerate([2.0, 3.0, 5.0, 10.0])]
+    runs = search_efficiency.to_their_ends(pd.DataFrame(rows, columns=["task", "method", "seed", "trial", "elapsed_seconds", "best_speed"]))
+    assert runs["task"].tolist() == ["a"] * 3 + ["b"] * 4
+    assert runs["trial"].tolist() == [1, 2, 4, 1, 2, 3, 4]
+    assert runs["best_share"].tolist() == pytest.approx([0.25, 1.0, 1.0, 0.2, 0.3, 0.5, 1.0])
 
 
 def test_what_is_kept_is_chosen_by_one_series_and_judged_by_the_others():
@@ -60,7 +88,7 @@ def test_a_model_that_knows_the_tasks_is_refused(tmp_path, capsys):
     model = CostModel(n_estimators=2).fit(X, y, np.zeros(40))
     model.save(tmp_path / "m.ubj", FEATURE_VERSION, TaskFeatures.names, "0", training={"split": None, "trained": [known]})
     assert search_efficiency.main(["--model", str(tmp_path / "m.ubj"), "--output", str(tmp_path / "out")]) == 2
-    assert "1 of the 5 tasks" in capsys.readouterr().err
+    assert "1 of the 11 tasks" in capsys.readouterr().err
     assert not (tmp_path / "out" / "results.csv").exists()
 
 

@@ -77,6 +77,7 @@ def followers(channels: tuple[int, ...], full: tuple[int, ...], values: Callable
         ),
         "Tanh": ([""], {}, {}),
         "HardSwish": ([""], {}, {}),
+        "SiLU": ([""], {}, {}),  # two nodes
         "LeakyRelu": ([""], {}, {"alpha": 0.2}),
         "Softplus": ([""], {}, {}),  # ends the fusion
     }
@@ -89,6 +90,9 @@ def add_followers(
     for number, name in enumerate(names):
         operands, brought, attributes = followers(channels, full, values)[name]
         inputs = [f"y{number}" if operand == "" else f"{operand}{number}" for operand in operands]
+        if name == "SiLU":
+            nodes.append(node("Sigmoid", inputs, [f"sigmoid{number}"]))
+            name, inputs = "Mul", [f"sigmoid{number}", *inputs][:: (-1) ** number]
         nodes.append(node(name, inputs, [f"y{number + 1}"], **attributes))
         constants |= {f"{key}{number}": value for key, value in brought.items()}
     return f"y{len(names)}"
@@ -250,7 +254,7 @@ def test_products_with_a_vector(path: Path, a_shape: tuple[int, ...], b_shape: t
     nodes = [node("MatMul", ["a", "b"], ["y0"]), node("Add", ["y0", "shift"], ["y1"])]
     save(path, nodes, {"a": a_shape}, {"y1": rank}, {"b": values(*b_shape), "shift": values()})
     if len(b_shape) == 3:
-        with pytest.raises(ValueError, match=r"batches \(\) and \(2,\): repeating the first operand"):
+        with pytest.raises(ValueError, match=r"batches \(\) and \(2,\): they are not equal"):
             find_tasks(read_graph(path, {}))
     else:
         _, network = check(path, {"a": values(*a_shape)})
@@ -469,6 +473,28 @@ def test_clip(path: Path, low: float | None, high: float | None, expected: str, 
 )  # fmt: skip
 def test_activations(path: Path, activation: Any, expected: str) -> None:
     assert [epilogue for epilogue, _ in fused(path, [convolution("c", "x", "y"), activation], {"z": 4}, {}, opset=20)] == [expected]
+
+
+@pytest.mark.parametrize("operands", [["y", "s"], ["s", "y"]])
+def test_a_sigmoid_and_the_product_with_it_are_silu(path: Path, operands: list[str]) -> None:
+    conv, sigmoid, product = convolution("c", "x", "y"), node("Sigmoid", ["y"], ["s"], name="s"), node("Mul", operands, ["z"], name="z")
+    more = node("Relu", ["z"], ["t"], name="t")
+    assert fused(path, [conv, sigmoid, product, more], {"t": 4}, {}) == [("bias+silu+relu", ("c", "s", "z", "t"))]
+    for others in ([node("Relu", ["s"], ["t"])], [node("Relu", ["y"], ["t"])]):  # which read what would not be there
+        assert fused(path, [conv, sigmoid, product, *others], {"t": 4, "z": 4}, {}) == [("bias", ("c",))]
+    for result in "sy":
+        assert fused(path, [conv, sigmoid, product], {result: 4, "z": 4}, {}) == [("bias", ("c",))]
+    assert fused(path, [conv, sigmoid, node("Add", operands, ["z"])], {"z": 4}, {}) == [("bias", ("c",))]
+    assert fused(path, [conv, node("Tanh", ["y"], ["s"]), product], {"z": 4}, {}) == [("bias", ("c",))]
+
+
+@pytest.mark.skipif(not onnx.defs.has("Swish"), reason="onnx knows no Swish")
+def test_swish(path: Path) -> None:
+    def epilogues(alpha: float) -> list[str]:
+        swish = node("Swish", ["y"], ["z"], alpha=alpha)
+        return [epilogue for epilogue, _ in fused(path, [convolution("c", "x", "y"), swish], {"z": 4}, {}, opset=24)]
+
+    assert (epilogues(1.0), epilogues(0.5)) == (["bias+silu"], ["bias"])
 
 
 def test_clip_with_bounds_that_are_computed_is_not_fused(path: Path) -> None:

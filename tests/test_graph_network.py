@@ -94,7 +94,7 @@ def test_everything_that_cannot_be_tuned_is_listed(tmp_path: Path) -> None:
         Refusal("Conv", "conv4d", "convolution of 4 dimensions, only 1, 2 and 3 can be tuned"),
         Refusal("Conv", "dynamic", "'filter' is not constant"),
         Refusal("ConvTranspose", "up", "conv_transpose2d: along h dilation 2 with stride 2 is not supported"),
-        Refusal("MatMulInteger", "integer", "there is no task for this operator yet"),
+        Refusal("MatMulInteger", "integer", "this operator is not yet taken from networks"),
         Refusal("Gemm", "transposed", "transA=1: the first operand lies transposed"),
         Refusal("com.example.FusedMatMul", "foreign", "an operator that is not ONNX's own"),
     }
@@ -113,6 +113,58 @@ def test_layers_that_run_conditionally_are_listed(tmp_path: Path) -> None:
     assert network.unsupported == (Refusal("MatMul", "inner", "inside If 'choice', which decides at run time"),)
 
 
+def test_foreign_operators_in_branches_are_listed_and_names_there_are_their_own(tmp_path: Path) -> None:
+    result = [helper.make_tensor_value_info("r", TensorProto.FLOAT, [4, 4])]
+    branch = helper.make_graph([node("Conv", ["x"], ["r"], name="Relu_0", domain="com.example")], "then", [], result)
+    other = helper.make_graph([node("Relu", ["x"], ["r"])], "else", [], result)
+    nodes = [
+        node("Relu", ["x"], ["p"], name="Relu_0"), node("ReduceMax", ["p"], ["m"], keepdims=0), node("Cast", ["m"], ["f"], to=TensorProto.BOOL),
+        node("If", ["f"], ["y"], name="choice", then_branch=branch, else_branch=other), node("MatMul", ["y", "w"], ["z"]),
+    ]  # fmt: skip
+    network = read_network(save(tmp_path / "net.onnx", nodes, {"x": (4, 4)}, {"z": 2}, {"w": ONES}, domains=["com.example"]), {})
+    reason = "an operator that is not ONNX's own, inside If 'choice', which decides at run time"
+    assert network.unsupported == (Refusal("com.example.Conv", "Relu_0", reason),)
+    assert network.other_operators["Relu"] == 1
+
+
+MISFITS = {
+    "strides=0x0, not 2 numbers of 1 or more": node("MaxPool", ["image"], ["y"], kernel_shape=[2, 2], strides=[0, 0]),
+    "strides=2, not 2 numbers of 1 or more": node("MaxPool", ["image"], ["y"], kernel_shape=[2, 2], strides=[2]),
+    "dilations=1, not 2 numbers of 1 or more": node("Conv", ["image", "kernel"], ["y"], dilations=[1]),
+    "pads=1x1, not two numbers for each of 2 dimensions": node("Conv", ["image", "kernel"], ["y"], pads=[1, 1]),
+    "group=0, not 1 or more": node("ConvTranspose", ["image", "kernel"], ["y"], group=0),
+    "output_padding=-1x0, not 2 numbers of 0 or more": node("ConvTranspose", ["image", "kernel"], ["y"], strides=[2, 2], output_padding=[-1, 0]),
+    "or a step is 0": node("Slice", ["image", "one", "two", "one", "zero"], ["y"]),
+    "starts=1x1, ends=2 and steps=1 of 1 axes do not fit together": node("Slice", ["image", "ones", "two", "one"], ["y"]),
+    "perm=0x5x1x2 is no order of 4 dimensions": node("Transpose", ["image"], ["y"], perm=[0, 5, 1, 2]),
+    "operands of shapes (4, 4) and (6, 7) do not fit together": node("Gemm", ["x", "long"], ["y"]),
+    "operands of shapes (1, 2, 5, 5) and (6, 7) do not fit together": node("MatMul", ["image", "long"], ["y"]),
+    "operands of shapes (4, 4) and () do not fit together": node("MatMul", ["x", "scalar"], ["y"]),
+}
+
+
+@pytest.mark.parametrize("reason", MISFITS)
+def test_what_does_not_fit_is_refused_also_behind_a_foreign_operator(tmp_path: Path, reason: str) -> None:
+    """From there on onnx checks nothing."""
+    nodes = [node("Foo", ["x"], ["f"], domain="com.example"), MISFITS[reason], node("MatMul", ["x", "w"], ["z"], name="good")]
+    whole = {name: np.array(numbers, np.int64) for name, numbers in {"zero": [0], "one": [1], "two": [2], "ones": [1, 1]}.items()}
+    constants = {"w": ONES, "long": np.ones((6, 7), np.float32), "kernel": np.ones((2, 2, 3, 3), np.float32), "scalar": np.ones((), np.float32)}
+    path = save(tmp_path / "net.onnx", nodes, {"x": (4, 4), "image": (1, 2, 5, 5)}, {"f": 2, "z": 2}, constants | whole, domains=["com.example"])
+    network = read_network(path, {})
+    assert [layer.nodes for layer in network.layers] == [("good",)]
+    assert any(reason in refusal.reason for refusal in network.unsupported)
+
+
+def test_named_sizes_are_those_of_what_foreign_operators_give_too(tmp_path: Path) -> None:
+    nodes = [node("Foo", ["x"], ["f"], domain="com.example"), node("MatMul", ["f", "w"], ["z"])]
+    path = save(tmp_path / "net.onnx", nodes, {"x": ("N", 4)}, {"z": 2}, {"w": ONES}, domains=["com.example"])
+    model = onnx.load(path)
+    model.graph.value_info.append(helper.make_tensor_value_info("f", TensorProto.FLOAT, ["N", 4]))
+    onnx.save(model, path)
+    assert [task.key for task in read_network(path, {"x": (3, 4)}).tasks] == ["matmul:m=3,n=4,k=4,b=constant,epilogue=none"]
+    assert [task.key for task in read_network(path, {}).tasks] == ["matmul:m=1,n=4,k=4,b=constant,epilogue=none"]
+
+
 def test_a_network_with_nothing_to_tune_says_why(tmp_path: Path) -> None:
     nodes = [
         node("Einsum", ["x", "w"], ["y"], equation="nchw,cd->ndhw"),
@@ -120,7 +172,7 @@ def test_a_network_with_nothing_to_tune_says_why(tmp_path: Path) -> None:
         node("Einsum", ["z", "w"], ["t"], equation="nchw,cd->ndhw"),
     ]
     path = save(tmp_path / "net.onnx", nodes, {"x": (1, 2, 5, 5)}, {"t": 4}, {"w": np.ones((2, 2), np.float32)})
-    words = r"net.onnx: no layer that can be tuned; 2 × Einsum: there is no task for this operator yet; other operators: 1 × Relu$"
+    words = r"net.onnx: no layer that can be tuned; 2 × Einsum: this operator is not yet taken from networks; other operators: 1 × Relu$"
     with pytest.raises(UserError, match=words):
         read_network(path, {})
 

@@ -91,6 +91,18 @@ def test_two_files_of_one_name_would_be_one_network(tmp_path):
         target_suite(list(map(str, paths)), {})
 
 
+def test_networks_are_called_after_the_links_that_lead_to_them(tmp_path):
+    for number, directory in enumerate("ab"):
+        (tmp_path / directory).mkdir()
+        blob = save(tmp_path / f"blob{number}", [helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": (4, 8)}, {"y": 2}, {"w": np.ones((8, 4), np.float32)})
+        (tmp_path / directory / "net.onnx").symlink_to(blob)
+        (tmp_path / f"{directory}.onnx").symlink_to(tmp_path / directory / "net.onnx")
+    with pytest.raises(UserError, match="2 of the targets are files of the name net,"):
+        target_suite([str(tmp_path / name / "net.onnx") for name in "ab"], {})
+    found = target_suite([str(tmp_path / f"{name}.onnx") for name in "ab"], {})
+    assert found.sources == {found.tasks[0].key: {"a": 1, "b": 1}}
+
+
 def test_what_is_given_twice_counts_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "net.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": (4, 8)}, {"y": 2}, {"w": np.ones((8, 4), np.float32)})

@@ -34,9 +34,10 @@ so the data outlive changes of the features. The `.about.json` beside it says wh
 - `final`: the end of a tuning, where the records come from one.
 
 Every candidate's result was compared with a reference{unchecked}.
-Tasks took turns, the one with the fewest trials first. The fastest repeat is the label: threads and caches warm, several calls in a row, repeated until two
-agree, of timing 2 the fastest stretch of 50 µs in each repeat; a candidate four times slower than the best has a single repeat, or one for each pass over its
-group, and is so known less well than the others; {few} of those that succeeded have one or two. A failure is kept with its class.
+Tasks took turns of up to 96 trials, or half as many as they had, in an order drawn by the seed, the one with the fewest first.
+The fastest repeat is the label: threads and caches warm, several calls in a row, repeated until two agree, of timing 2 the fastest stretch of 50 µs in each
+repeat; a candidate four times slower than the best has a single repeat, or one for each pass over its group, and is so known less well than the others; {few}
+of those that succeeded have one or two. A failure is kept with its class.
 """
 
 _AGAIN = """## Make it again
@@ -44,7 +45,8 @@ _AGAIN = """## Make it again
 {commands}
 
 {instead}goes on where it was stopped, and appends where more trials or other tasks are asked.
-The same seed draws the same samples; what the search asks for depends on what was measured.
+The same seed draws the same samples; what the search asks for depends on what was measured. Where a campaign was stopped, its command makes more than
+what is here.
 """
 
 _INSTEAD = "(or with the targets that the table above names instead of the suite) "
