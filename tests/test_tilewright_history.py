@@ -94,6 +94,7 @@ def test_short_names() -> None:
         ("global_average_pool:c=3,h=9,w=8", "global average pool, 3 channels, 9×8"),
         ("global_max_pool:c=3,h=9,w=8", "global max pool, 3 channels, 9×8"),
         ("attention:batch=2,heads=12,queries=128,keys=64,dim=32", "attention of 12 heads, 128×64, 32 each, batch 2"),
+        ("concat:shapes=2x3.2x3.2x4.2x3,axis=1", "concat of 2×3 (2 times), 2×4, 2×3, axis 1"),
         ("elementwise:shapes=64x128.1x128,value=exp(max(a;b))", "exp(max(a;b)) of 64×128, 1×128"),
         ("elementwise:shapes=64x128.1x128,types=bool.int8,value=min(a;cast_bool(b))", "min(a;cast_bool(b)) of 64×128, 1×128, bool, int8"),
     ):

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
@@ -252,9 +253,9 @@ def short_name(key: str) -> str:
     elif operator == "reduce":
         words = [f"{value['function']} of {value['shape'].replace('x', '×')}", f"axes {value['axes'].replace('x', ', ')}"]
     elif operator == "concat":
-        words = [f"concat of {value['shapes'].replace('x', '×').replace('.', ', ')}", f"axis {value['axis']}"]
+        words = [f"concat of {_shapes(value['shapes'])}", f"axis {value['axis']}"]
     elif operator == "elementwise":
-        words = [f"{value['value']} of {value['shapes'].replace('x', '×').replace('.', ', ')}"]
+        words = [f"{value['value']} of {_shapes(value['shapes'])}"]
         words += value["types"].split(".") if "types" in value else []
     else:
         sizes = "×".join(value[name] for name in ("m", "n", "k"))
@@ -280,6 +281,12 @@ def _image_words(operator: str, value: Mapping[str, str]) -> list[str]:
     window = [f"{name} {value['r']}×{value['s']}"] if "r" in value else [name]
     words = [*window, f"{value['c']} channels", f"{value['h']}×{value['w']}"]
     return words + [f"{each} {value[each]}" for each in ("stride", "dilation") if value.get(each, "1") != "1"] + _batch(value["n"])
+
+
+def _shapes(text: str) -> str:
+    """Those that are alike one after the other once."""
+    alike = [(shape, len(list(same))) for shape, same in groupby(text.replace("x", "×").split("."))]
+    return ", ".join(shape if n == 1 else f"{shape} ({n} times)" for shape, n in alike)
 
 
 def _batch(size: str) -> list[str]:
