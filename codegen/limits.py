@@ -90,6 +90,11 @@ class Limits:
         """How many times one thread all threads are worth. Clearly below `threads`: other work, or a host that puts two of our CPUs on one core."""
         return self.fma_gflops_all.best / self.fma_gflops_one.best
 
+    @property
+    def peak_gflops(self) -> float:
+        """Of all threads; where these were so disturbed that one alone was faster, of that one."""
+        return max(self.fma_gflops_all.best, self.fma_gflops_one.best)
+
     def to_json(self) -> dict[str, object]:
         return asdict(self) | {"bandwidths": [asdict(bandwidth) for bandwidth in self.bandwidths], "fma_scaling": self.fma_scaling}
 

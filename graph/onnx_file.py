@@ -28,7 +28,7 @@ def load_model(path: Path) -> ModelProto:
         _store_constants(model.graph)
         _name_nodes(model.graph.node)
     except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a valid network: {first_line(error)}") from None
+        raise UserError(f"{path}: not a valid network: {first_line(error)}{_unshaped(model.graph)}") from None
     opset, newest = next((opset.version for opset in model.opset_import if opset.domain in DOMAIN), OLDEST_OPSET), onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
         raise Unsupported(f"{path}: operator set {opset} is not one of {OLDEST_OPSET} to {newest}; convert the network with onnx.version_converter")
@@ -60,6 +60,12 @@ def _parse(path: Path) -> ModelProto:
         raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
     except DecodeError:
         raise UserError(f"{path}: not an ONNX file, or cut off") from None
+
+
+def _unshaped(graph: GraphProto) -> str:
+    """For a message, which inputs or results have no shape: the checker wants one of each and names none."""
+    names = [v.name for v in (*graph.input, *graph.output) if v.type.HasField("tensor_type") and not v.type.tensor_type.HasField("shape")]
+    return f" (no shape: {', '.join(names)})" if names else ""
 
 
 def _spell_domain(model: ModelProto) -> None:

@@ -23,6 +23,8 @@ def tunable(graph: Graph, node: NodeProto) -> Heavy:
     """The node, an operator of `TUNABLE`, as operator text; `Unsupported` says why it cannot be expressed."""
     for name in filter(None, moved_inputs(node) if node.op_type in MOVES else node.input):
         if graph.types.get(name) != TensorProto.FLOAT:
-            found = helper.tensor_dtype_to_string(graph.types[name]) if name in graph.types else "an unknown type"
-            raise Unsupported(f"{name!r} is {found.removeprefix('TensorProto.').lower()}, only float (fp32) can be tuned")
+            if name not in graph.types:
+                raise Unsupported(f"the type of {name!r} is not known")
+            found = helper.tensor_dtype_to_string(graph.types[name]).removeprefix("TensorProto.").lower()
+            raise Unsupported(f"{name!r} is {found}, only float (fp32) can be tuned")
     return TUNABLE[node.op_type](graph, node)

@@ -28,10 +28,11 @@ def make_directory(path: Path, mode: int = 0o777) -> None:
 def check_place(path: Path) -> None:
     """`UserError` where `write_file` would find no place for the file. To be asked before what takes long."""
     wrong = {
+        "it is a directory": os.path.isdir(path),
         "its directory does not exist": not os.path.exists(path.parent),
         "what should be its directory is a file": not os.path.isdir(path.parent),
         _NO_FILE: _is_taken(path),
-        "its name is too long": _is_too_long(_part(path)),
+        "its name is too long": bool(path.name) and _is_too_long(_part(path)),
         "nothing can be written to its directory": not os.access(path.parent, os.W_OK),
     }
     for reason, is_so in wrong.items():

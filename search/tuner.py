@@ -91,7 +91,7 @@ class TaskState:
     tuning_seconds: float = 0.0  # of all rounds that are done
     round_started: float | None = None  # by `time.monotonic`, while one is under way
     best: Candidate | None = None  # what to use, as `best_of` has it: what was kept at the end, or a faster trial since; None where no trial was valid
-    kept: Candidate | None = None  # what the last final measurement of the records kept
+    kept: tuple[Candidate, ...] = ()  # what final measurements of the records kept
     final: dict[Candidate, Measurement] = field(default_factory=dict)
     final_failures: Counter[str] = field(default_factory=Counter)
     is_judged: bool = False  # whether a final measurement, by today's versions, came after all trials
@@ -286,8 +286,8 @@ class Tuner:
             self._store.append([self._record(state, candidate, measurement, trial)])
 
     def _finish(self, number: int) -> None:
-        """Measure the fastest few again, in turns with the default schedule and what an earlier run kept. Half of the rounds say which is fastest; whether that
-        one is faster than these two, and how fast all are, the rest says: of the rounds that chose it, its luck would count as speed."""
+        """Measure the fastest few again, in turns with the default schedule and what earlier runs kept. Half of the rounds say which is fastest; whether that
+        one is faster than these, and how fast all are, the rest says: of the rounds that chose it, its luck would count as speed."""
         state = self.states[number]
         if state.best is None or state.is_judged or state.given_up:
             return
@@ -306,7 +306,7 @@ class Tuner:
         if good:
             state.final = final
             chosen = min(good, key=lambda candidate: min(_choosing(good[candidate])))
-            known = [candidate for candidate in (state.default, state.kept) if candidate in good]
+            known = [candidate for candidate in (state.default, *state.kept) if candidate in good]
             state.best = min((*known, chosen), key=lambda candidate: state.final[candidate].best_seconds)
         elif found and all(measurement.failure == "wrong" for measurement in found.values()):
             state.best = None
@@ -321,9 +321,10 @@ class Tuner:
     def _final(self, state: TaskState) -> dict[Candidate, Measurement]:
         """Of the finalists. One that is wrong, as what was not checked before may be, makes way for the next fastest."""
         right, found = dict(state.measured), dict[Candidate, Measurement]()
-        if state.kept is not None and state.kept in state.final:  # it may have come without its trial
-            right.setdefault(state.kept, state.final[state.kept].best_seconds)
-        while again := finalists(right, (state.kept, state.default)):
+        for kept in state.kept:
+            if kept in state.final:  # it may have come without its trial
+                right.setdefault(kept, state.final[kept].best_seconds)
+        while again := finalists(right, (*state.kept, state.default)):
             found |= self._compare(state, again, DISTURBED * min(right[candidate] for candidate in again))
             wrong = [candidate for candidate in again if found[candidate].failure == "wrong"]
             if not wrong:
@@ -368,8 +369,8 @@ class Tuner:
             state.tuning_seconds = max((record.elapsed_seconds for record in known), default=0.0)
             best = best_of(known, left_out=state.has_others)
             state.is_judged = best is not None and best.kind == "final" and self._is_of_today(best)
-            kept = best if best is not None and best.kind == "final" else next((record for record in reversed(known) if record.kept), None)
-            state.kept = None if kept is None else Candidate(kept.sketch, kept.row)
+            kept = [record for record in known if record.kept or (record is best and record.kind == "final")]
+            state.kept = tuple(dict.fromkeys(Candidate(record.sketch, record.row) for record in kept))
             state.best = None if best is None else Candidate(best.sketch, best.row)
             for record in known:
                 if record.kind == "final" and record.ok:
@@ -420,7 +421,7 @@ def _telling(seconds: Sequence[float]) -> tuple[float, ...]:
     return tuple(each for number, each in enumerate(seconds) if number % 4 >= 2) or tuple(seconds)
 
 
-def finalists(measured: Mapping[Candidate, float], others: Iterable[Candidate | None]) -> list[Candidate]:
+def finalists(measured: Mapping[Candidate, float], others: Iterable[Candidate]) -> list[Candidate]:
     """The fastest few of what was measured (seconds, infinite where it failed), and of the others those that were right: the fastest single trial may have been
     luck, so these are measured again before one is kept."""
     ranked = sorted((candidate for candidate, seconds in measured.items() if math.isfinite(seconds)), key=measured.__getitem__)

@@ -83,7 +83,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_done(name,
     monkeypatch.setattr(experiment, "run", None, raising=False)
     (tmp_path / "results.csv").mkdir()
     assert experiment.main(["--output", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == f"error: {tmp_path / 'results.csv'}: it cannot be written: something that is no file has its name\n"
+    assert capsys.readouterr().err == f"error: {tmp_path / 'results.csv'}: it cannot be written: it is a directory\n"
 
 
 def test_a_figure_of_nothing_is_one_line(tmp_path, capsys):

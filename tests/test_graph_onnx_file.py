@@ -148,6 +148,14 @@ def test_both_names_of_the_set_of_operators(tmp_path: Path) -> None:
     assert task.key.startswith("conv2d:n=1,c=2,h=4,w=4,k=3,r=1,s=1,")
 
 
+def test_what_has_no_shape_is_named(tmp_path: Path) -> None:
+    path = small(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, path)
+    assert refusal(path).endswith(f"(no shape: {model.graph.output[0].name})")
+
+
 def test_a_network_without_operators_of_onnx(tmp_path: Path) -> None:
     path = save(tmp_path / "net.onnx", [node("Binarizer", ["x"], ["y"], domain="ai.onnx.ml")], {"x": (2, 4)}, {"y": 2}, {})
     model = onnx.load(path)

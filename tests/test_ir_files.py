@@ -47,7 +47,8 @@ def test_a_place_is_checked_before_there_is_anything_to_write(tmp_path: Path) ->
     for name, words in {
         "absent/file": "its directory does not exist",
         "file/below": "what should be its directory is a file",
-        "taken": "something that is no file has its name",
+        "taken": "it is a directory",
+        "": "it is a directory",
         "link": "something that is no file has its name",
         "a" * 240: "its name is too long",  # what is written beside it has a longer one
     }.items():

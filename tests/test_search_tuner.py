@@ -17,7 +17,7 @@ from data.store import Store
 from ir.errors import NoReference, UserError
 from ir.task import task
 from schedule.algorithms import algorithm_of, allowed_algorithms
-from schedule.measurement import Measurement
+from schedule.measurement import Candidate, Measurement
 from search.evolution import EvolutionarySearch, EvolutionOptions
 from search.learner import Learner
 from search.random_search import RandomSearch
@@ -197,6 +197,26 @@ def test_what_an_earlier_run_kept_is_measured_again_beside_what_is_new(tmp_path)
         assert after.tasks[0].best_seconds <= before.tasks[0].best_seconds
         (best,) = store.best().values()
         assert best.best_seconds == after.tasks[0].best_seconds
+
+
+def test_what_a_run_tells_is_what_the_records_tell(tmp_path):
+    """Of several runs, each of which kept something else: what one of them kept may be the fastest again."""
+
+    class Noisy(FakeRunner):
+        rng = np.random.default_rng(3)
+
+        def remeasure(self, task, candidates, rounds, **options):
+            return [Measurement(tuple(self.rng.uniform(1.0, 2.0, 4).tolist())) for _ in candidates]
+
+    kept = set()
+    with Store(tmp_path / "r.db") as store:
+        for n in range(1, 9):
+            result, _ = tune(store=store, max_trials=32 * n, runner=Noisy())
+            (state,) = result.tasks
+            (best,) = store.best().values()
+            assert (Candidate(best.sketch, best.row), best.best_seconds) == (state.best, state.best_seconds)
+            kept.add(state.best)
+    assert len(kept) > 2
 
 
 def test_the_winner_is_chosen_by_some_rounds_and_told_by_the_others(tmp_path):

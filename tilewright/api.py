@@ -140,7 +140,7 @@ class Result:
         """Of the machine's multiply-adds; None where nothing is known, or no flops are."""
         if not state.best_seconds or not state.task.flops:
             return None
-        return state.task.speed(state.best_seconds) / self.limits.fma_gflops_all.best
+        return state.task.speed(state.best_seconds) / self.limits.peak_gflops
 
     def _task_json(self, state: TaskState) -> dict[str, object]:
         best = state.best

@@ -259,7 +259,7 @@ def bench(
     peers: Annotated[str | None, typer.Option(help="Comma-separated: numpy, torch, onnxruntime; by default those installed.")] = None,
     tasks: TasksOption = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns that each contender takes.")] = 10,
-    require_tuned: Annotated[bool, typer.Option("--require-tuned", help="Fail if some task has no record.")] = False,
+    require_tuned: Annotated[bool, typer.Option("--require-tuned", help="Fail if some task has no record, or a layer cannot be tuned.")] = False,
     shape: ShapeOption = None,
     threads: ThreadsOption = None,
     no_winograd: NoWinogradOption = False,
@@ -269,7 +269,7 @@ def bench(
     """Tuned and default schedules against other libraries, in turns. Ctrl-C keeps what is compared so far."""
     from schedule.algorithms import allowed_algorithms
     from tilewright.bench import BenchFailed, run_bench
-    from tilewright.display import also_as_json, print_bench, print_compared
+    from tilewright.display import also_as_json, print_bench, print_compared, print_refusals
 
     _check_apart(json, target, records)
     network = _network(target, shape)
@@ -281,7 +281,8 @@ def bench(
     except BenchFailed as error:
         result, failed = error.result, error
     with also_as_json(json, result.to_json()):
-        tuned = print_bench(result)
+        tuned = print_bench(result) and not network.unsupported
+        print_refusals(network)
     if failed is not None:
         raise failed
     if result.interrupted:

@@ -258,8 +258,7 @@ def print_result(result: Result, network: Network, records: Path | None) -> bool
     for task in network.tasks:
         if task.key not in chosen:
             out.print(Text(f"not tuned: {task.key}: not among the chosen tasks"))
-    for refusal in network.unsupported:
-        out.print(Text(f"not tuned: {refusal.op_type} {refusal.node}: {refusal.reason}"))
+    print_refusals(network)
     return tuned == network.n_layers
 
 
@@ -269,6 +268,12 @@ def print_result(result: Result, network: Network, records: Path | None) -> bool
 def print_compared(bench: TaskBench) -> None:
     """That a task is done, for whoever waits for the table."""
     Console(stderr=True, highlight=False).print(Text(f"compared {bench.task.name}"), soft_wrap=True)
+
+
+def print_refusals(network: Network) -> None:
+    """The compute-heavy layers for which there is no task."""
+    for refusal in network.unsupported:
+        console().print(Text(f"not tuned: {refusal.op_type} {refusal.node}: {refusal.reason}"))
 
 
 def print_bench(result: BenchResult) -> bool:

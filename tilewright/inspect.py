@@ -49,14 +49,16 @@ def best_schedules(path: Path, threads: int | None, algorithms: Collection[str] 
         records = store.records(threads=threads)
     bests, of_setting = best_by_setting(records, algorithms, usable_best), by_setting(records)
     if not bests:
-        raise UserError(f"{path} has no valid trial{'' if threads is None else f' with {threads} threads'}; {len(records)} records in all")
+        n_others = sum(count.n_trials for count in _counts(path) if threads not in (None, count.setting.threads))
+        others = f"; {n_others} trials are with other numbers of threads" if n_others else ""
+        raise UserError(f"{path} has no valid trial{'' if threads is None else f' with {threads} threads'}; {len(records)} records in all{others}")
     machine = detect_machine()
     peaks: dict[int, float] = {}
     found = []
     for setting, record in bests.items():
         here = setting.machine == machine_id(machine_record(machine))
         if here and setting.threads not in peaks and setting.threads <= machine.target.threads:
-            peaks[setting.threads] = quiet_limits(detect_machine(setting.threads).target).fma_gflops_all.best
+            peaks[setting.threads] = quiet_limits(detect_machine(setting.threads).target).peak_gflops
         default = default_of(of_setting[setting])
         found.append(
             Best(
@@ -70,8 +72,12 @@ def best_schedules(path: Path, threads: int | None, algorithms: Collection[str] 
 def without_valid_trial(path: Path, threads: int | None, found: Sequence[Best]) -> list[TaskCounts]:
     """The recorded settings of which nothing was found."""
     known = {best.record.setting for best in found}
+    return [count for count in _counts(path) if count.setting not in known and threads in (None, count.setting.threads)]
+
+
+def _counts(path: Path) -> list[TaskCounts]:
     with Store(path, create=False) as store:
-        return [count for count in store.tasks() if count.setting not in known and threads in (None, count.setting.threads)]
+        return store.tasks()
 
 
 def print_best(found: Sequence[Best], untimed: Sequence[TaskCounts]) -> None:
