@@ -178,6 +178,7 @@ def test_the_machine_is_told_when_there_are_results_of_it(tmp_path, tiny):
 def test_a_row_stays_until_its_successor_is_measured(tmp_path, tiny):
     python, both = script(tmp_path / "tvm", TVM.replace("DIE", "")), replace(tiny, families=("NRM", "TBG"))
     before = metaschedule.run(both, tmp_path, python, tune=tune_little)
+    before.assign(min_seconds=[100.0, 200.0]).to_csv(tmp_path / "results.csv", index=False)  # two measurements of one kernel may be equal
 
     def interrupted(of, records, config):
         if of.key == before["task"][1]:
@@ -188,7 +189,8 @@ def test_a_row_stays_until_its_successor_is_measured(tmp_path, tiny):
         metaschedule.run(both, tmp_path, python, tmp_path / "again.db", tune=interrupted)
     after = pd.read_csv(tmp_path / "results.csv")
     assert list(after["family"]) == ["NRM", "TBG"]
-    assert np.isclose(after["min_seconds"], before["min_seconds"], rtol=1e-9, atol=0).tolist() == [False, True]  # a CSV may lose the last bit
+    assert after["min_seconds"][0] < 1
+    assert after["min_seconds"][1] == 200
 
 
 def test_rows_of_an_earlier_version_are_refused(tmp_path, tiny):
