@@ -27,31 +27,31 @@ def write_results(output: Path, results: pd.DataFrame, name: str = RESULTS, **fo
 
 def check_same_machine(output: Path, machine: Machine) -> None:
     """Before rows are added to those that are there: `UserError` where these are of a machine of another kind."""
-    path = output / "machine.json"
-    if not (output / RESULTS).exists() or not path.exists():
-        return
-    try:
-        there = json.loads(path.read_bytes())["machine"]["target"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: it does not say of which machine the rows beside it are: {error}") from None
-    if {**there, "features": ""} != {**machine.target.to_json(), "features": ""}:  # a later LLVM knows more of the same CPU
-        raise UserError(
-            f"{output / RESULTS}: its rows are of another machine ({_kind(there)}; this one: {_kind(machine.target.to_json())}); choose another --output"
-        )
+    told = _told(output, [("machine", "target")], "of which machine the rows beside it are")
+    for there in told:
+        if {**there, "features": ""} != {**machine.target.to_json(), "features": ""}:  # a later LLVM knows more of the same CPU
+            raise UserError(
+                f"{output / RESULTS}: its rows are of another machine ({_kind(there)}; this one: {_kind(machine.target.to_json())}); choose another --output"
+            )
 
 
 def check_alike(output: Path, about: Mapping[str, Any], *paths: tuple[str, ...]) -> None:
     """Before rows are added to those that are there: `UserError` where what machine.json says of these at any of the paths is not what `about` says."""
+    for names, value in zip(paths, _told(output, paths, "what the rows beside it were made with"), strict=False):
+        if value != _at(about, names):
+            raise UserError(f"{output / RESULTS}: its rows have {' '.join(names)} {value}; this run {_at(about, names)}; choose another --output")
+
+
+def _told(output: Path, paths: Sequence[Sequence[str]], what: str) -> list[Any]:
+    """What machine.json says at each of the paths; nothing where there are no rows yet, or no such file. `UserError` where it does not say that."""
     path = output / "machine.json"
     if not (output / RESULTS).exists() or not path.exists():
-        return
+        return []
     try:
-        there = json.loads(path.read_bytes())
-        differing = [(names, _at(there, names)) for names in paths if _at(there, names) != _at(about, names)]
+        about = json.loads(path.read_bytes())
+        return [_at(about, names) for names in paths]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: it does not say what the rows beside it were made with: {error}") from None
-    for names, value in differing:
-        raise UserError(f"{output / RESULTS}: its rows have {' '.join(names)} {value}; this run {_at(about, names)}; choose another --output")
+        raise UserError(f"{path}: it does not say {what}: {error}") from None
 
 
 def _at(about: Any, names: Sequence[str]) -> Any:

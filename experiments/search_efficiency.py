@@ -235,8 +235,9 @@ def report(output: Path) -> str:
     from experiments.search_efficiency_figure import draw, draw_tasks
 
     results, rounds = read_results(output, COLUMNS), read_results(output, ROUND_COLUMNS, ROUNDS)
-    draw(to_their_ends(results), rounds, output / "search_efficiency.png")
-    draw_tasks(results, output / "search_efficiency_tasks.png")
+    runs = to_their_ends(results)
+    draw(runs, rounds, output / "search_efficiency.png")
+    draw_tasks(runs, output / "search_efficiency_tasks.png")
     spread = f"geometric means over {results['task'].nunique()} tasks and {results['seed'].nunique()} seeds"
     shares = ", ".join(f"{method} {share:.1%}" for method, share in model_shares(rounds).items())
     table = summary(results, (*FIRST, *AFTER)).round(3).to_string()

@@ -56,20 +56,18 @@ def draw(runs: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> None:
     save(figure, path)
 
 
-def draw_tasks(results: pd.DataFrame, path: Path) -> None:
+def draw_tasks(runs: pd.DataFrame, path: Path) -> None:
     """A panel a task: best so far against trials, as a share of the best that any run found (what is kept is chosen and judged by different measurements, so
-    it may fall a little)."""
-    tasks = list(dict.fromkeys(results["task"]))
+    it may fall a little). `runs` as for `draw`."""
+    tasks = list(dict.fromkeys(runs["task"]))
     n_rows = -(-len(tasks) // N_COLUMNS)
     figure = Figure(figsize=(3.4 * N_COLUMNS, 2.7 * n_rows + 0.8), dpi=150, layout="constrained")
     axes = figure.subplots(n_rows, N_COLUMNS, squeeze=False, sharey=True).ravel()
     for axis, name in zip(axes, tasks, strict=False):
-        mine, of = results[results["task"] == name], task(name)
-        best = mine["best_speed"].max()
-        runs = mine.assign(trial=mine["trial"] + 1, best_share=mine["best_speed"] / best)
-        for method, some in runs.groupby("method", sort=False):
+        mine = runs[runs["task"] == name]
+        for method, some in mine.groupby("method", sort=False):
             _draw_method(axis, some, "trial", str(method))
-        axis.set_title(f"{short_name(name)}\nbest {best:.0f} {of.speed_unit}", fontsize=8)
+        axis.set_title(f"{short_name(name)}\nbest {mine['best_speed'].max():.0f} {task(name).speed_unit}", fontsize=8)
         axis.set_xlabel("trials", fontsize=8)
         axis.set_ylim(0.3, 1.02)  # what is below is a schedule that nobody would keep
         _scale(axis)

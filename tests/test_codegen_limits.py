@@ -158,6 +158,8 @@ def test_limits_are_complete_and_consistent(threads: int) -> None:
     data = found.to_json()
     assert json.loads(json.dumps(data)) == data
     assert data["fma_scaling"] == found.fma_gflops_all.best / found.fma_gflops_one.best
+    slow, fast = (replace(found.fma_gflops_one, best=gflops) for gflops in (5.0, 100.0))
+    assert replace(found, fma_gflops_all=slow, fma_gflops_one=fast).peak_gflops == replace(found, fma_gflops_all=fast, fma_gflops_one=slow).peak_gflops == 100
 
 
 @pytest.mark.usefixtures("quick")

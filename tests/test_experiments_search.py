@@ -30,8 +30,9 @@ def test_search_efficiency(tmp_path):
         assert (run["best_speed"].diff().fillna(1) != 0)[~among].sum() == 0  # the default and the three fastest until then are measured again
         assert (np.diff(run["elapsed_seconds"]) >= 0).all()
     read = pd.read_csv(tmp_path / "results.csv")
-    draw(search_efficiency.to_their_ends(read), pd.read_csv(tmp_path / "rounds.csv"), tmp_path / "figure.png")
-    draw_tasks(read, tmp_path / "tasks.png")
+    runs = search_efficiency.to_their_ends(read)
+    draw(runs, pd.read_csv(tmp_path / "rounds.csv"), tmp_path / "figure.png")
+    draw_tasks(runs, tmp_path / "tasks.png")
     assert min((tmp_path / name).stat().st_size for name in ("figure.png", "tasks.png")) > 10_000
     table = search_efficiency.summary(read)
     assert table.index.tolist() == list(n_trials)

@@ -21,6 +21,14 @@ from tilewright.inspect import best_json, best_schedules, code_text, print_best,
 TASK = task("matmul:m=24,n=40,k=32")  # as in the records
 
 
+def test_trials_with_other_numbers_of_threads_are_counted(tmp_path):
+    mine = replace(record(), kind="trial", kept=False)
+    with Store(tmp_path / "records.db") as store:
+        store.append([mine])
+    with pytest.raises(UserError, match=rf"with {mine.threads + 1} threads; 0 records in all; 1 trials are with other numbers of threads"):
+        best_schedules(tmp_path / "records.db", mine.threads + 1)
+
+
 def test_what_another_version_recorded_is_passed_over(tmp_path):
     """Of the same sketch with other columns a row means another schedule, however fast that was."""
     machine, path = detect_machine(), tmp_path / "records.db"

@@ -242,6 +242,7 @@ def test_the_model_file_says_what_it_was_trained_on(measured, tmp_path):
     assert not set(card.training["held_out"]) & set(card.training["trained"])
     assert (card.training["split"], card.training["networks"], card.training["machines"]) == ("network", ["b"], [machine_id(MACHINE)])
     assert card.scores["top_5"] <= 1
+    assert card.parameters["n_threads"] == 1  # of so few candidates
     first = (tmp_path / "m.ubj").read_bytes()
     train_from_data([measured], tmp_path / "m.ubj", 0, holdout="network", networks=("b",))
     assert (tmp_path / "m.ubj").read_bytes() == first

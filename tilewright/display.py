@@ -102,10 +102,15 @@ def print_unsupported(network: Network) -> None:
     n_uses = sum(task.count for task in network.tasks)
     out = console()
     out.print(f"{len(network.tasks)} tasks cover {n_uses} of {network.n_layers} compute-heavy layers")
-    for refusal in network.unsupported:
-        out.print(Text(f"not supported: {refusal.op_type} {refusal.node}: {refusal.reason}"))
+    print_refusals(network, "not supported")
     if network.other_operators:
         out.print("not tuned, being light: " + ", ".join(f"{n} {name}" for name, n in network.other_operators.most_common()))
+
+
+def print_refusals(network: Network, outcome: str = "not tuned") -> None:
+    """The compute-heavy layers for which there is no task."""
+    for refusal in network.unsupported:
+        console().print(Text(f"{outcome}: {refusal.op_type} {refusal.node}: {refusal.reason}"))
 
 
 def tasks_json(network: Network) -> dict[str, object]:
@@ -268,12 +273,6 @@ def print_result(result: Result, network: Network, records: Path | None) -> bool
 def print_compared(bench: TaskBench) -> None:
     """That a task is done, for whoever waits for the table."""
     Console(stderr=True, highlight=False).print(Text(f"compared {bench.task.name}"), soft_wrap=True)
-
-
-def print_refusals(network: Network) -> None:
-    """The compute-heavy layers for which there is no task."""
-    for refusal in network.unsupported:
-        console().print(Text(f"not tuned: {refusal.op_type} {refusal.node}: {refusal.reason}"))
 
 
 def print_bench(result: BenchResult) -> bool:

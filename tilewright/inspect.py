@@ -49,7 +49,7 @@ def best_schedules(path: Path, threads: int | None, algorithms: Collection[str] 
         records = store.records(threads=threads)
     bests, of_setting = best_by_setting(records, algorithms, usable_best), by_setting(records)
     if not bests:
-        n_others = sum(count.n_trials for count in _counts(path) if threads not in (None, count.setting.threads))
+        n_others = sum(n_trials for setting, (n_trials, _) in counts.items() if threads not in (None, setting.threads))
         others = f"; {n_others} trials are with other numbers of threads" if n_others else ""
         raise UserError(f"{path} has no valid trial{'' if threads is None else f' with {threads} threads'}; {len(records)} records in all{others}")
     machine = detect_machine()
@@ -72,12 +72,8 @@ def best_schedules(path: Path, threads: int | None, algorithms: Collection[str] 
 def without_valid_trial(path: Path, threads: int | None, found: Sequence[Best]) -> list[TaskCounts]:
     """The recorded settings of which nothing was found."""
     known = {best.record.setting for best in found}
-    return [count for count in _counts(path) if count.setting not in known and threads in (None, count.setting.threads)]
-
-
-def _counts(path: Path) -> list[TaskCounts]:
     with Store(path, create=False) as store:
-        return store.tasks()
+        return [count for count in store.tasks() if count.setting not in known and threads in (None, count.setting.threads)]
 
 
 def print_best(found: Sequence[Best], untimed: Sequence[TaskCounts]) -> None:
