@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 
@@ -71,6 +71,11 @@ def whole(least: int = -_MAX_WHOLE - 1, most: int = _MAX_WHOLE) -> Callable[[obj
     return parse
 
 
+def are_whole(values: Sequence[object]) -> bool:
+    """Whether `whole()` gives back all of these as they are; no says nothing."""
+    return set(map(type, values)) == {int} and min(values) >= -_MAX_WHOLE - 1 and max(values) <= _MAX_WHOLE  # type: ignore[type-var,operator]  # ints
+
+
 def _finite(value: object) -> float:
     try:
         if isinstance(value, _NUMBER) and not isinstance(value, bool) and math.isfinite(value):
@@ -98,6 +103,11 @@ def time(value: object) -> float:
     return seconds
 
 
+def are_times(values: Sequence[object]) -> bool:
+    """Whether `time` gives back all of these as they are; no says nothing."""
+    return set(map(type, values)) == {float} and min(values) >= _LEAST_SECONDS and math.isfinite(sum(values))  # type: ignore[type-var,operator,arg-type]
+
+
 def score(value: object) -> float | None:
     """A share of one, or None (also for nan) where there was too little to judge."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -114,12 +124,14 @@ def switch(value: object) -> bool:
     return value
 
 
-def many(parse: Parser) -> Parser:
-    """A list, kept as a tuple."""
+def many(parse: Parser, are_plain: Callable[[Sequence[object]], bool] = lambda values: False) -> Parser:
+    """A list, kept as a tuple. `are_plain` may tell of all values together that `parse` would give them back as they are: that takes a fifth of the time."""
 
     def parse_all(values: object) -> tuple[object, ...]:
         if not isinstance(values, list | tuple):
             raise ValueError(f"is {values!r}, not a list")
+        if are_plain(values):
+            return tuple(values)
         try:
             return tuple([parse(value) for value in values])
         except ValueError as error:
@@ -135,7 +147,7 @@ def _names(values: Hashable) -> object:
 
 def names(values: object) -> object:
     """A list of names, kept as a tuple; equal lists as the same one."""
-    return _names(tuple(values)) if isinstance(values, list | tuple) and all(isinstance(value, str) for value in values) else _any_names(values)
+    return _names(tuple(values)) if isinstance(values, list | tuple) and set(map(type, values)) == {str} else _any_names(values)
 
 
 class Table(dict[str, object]):

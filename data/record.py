@@ -65,7 +65,10 @@ class Entry:
 
     def __post_init__(self) -> None:
         for name in self.parsers:
-            object.__setattr__(self, name, self.parsed(name, getattr(self, name)))
+            given = getattr(self, name)
+            parsed = self.parsed(name, given)
+            if parsed is not given:
+                object.__setattr__(self, name, parsed)
 
     @classmethod
     def parsed(cls, name: str, value: object) -> object:
@@ -82,8 +85,8 @@ class Entry:
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> Self:
         """The entry of what `to_json` gave, also after it went through a file; `UserError` names the field that is wrong."""
-        lacking, foreign = cls.parsers.keys() - data.keys(), data.keys() - cls.parsers.keys()
-        if lacking or foreign:
+        if data.keys() != cls.parsers.keys():
+            lacking, foreign = cls.parsers.keys() - data.keys(), data.keys() - cls.parsers.keys()
             found = [f"{name} is missing" for name in sorted(lacking)] + [f"{name} is unknown" for name in sorted(foreign)]
             raise UserError(f"{', '.join(found)}; a {cls.__name__.lower()} has {', '.join(cls.parsers)}")
         try:
@@ -127,8 +130,8 @@ class Record(Entry):
         "task": fields.name,
         "sketch": fields.name,
         "columns": fields.names,
-        "row": fields.many(fields.whole()),
-        "seconds": fields.many(fields.time),
+        "row": fields.many(fields.whole(), fields.are_whole),
+        "seconds": fields.many(fields.time, fields.are_times),
         "failure": fields.word,
         "message": fields.message,
         "machine": fields.table(fields.text_or_whole),

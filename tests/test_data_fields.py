@@ -74,6 +74,32 @@ def test_refused_with_what_was_found(parse: fields.Parser, value: object, words:
         parse(value)
 
 
+@pytest.mark.parametrize(
+    ("one_by_one", "together", "odd"),
+    [
+        (fields.whole(), fields.are_whole, [0, -(2**63), 2**63 - 1, 2**63, -(2**63) - 1, True, 1.0, "1", None, np.int64(7)]),
+        (fields.time, fields.are_times, [1e-12, 1.7e308, 5e-324, 0.0, -1.0, math.nan, math.inf, -math.inf, 1, True, "1", None, np.float64(0.5), 10**400]),
+    ],
+)
+def test_lists_that_are_told_together_are_kept_as_one_by_one(one_by_one, together, odd) -> None:
+    plain = [3, 1, 2] if one_by_one is not fields.time else [3.0, 1.0, 2.0]
+    assert together(plain)
+    assert not together([])
+    for value in odd:
+        for values in ([value], [value, *plain], [*plain, value], [plain[0], value, value]):
+            found = [_outcome(fields.many(one_by_one, *how), values) for how in ((), (together,))]
+            assert found[0] == found[1], values
+
+
+def _outcome(parse: fields.Parser, values: object) -> object:
+    """What is kept, with the types, or what is said."""
+    try:
+        kept = parse(values)
+    except ValueError as error:
+        return str(error)
+    return kept, [type(value) for value in kept]
+
+
 def test_a_parsed_table_is_taken_as_it_is_by_its_own_parser_alone() -> None:
     parse = fields.table(fields.text_or_whole)
     kept = parse({"lanes": 8})

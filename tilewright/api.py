@@ -82,10 +82,12 @@ def conv2d(
 
 
 def _joined(numbers: Pair) -> str:
-    return "x".join(map(str, numbers)) if isinstance(numbers, Sequence) else str(numbers)
+    return "x".join(map(str, numbers)) if isinstance(numbers, Sequence) and not isinstance(numbers, str) else str(numbers)
 
 
 def _as_task(task: Task | str) -> Task:
+    if not isinstance(task, Task | str):
+        raise UserError(f"expected a task, or the text of an operator, got {type(task).__name__}")
     return _task(task) if isinstance(task, str) else task
 
 
@@ -236,10 +238,8 @@ def _check_search(search: str, cost_model: str | None) -> None:
 
 
 def _chosen(what: Task | str | Path | Iterable[Task | str]) -> tuple[Task, ...]:
-    if isinstance(what, Task):
-        return (what,)
     chosen: dict[str, Task] = {}
-    for each in tasks(what) if isinstance(what, str | Path) else map(_as_task, what):
+    for each in tasks(what) if isinstance(what, str | Path) else map(_as_task, what if isinstance(what, Iterable) else (what,)):
         same = chosen.get(each.key)
         chosen[each.key] = each if same is None else replace(same, count=same.count + each.count)
     if not chosen:

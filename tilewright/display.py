@@ -69,6 +69,10 @@ def also_as_json(path: Path | None, data: object) -> Iterator[None]:
             write_file(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
 
 
+def counted(n: int, one: str, many: str = "") -> str:
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
 def milliseconds(seconds: float | None) -> str:
     return "–" if seconds is None else f"{1e3 * seconds:.4g} ms"
 
@@ -101,7 +105,8 @@ def print_unsupported(network: Network) -> None:
     """How much of the network can be tuned, and why the rest cannot."""
     n_uses = sum(task.count for task in network.tasks)
     out = console()
-    out.print(f"{len(network.tasks)} tasks cover {n_uses} of {network.n_layers} compute-heavy layers")
+    n_tasks = len(network.tasks)
+    out.print(f"{counted(n_tasks, 'task')} {'covers' if n_tasks == 1 else 'cover'} {n_uses} of {counted(network.n_layers, 'compute-heavy layer')}")
     print_refusals(network, "not supported")
     if network.other_operators:
         out.print("not tuned, being light: " + ", ".join(f"{n} {name}" for name, n in network.other_operators.most_common()))

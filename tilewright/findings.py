@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from tilewright.display import clock, milliseconds
+from tilewright.display import clock, counted, milliseconds
 from tilewright.history import PARTS, SCORES, Section, TaskHistory
 
 DRIFT = 1.2  # times the fastest trial: a final measurement that is slower than that wants explaining
@@ -102,7 +102,3 @@ def gains(section: Section) -> str:
     gained = [t.speedup for t in tasks]
     spread = f"Single tasks gain from {min(gained):.2f}× to {max(gained):.2f}×"
     return f"Each of {len(tasks)} tasks once, one after another, takes {times}. {spread}, {_mean(gained)} in the geometric mean."
-
-
-def counted(n: int, one: str, many: str = "") -> str:
-    return f"{n:,} {one if n == 1 else many or one + 's'}"

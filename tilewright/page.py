@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from tilewright.display import clock, milliseconds
-from tilewright.findings import counted
+from tilewright.display import clock, counted, milliseconds
 from tilewright.history import History, Section, TaskHistory
 from tilewright.inspect import schedule_text
 

@@ -141,10 +141,13 @@ class _Groups:
     def __init__(self) -> None:
         self.found: list[Group] = []
         self._numbers: dict[tuple[str, str, int], int] = {}
+        self._programs: dict[str, str] = {}  # ids by operator text: a task is found once, however many machines measured it
 
     def add(self, setting: Setting, of: Task, uses: Mapping[str, int]) -> int:
         """The number of the setting's group, which has one more name from now on. A network that uses it under several names uses it so often in all."""
-        key = (program_id(of.program), setting.machine, setting.threads)
+        if setting.task not in self._programs:
+            self._programs[setting.task] = program_id(of.program)
+        key = (self._programs[setting.task], setting.machine, setting.threads)
         number = self._numbers.setdefault(key, len(self.found))
         if number == len(self.found):
             self.found.append(Group(*key, of.work, (), {}))
