@@ -42,6 +42,7 @@ class Config(ReplayConfig):
             "annealing instead of evolution": replace(self._method(), search=partial(AnnealingSearch, options=self.annealing)),
             "no roofline": replace(self._method(), learner=learner_alone),
             "any number share a register tile": self._method(alike=sys.maxsize),
+            "any number share a score": self._method(equal=sys.maxsize),
             "no crossover": self._method(crossover=0.0),
             "no elites": self._method(elites=0),
             "no random share": self._method(epsilon=0.0),

@@ -26,6 +26,7 @@ class EvolutionOptions:
     crossover: float = 0.5  # share of children of two parents, the others are mutants
     epsilon: float = 0.1  # share of random candidates in a batch
     alike: int = 3  # candidates of a batch that may share a register tile: it decides most, and a model that errs about one errs about all
+    equal: int = 2  # candidates of a batch whose scores are next to the same: of what a model cannot tell apart breeding puts a crowd in front
 
 
 class EvolutionarySearch:
@@ -46,8 +47,9 @@ class EvolutionarySearch:
         rows, scores = self._evolve()
         if not tell_apart(scores):
             n_random = n
-        chosen = self._seen.take(rows, scores, n - n_random, self._options.alike)
-        chosen += self._seen.take(rows, scores, n - n_random - len(chosen))  # where there are few register tiles
+        chosen: list[Candidate] = []
+        for alike, equal in ((self._options.alike, self._options.equal), (self._options.alike, None), (None, None)):  # scores, or register tiles, may be few
+            chosen += self._seen.take(rows, scores, n - n_random - len(chosen), alike, equal)
         return chosen + self._seen.take_random(n - len(chosen), self._rng)
 
     def _evolve(self) -> tuple[Rows, dict[int, Scores]]:

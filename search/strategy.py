@@ -18,6 +18,7 @@ from schedule.sketch import Sketch
 from schedule.space import Population
 
 EXPLORE = 0.5  # share of random candidates in a batch where scores are no better than chance
+SCORE_STEP = 0.02  # of the standard deviation of all scores: those that differ by less say the same
 
 Scores: TypeAlias = NDArray[np.float64]
 Scorer: TypeAlias = Callable[[Sketch, Population], Scores]
@@ -58,23 +59,28 @@ class Seen:
             if (rows := [candidate.row for candidate in candidates if candidate.sketch == sketch.name])
         }
 
-    def take(self, rows: Rows, scores: Mapping[int, Scores], n: int, alike: int | None = None) -> list[Candidate]:
-        """The n best-scored rows that were never asked for; from now on they count as asked. At most `alike` of them share a register tile, so there
-        may be fewer."""
+    def take(self, rows: Rows, scores: Mapping[int, Scores], n: int, alike: int | None = None, equal: int | None = None) -> list[Candidate]:
+        """The n best-scored rows that were never asked for; from now on they count as asked. At most `alike` of them share a register tile, and `equal` a
+        step of scores, so there may be fewer."""
         flat_scores = np.concatenate([scores[i] for i in rows]) if rows else np.empty(0)
         owner = np.repeat(list(rows), [len(X) for X in rows.values()])
         place = np.concatenate([np.arange(len(X)) for X in rows.values()]) if rows else owner
+        step = _steps(flat_scores)
         chosen: list[Candidate] = []
         n_alike: Counter[tuple[object, ...]] = Counter()
+        n_equal: Counter[int] = Counter()
         for at in np.argsort(-flat_scores, kind="stable"):
             if len(chosen) == n:
                 break
+            if equal is not None and n_equal[step[at]] >= equal:
+                continue
             sketch, row = self.sketches[owner[at]], rows[owner[at]][place[at]]
             tile = (sketch.name, *row[list(sketch.register_columns)].tolist())
             candidate = Candidate(sketch.name, tuple(row.tolist()))
             if candidate not in self.asked and (alike is None or n_alike[tile] < alike):
                 self.asked.add(candidate)
                 n_alike[tile] += 1
+                n_equal[step[at]] += 1
                 chosen.append(candidate)
         return chosen
 
@@ -87,6 +93,13 @@ class Seen:
             if len(chosen) == n:
                 break
         return chosen
+
+
+def _steps(scores: Scores) -> list[int]:
+    """The step of `SCORE_STEP` that each score is on."""
+    width = SCORE_STEP * float(scores.std()) if len(scores) else 0.0
+    steps: list[int] = np.round((scores - scores.max()) / width).astype(np.int64).tolist() if width else [0] * len(scores)
+    return steps
 
 
 def sample(sketches: Sequence[Sketch], n: int, rng: np.random.Generator) -> Rows:

@@ -132,12 +132,36 @@ def test_few_of_a_batch_share_a_register_tile():
         return (X[:, columns] == liked).all(axis=1).astype(float)
 
     for alike, most in ((3, 3 + 12), (64, 64)):
-        options = EvolutionOptions(population=512, epsilon=0.0, alike=alike)
+        options = EvolutionOptions(population=512, epsilon=0.0, alike=alike, equal=64)
         batch = EvolutionarySearch((sketch,), scorer, np.random.default_rng(0), options).ask(64)
         assert len(batch) == 64
         tiles = Counter(tuple(np.array(candidate.row)[columns]) for candidate in batch)
         assert tiles[tuple(liked)] <= most
     assert tiles[tuple(liked)] > 32
+
+
+def test_few_of_a_batch_share_a_score():
+    """Though all that is bred has the best, and differs in what the scores say nothing of."""
+    (sketch,) = known_sketches()
+    told = sketch.space.names.index("unroll")
+
+    def scorer(sketch, X):
+        return X[:, told] + 1e-4 * X[:, 0]
+
+    for equal, least, most in ((2, 1, 2), (64, 12, 12)):
+        options = EvolutionOptions(population=512, epsilon=0.0, alike=64, equal=equal)
+        batch = EvolutionarySearch((sketch,), scorer, np.random.default_rng(0), options).ask(12)
+        n_best = sum(candidate.row[told] == max(sketch.space.columns[told].choices) for candidate in batch)
+        assert len(batch) == 12
+        assert least <= n_best <= most
+
+
+def test_where_scores_are_few_a_batch_is_whole():
+    (sketch,) = known_sketches()
+    search = EvolutionarySearch((sketch,), lambda sketch, X: (X[:, 0] > 8).astype(float), np.random.default_rng(0), EvolutionOptions(epsilon=0.0))
+    batch = search.ask(64)
+    assert len(set(batch)) == 64
+    assert sum(candidate.row[0] > 8 for candidate in batch) > 16
 
 
 def test_from_scratch_the_roofline_scores_until_something_was_learned_and_has_a_say_afterwards():
