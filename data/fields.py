@@ -72,7 +72,7 @@ def whole(least: int = -_MAX_WHOLE - 1, most: int = _MAX_WHOLE) -> Callable[[obj
 
 
 def are_whole(values: Sequence[object]) -> bool:
-    """Whether `whole()` gives back all of these as they are; no says nothing."""
+    """Whether `whole()` gives back all of these as they are; False says nothing."""
     return set(map(type, values)) == {int} and min(values) >= -_MAX_WHOLE - 1 and max(values) <= _MAX_WHOLE  # type: ignore[type-var,operator]  # ints
 
 
@@ -104,7 +104,7 @@ def time(value: object) -> float:
 
 
 def are_times(values: Sequence[object]) -> bool:
-    """Whether `time` gives back all of these as they are; no says nothing."""
+    """Whether `time` gives back all of these as they are; False says nothing."""
     return set(map(type, values)) == {float} and min(values) >= _LEAST_SECONDS and math.isfinite(sum(values))  # type: ignore[type-var,operator,arg-type]
 
 
