@@ -75,14 +75,18 @@ def test_refused_with_what_was_found(parse: fields.Parser, value: object, words:
 
 
 @pytest.mark.parametrize(
-    ("one_by_one", "together", "odd"),
+    ("one_by_one", "together", "plain", "odd"),
     [
-        (fields.whole(), fields.are_whole, [0, -(2**63), 2**63 - 1, 2**63, -(2**63) - 1, True, 1.0, "1", None, np.int64(7)]),
-        (fields.time, fields.are_times, [1e-12, 1.7e308, 5e-324, 0.0, -1.0, math.nan, math.inf, -math.inf, 1, True, "1", None, np.float64(0.5), 10**400]),
+        (fields.whole(), fields.are_whole, [3, 1, 2], [0, -(2**63), 2**63 - 1, 2**63, -(2**63) - 1, True, 1.0, "1", None, np.int64(7)]),
+        (
+            fields.time,
+            fields.are_times,
+            [3.0, 1.0, 2.0],
+            [1e-12, 1.7e308, 5e-324, 0.0, -1.0, math.nan, math.inf, -math.inf, 1, True, "1", None, np.float64(0.5), 10**400],
+        ),
     ],
 )
-def test_lists_that_are_told_together_are_kept_as_one_by_one(one_by_one, together, odd) -> None:
-    plain = [3, 1, 2] if one_by_one is not fields.time else [3.0, 1.0, 2.0]
+def test_lists_that_are_told_together_are_kept_as_one_by_one(one_by_one, together, plain, odd) -> None:
     assert together(plain)
     assert not together([])
     for value in odd:

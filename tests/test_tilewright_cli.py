@@ -397,7 +397,7 @@ def test_kill_9_loses_no_record_and_leaves_nothing_running(tmp_path):
 
 def test_two_tuners_share_a_records_file(tmp_path):
     # Some seconds of trials: on a busy machine one may start long after the other, and must still find something to do.
-    both = [start("tune", TINY, "--records", tmp_path / "r.db", "--max-trials", 48, "--seed", seed) for seed in (1, 2)]
+    both = [start("tune", TINY, "--records", tmp_path / "r.db", "--max-trials", 80, "--seed", seed) for seed in (1, 2)]
     for process in both:
         _, error = process.communicate(timeout=120)
         assert process.returncode == 0, error
