@@ -29,6 +29,7 @@ KINDS = ("trial", "final", "sample", "repeat")
 FIRST_KINDS = ("trial", "sample")
 CACHES = ("warm", "cold")
 UNCHECKED = "unchecked"  # stands among the versions of a record whose result was compared with nothing
+TIMEOUT = "timeout"  # stands there for the seconds that a candidate may take, where a run says so
 MAX_ROUND = 1 << 40  # tuning that goes on counts from the last one, and that must fit in 64 bits
 
 
@@ -53,6 +54,14 @@ def machine_id(machine: Mapping[str, str | int]) -> str:
 @functools.cache  # thousands of records are of one machine
 def _machine_id(machine: tuple[tuple[str, str | int], ...]) -> str:
     return hashlib.sha256(canonical_json(dict(machine)).encode()).hexdigest()[:12]
+
+
+def timeout_of(versions: Mapping[str, str]) -> float:
+    """Seconds that a candidate could take; infinite where these versions say nothing of it."""
+    try:
+        return float(versions.get(TIMEOUT, math.inf))
+    except ValueError:  # whoever wrote it
+        return math.inf
 
 
 class Entry:
@@ -190,8 +199,8 @@ class Record(Entry):
 
 @dataclass(frozen=True)
 class Round(Entry):
-    """How one batch went. The scores are those of the cost model that chose the batch, before it learned from it; None where
-    the batch was too small to judge. Scores lie between 0 and 1, 1 is best."""
+    """How one batch went. The scores are those of the run's cost model, before it learned from the batch; None where the batch
+    was too small to judge. Scores lie between 0 and 1, 1 is best."""
 
     task: str
     machine: dict[str, str | int]

@@ -224,6 +224,7 @@ def replay(recording: Recording, method: Method, seed: int) -> NDArray[np.float6
     found: list[float] = []
     for batch in chain(method.batches, repeat(method.batches[-1])):
         n = min(batch, method.n_trials - len(found))
+        learner.fit(of)
         candidates = search.ask(n, explore=learner.is_lost) if n else []
         if not candidates:
             return np.array(found)
@@ -232,7 +233,6 @@ def replay(recording: Recording, method: Method, seed: int) -> NDArray[np.float6
         learner.quality(of, recording.sketches, candidates, throughputs)  # what the learner trusts follows from it
         search.tell(candidates, throughputs)
         learner.observe(of, recording.sketches, candidates, throughputs)
-        learner.fit()
     raise AssertionError("batches never end")
 
 

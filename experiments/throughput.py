@@ -104,7 +104,7 @@ def rounds(config: Config, target: Target) -> Rows:
     X = known[0].space.sample(config.known_trials, rng)
     learner.observe(of, known, [Candidate(known[0].name, tuple(row)) for row in X.tolist()], list(1.0 + rng.random(len(X))))
     start = time.perf_counter()
-    learner.fit()
+    learner.fit(of)
     fit = time.perf_counter() - start
     options = EvolutionOptions()
     search = EvolutionarySearch(known, learner.scorer(of), rng, options)

@@ -1,7 +1,7 @@
 """Which task of a network gets the next batch: the one whose expected gain times its weight is largest.
 
 After Ansor's task scheduler (Zheng et al., OSDI 2020, section 6): the gain of one more trial is guessed from what the last batches
-gained, and from how far the task is from the best throughput, relative to the machine's peak, that any task of the network reached.
+gained, and from how far the task is from the best throughput that any task of the network reached.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 TRUST_IN_HISTORY = 0.3  # weight of the slope seen so far against the hope for more; Ansor's alpha is 0.2
 WINDOW = 3  # batches over which the slope is taken, as in Ansor
 EXPLORE = 0.05  # share of batches that go to any open task
-HOPELESS_BATCHES = 4  # without a valid trial; from then on the task gets what others leave, for each of its trials may take as long as a timeout
+HOPELESS_TRIALS = 64  # none of them valid; from then on the task gets what others leave, for each of its trials may take as long as a timeout
 
 
 @dataclass
@@ -32,7 +32,7 @@ class TaskProgress:
         """Expected seconds saved in the network by one more trial."""
         now = self.best_seconds[-1]
         if not math.isfinite(now):
-            return math.inf if len(self.best_seconds) < HOPELESS_BATCHES else 0.0
+            return math.inf if self.n_trials[-1] < HOPELESS_TRIALS else 0.0
         back = max(0, len(self.best_seconds) - 1 - WINDOW)
         trials = max(self.n_trials[-1] - self.n_trials[back], 1)
         earlier = self.best_seconds[back] if math.isfinite(self.best_seconds[back]) else now

@@ -135,7 +135,7 @@ class Campaign:
         candidates, throughputs = list(turn.measured), [throughput(turn.of, seconds) for seconds in turn.measured.values()]
         search.tell(candidates, throughputs)
         learner.observe(turn.of, turn.sketches, candidates, throughputs)
-        learner.fit()
+        learner.fit(turn.of)
         return search.ask(n)
 
     def _measure(self, turn: _Turn, candidates: Sequence[Candidate], kind: str, share: float = 1 - REPEAT_SECONDS) -> None:

@@ -25,8 +25,10 @@ class EvolutionOptions:
     elite_copies: int = 4  # mutants of each elite in the first generation
     crossover: float = 0.5  # share of children of two parents, the others are mutants
     epsilon: float = 0.1  # share of random candidates in a batch
-    alike: int = 3  # candidates of a batch that may share a register tile: it decides most, and a model that errs about one errs about all
-    equal: int = 2  # candidates of a batch whose scores are next to the same: of what a model cannot tell apart breeding puts a crowd in front
+    # How many of a batch are alike while there are others. A register tile decides most, and a model that errs about one errs about all; of what a model cannot
+    # tell apart breeding puts a crowd in front.
+    alike: int = 3  # candidates with one register tile
+    equal: int = 2  # candidates whose scores are next to the same
 
 
 class EvolutionarySearch:

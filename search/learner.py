@@ -29,7 +29,9 @@ from schedule.target import Target
 from search.strategy import Scorer, Scores, by_sketch
 from search.trust import Trust
 
-REFIT_GROWTH = 1.2  # the model is fitted anew when there is a fifth more data
+REFIT_GROWTH = 1.2  # the model is fitted anew when there is a fifth more data,
+REFIT_OWN = 2.0  # or, for the task that is next, twice as much of it: of a new task beside thousands of trials of others a fifth would be all its trials
+LEAST_TO_LEARN = 8  # measurements
 RECALL_K = 8
 
 Describe: TypeAlias = Callable[[Sketch, Population], NDArray[np.float32]]  # (n, c) rows of a sketch of one task -> (n, f) features
@@ -47,6 +49,7 @@ class _Data:
 
     features: list[NDArray[np.float32]] = field(default_factory=list)
     throughputs: list[float] = field(default_factory=list)
+    n_fitted: int = 0  # of these, what the model has learned from
 
 
 class Learner:
@@ -59,10 +62,8 @@ class Learner:
         """`trust`: how the say of the model moves, where it is not to do so as it does by default."""
         self._model, self._target, self._prior, self._make_describe = model, target, prior, make_describe
         self._trust = trust or Trust(has_prior=prior is not None)
-        self._fitted = False
         self._describe: dict[str, Describe] = {}  # by task
         self._data: dict[str, _Data] = {}
-        self._n_fitted = 0
         self.seconds = 0.0  # spent in features, fits and predictions
 
     @classmethod
@@ -110,7 +111,7 @@ class Learner:
         return found
 
     def observe(self, task: Task, sketches: Sequence[Sketch], candidates: Sequence[Candidate], throughputs: Sequence[float]) -> None:
-        """Keep a measured batch; `fit` learns from it."""
+        """Keep a measured batch; `fit` learns from it before the next is chosen."""
         data = self._data.setdefault(task.key, _Data())
         start = time.perf_counter()
         for mine, sketch, X in by_sketch(sketches, candidates):
@@ -118,18 +119,32 @@ class Learner:
             data.throughputs += [throughputs[i] for i in mine]
         self.seconds += time.perf_counter() - start
 
-    def fit(self) -> None:
-        """Fit to all that was observed, if enough of it is new and something was measured at all."""
-        n = sum(len(data.throughputs) for data in self._data.values())
-        if n < max(REFIT_GROWTH * self._n_fitted, 8) or not any(t > 0 for data in self._data.values() for t in data.throughputs):
+    def fit(self, task: Task) -> None:
+        """Fit to all that was observed, of whatever task, if enough of it, or of what was observed of this task, is new, and something was measured at all."""
+        if not self._is_due(task) or not any(t > 0 for data in self._data.values() for t in data.throughputs):
             return
         start = time.perf_counter()
         X = np.concatenate([features for data in self._data.values() for features in data.features])
         y = np.array([throughput for data in self._data.values() for throughput in data.throughputs])
         groups = np.repeat(np.arange(len(self._data)), [len(data.throughputs) for data in self._data.values()])
         self._model.fit(X, y, groups)
-        self._fitted, self._n_fitted = True, n
+        for data in self._data.values():
+            data.n_fitted = len(data.throughputs)
         self.seconds += time.perf_counter() - start
+
+    def _is_due(self, task: Task) -> bool:
+        n, mine = sum(len(data.throughputs) for data in self._data.values()), self._data.get(task.key, _Data())
+        enough = n >= REFIT_GROWTH * self._n_fitted or len(mine.throughputs) >= max(REFIT_OWN * mine.n_fitted, 1)
+        return n > self._n_fitted and n >= LEAST_TO_LEARN and enough
+
+    @property
+    def _n_fitted(self) -> int:
+        """How many measurements the model has learned from."""
+        return sum(data.n_fitted for data in self._data.values())
+
+    @property
+    def _fitted(self) -> bool:
+        return self._n_fitted > 0
 
     @property
     def _knows(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 
 from data.meaning import with_meaning
-from data.record import UNCHECKED, Record, Round, best_of, has_others, machine_id
+from data.record import UNCHECKED, Record, Round, best_of, has_others, machine_id, timeout_of
 from data.store import Store
 from ir.errors import InternalError, NoReference, Unsupported
 from ir.task import Task
@@ -85,6 +85,7 @@ class TaskState:
     measured: dict[Candidate, float] = field(default_factory=dict)  # best seconds; infinite where it failed
     failures: Counter[str] = field(default_factory=Counter)
     messages: dict[str, str] = field(default_factory=dict)  # one example a class of failure
+    stopped: frozenset[Candidate] = frozenset()  # what earlier runs gave less time than this one does, so that it may be tried again
     n_resumed: int = 0
     has_others: bool = False  # whether the records hold right schedules by algorithms that are not tried
     round: int = 0
@@ -100,6 +101,11 @@ class TaskState:
     @property
     def n_trials(self) -> int:
         return len(self.measured)
+
+    @property
+    def next_number(self) -> int:
+        """Of a trial: how many candidates have been tried until then."""
+        return len(self.measured.keys() | self.stopped)
 
     def note_failure(self, counts: Counter[str], failure: str, message: str) -> None:
         """`counts`: `failures` or `final_failures`."""
@@ -247,7 +253,6 @@ class Tuner:
         quality = self._learner.quality(state.task, state.sketches, done, throughputs)
         state.search.tell(done, throughputs)
         self._learner.observe(state.task, state.sketches, done, throughputs)
-        self._learner.fit()
         now = time.monotonic()
         state.tuning_seconds += now - started
         state.round_started = None
@@ -270,13 +275,14 @@ class Tuner:
 
     def _ask(self, state: TaskState, n: int) -> list[Candidate]:
         """The search's next batch; the default schedule is the very first trial."""
+        self._learner.fit(state.task)
         first = [] if state.default in state.measured else [state.default]
         asked = state.search.ask(n - len(first), explore=self._learner.is_lost)
         return [candidate for candidate in dict.fromkeys([*first, *asked]) if candidate not in state.measured]
 
     def _keep(self, state: TaskState, candidate: Candidate, measurement: Measurement) -> None:
         """Take note of one trial, and write it down at once."""
-        trial, fastest = 0 if candidate == state.default else max(state.n_trials, 1), state.best_seconds or math.inf
+        trial, fastest = 0 if candidate == state.default else max(state.next_number, 1), state.best_seconds or math.inf
         state.measured[candidate], state.is_judged = measurement.best_seconds, False
         if measurement.best_seconds < fastest:
             state.best = candidate
@@ -315,7 +321,7 @@ class Tuner:
         if self._store is not None:
             # The winner first, which tells it where none is marked: the fastest of these need not be the one to use for whoever leaves out no algorithm.
             told = sorted(final.items(), key=lambda item: item[0] != state.best)
-            records = [self._record(state, c, m, state.n_trials + i, kind="final") for i, (c, m) in enumerate(told)]
+            records = [self._record(state, c, m, state.next_number + i, kind="final") for i, (c, m) in enumerate(told)]
             self._store.append([replace(r, kept=r.ok and not state.has_others and Candidate(r.sketch, r.row) == state.best) for r in records])
 
     def _final(self, state: TaskState) -> dict[Candidate, Measurement]:
@@ -349,21 +355,25 @@ class Tuner:
         )  # fmt: skip
 
     def _resume(self) -> None:
-        """Continue from the records: their trials count, and are never measured again."""
+        """Continue from the records: their trials count, and are not measured again, but for those that would have needed more time than they had."""
         if self._store is None:
             return
         for state in self.states:
             records = self._store.records(state.task.key, machine_id(self._machine), self._target.threads)
             state.has_others = has_others(records, self._options.algorithms)
             known = with_meaning(records, state.sketches)
-            trials = [record for record in known if record.is_trial]
+            state.stopped = frozenset(Candidate(record.sketch, record.row) for record in known if self._had_less_time(record))
+            trials = [record for record in known if record.is_trial and not self._had_less_time(record)]
             for record in trials:
                 candidate = Candidate(record.sketch, record.row)
                 state.measured[candidate] = min(record.best_seconds, state.measured.get(candidate, math.inf))
             failed = {Candidate(record.sketch, record.row): record for record in trials if not record.ok}
-            for candidate, record in failed.items():
-                if math.isinf(state.measured[candidate]):  # it may have succeeded another time
-                    state.note_failure(state.failures, record.failure, record.message)
+            failed = {candidate: record for candidate, record in failed.items() if math.isinf(state.measured[candidate])}  # it may have succeeded another time
+            verdicts = {Candidate(record.sketch, record.row): record for record in known if record.is_verdict}  # the last of each
+            failed |= {candidate: record for candidate, record in verdicts.items() if not record.ok and candidate in state.measured}
+            state.measured |= dict.fromkeys(failed, math.inf)
+            for record in failed.values():
+                state.note_failure(state.failures, record.failure, record.message)
             state.n_resumed = state.n_trials
             state.round = max((record.round + 1 for record in records if record.is_trial), default=0)
             state.tuning_seconds = max((record.elapsed_seconds for record in known), default=0.0)
@@ -379,11 +389,14 @@ class Tuner:
                 throughputs = [throughput(state.task, seconds) for seconds in state.measured.values()]
                 state.search.tell(list(state.measured), throughputs)
                 self._learner.observe(state.task, state.sketches, list(state.measured), throughputs)
-        self._learner.fit()
         for state, progress in zip(self.states, self._progress, strict=True):
             if state.measured:
                 progress.best_seconds.append(min(state.measured.values()))
                 progress.n_trials.append(state.n_trials)
+
+    def _had_less_time(self, record: Record) -> bool:
+        """Whether it is a trial that was stopped, and would be given more time now."""
+        return record.is_trial and record.failure == "timeout" and timeout_of(record.versions) < timeout_of(self._versions)
 
     def _is_of_today(self, best: Record) -> bool:
         """Whether its seconds are of code made, timed and, where that is asked for, checked as now."""

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from search.allocation import HOPELESS_BATCHES, TaskProgress, choose_task
+from search.allocation import HOPELESS_TRIALS, TaskProgress, choose_task
 
 
 def progress(weight, flops, seconds, trials):
@@ -37,9 +37,12 @@ def test_a_task_without_valid_trial_comes_before_all():
 
 
 def test_a_task_whose_trials_keep_failing_gets_what_others_leave():
-    hopeless = progress(1, 1e6, [math.inf] * HOPELESS_BATCHES, range(8, 8 * HOPELESS_BATCHES + 1, 8))
-    assert most_chosen([hopeless, progress(50, 1e9, [1.0], [8])]) == 1
-    assert choose_task([hopeless], np.random.default_rng(0)) == 0
+    other = progress(50, 1e9, [1.0], [8])
+    for trials in (range(16, HOPELESS_TRIALS + 1, 16), [HOPELESS_TRIALS]):  # in this run, or before
+        hopeless = progress(1, 1e6, [math.inf] * len(trials), trials)
+        assert most_chosen([hopeless, other]) == 1
+        assert choose_task([hopeless], np.random.default_rng(0)) == 0
+    assert most_chosen([progress(1, 1e6, [math.inf] * 3, range(16, HOPELESS_TRIALS, 16)), other]) == 0
 
 
 def test_closed_tasks_are_left_alone():

@@ -57,7 +57,7 @@ def trials_to_find(n_best, make_learner, seed, make_search=small_evolution, batc
         throughputs = [throughput(of, measurement.best_seconds) for measurement in measured]
         search.tell(candidates, throughputs)
         learner.observe(of, known, candidates, throughputs)
-        learner.fit()
+        learner.fit(of)
 
 
 def test_learned_search_needs_fewer_recorded_trials_than_random():

@@ -175,7 +175,7 @@ def test_from_scratch_the_roofline_scores_until_something_was_learned_and_has_a_
     assert len(np.unique(share)) > 8
     assert learner.quality(TASK, (sketch,), candidates, throughputs) is not None
     learner.observe(TASK, (sketch,), candidates, throughputs)
-    learner.fit()
+    learner.fit(TASK)
     learned = score(sketch, X) - share
     assert len(np.unique(learned)) > 8
     assert learner.name == "RooflineModel + ResidualModel"
@@ -189,8 +189,31 @@ def test_without_a_prior_nothing_scores_until_something_was_learned():
     assert not learner.scorer(TASK)(sketch, X).any()
     assert learner.quality(TASK, (sketch,), candidates, throughputs) is None
     learner.observe(TASK, (sketch,), candidates, throughputs)
-    learner.fit()
+    learner.fit(TASK)
     assert learner.scorer(TASK)(sketch, X).any()
+
+
+def test_a_new_task_beside_many_trials_of_another_is_learned_before_its_next_batch():
+    (sketch,), new = known_sketches(), task("matmul:m=64,n=96,k=128")
+    (of_new,) = known_sketches(new)
+    learner = Learner.from_scratch(TARGET, 0)
+    candidates, X, throughputs = batch_of(sketch, 400, 0)
+    learner.observe(TASK, (sketch,), candidates, throughputs)
+    learner.fit(TASK)
+    candidates, X, throughputs = batch_of(of_new, 16, 1)
+    score = learner.scorer(new)
+    before = score(of_new, X)
+    learner.observe(new, (of_new,), candidates, throughputs)
+    learner.fit(TASK)  # which knows enough of its own
+    np.testing.assert_array_equal(score(of_new, X), before)
+    learner.fit(new)
+    assert pairwise_accuracy(score(of_new, X), np.array(throughputs)) > pairwise_accuracy(before, np.array(throughputs))
+    learned = score(of_new, X)
+    for seed, is_learned in ((2, False), (3, True)):  # half of what there is of it then
+        candidates, _, throughputs = batch_of(of_new, 8, seed)
+        learner.observe(new, (of_new,), candidates, throughputs)
+        learner.fit(new)
+        assert np.array_equal(score(of_new, X), learned) != is_learned
 
 
 def batch_of(sketch, n, seed):
@@ -211,7 +234,7 @@ def test_a_prior_scores_from_the_start_and_what_is_learned_is_added():
     first = learner.quality(TASK, (sketch,), candidates, measured)
     assert first.pairwise_accuracy > 0.6
     learner.observe(TASK, (sketch,), candidates, measured)
-    learner.fit()
+    learner.fit(TASK)
     added = score(sketch, X) - prior.predict(describe(sketch, X))
     local = ResidualModel(prior, CostModel(seed=0)).fit(describe(sketch, X), measured, np.zeros(64)).predict(describe(sketch, X))
     np.testing.assert_allclose(added, START_SHARE * local, atol=1e-6)

@@ -1,5 +1,6 @@
 """The tuning loop on a make-believe machine: budgets, records, resuming, interrupts, failures."""
 
+import math
 import re
 import time
 from dataclasses import replace
@@ -12,7 +13,7 @@ from costmodel.features import FeatureExtractor
 from costmodel.model import CostModel, RandomModel
 from costmodel.roofline import RooflineModel
 from data.meaning import with_meaning
-from data.record import UNCHECKED
+from data.record import TIMEOUT, UNCHECKED
 from data.store import Store
 from ir.errors import NoReference, UserError
 from ir.task import task
@@ -154,6 +155,34 @@ def test_what_turns_out_to_be_wrong_makes_way_for_the_next_fastest(tmp_path):
         ranked = sorted(measured, key=measured.__getitem__)
         checked, _ = tune(store=store, runner=FakeRunner(lambda candidate: "wrong" if candidate in ranked[:8] else ""))
         assert checked.tasks[0].best == ranked[8]
+
+
+def test_a_run_that_goes_on_knows_what_turned_out_to_be_wrong(tmp_path):
+    """It takes it for a failure, breeds from others, and does not measure it again."""
+    with Store(tmp_path / "r.db") as store:
+        unchecked, _ = tune(store=store, versions={UNCHECKED: "yes"})
+        wrong = unchecked.tasks[0].best
+        tune(store=store, runner=FakeRunner(lambda candidate: "wrong" if candidate == wrong else ""))
+        (state,) = tune(store=store, max_trials=60)[0].tasks
+        assert (state.measured[wrong], state.failures) == (math.inf, {"wrong": 1})
+        finals = [record for record in store.records() if record.kind == "final" and record.round == state.round]
+        assert finals
+        assert wrong not in [Candidate(record.sketch, record.row) for record in finals]
+
+
+def test_what_had_too_little_time_is_tried_again_with_more(tmp_path):
+    def slow(candidate):
+        return "timeout" if sum(candidate.row) % 2 else ""
+
+    with Store(tmp_path / "r.db") as store:
+        hasty, _ = tune(store=store, runner=FakeRunner(slow), versions={TIMEOUT: "0.2"})
+        n_stopped = hasty.tasks[0].failures["timeout"]
+        assert 0 < n_stopped < 40
+        for seconds in ("0.2", "0.1"):
+            again, runner = tune(store=store, versions={TIMEOUT: seconds})
+            assert (runner.asked, again.tasks[0].failures) == ([], {"timeout": n_stopped})
+        patient, runner = tune(store=store, versions={TIMEOUT: "10"})
+        assert (len(runner.asked), patient.tasks[0].n_trials, patient.tasks[0].failures) == (n_stopped, 40, {})
 
 
 def test_where_all_turn_out_to_be_wrong_there_is_no_best(tmp_path):
@@ -396,7 +425,7 @@ def test_a_used_up_space_ends_the_run(search):
 
 
 def test_the_time_of_a_search_is_its_own(tmp_path):
-    """Features and fits come after it, and the learner counts those."""
+    """Fits come before it and features after it, and the learner counts those; before the first batch there is nothing to fit to."""
 
     class Slow(RandomSearch):
         def ask(self, n, explore=False):
@@ -410,7 +439,9 @@ def test_the_time_of_a_search_is_its_own(tmp_path):
 
     with Store(tmp_path / "r.db") as store:
         tune(store=store, search=Slow, model=SlowModel(0))
-        assert all(round_.search_seconds >= 0.02 and round_.model_seconds >= 0.2 for round_ in store.rounds())
+        first, *others = store.rounds()
+        assert all(each.search_seconds >= 0.02 for each in (first, *others))
+        assert all(each.model_seconds >= 0.2 for each in others)
 
 
 def test_progress_is_reported_after_every_trial_and_before_the_final_measurement():
