@@ -59,9 +59,14 @@ class Machine:
 
     @property
     def last_level_bytes(self) -> int:
-        """Of all the last-level caches that the allowed CPUs reach."""
+        """Of as few last-level caches as the allowed CPUs could share."""
         last = self.caches[-1]
         return last.size_bytes * math.ceil(self.cpus_allowed / last.shared_by)
+
+    @property
+    def cores(self) -> int:
+        """How many cores the allowed CPUs are at least: the hyperthreads of a core share its first-level cache."""
+        return math.ceil(self.cpus_allowed / self.caches[0].shared_by)
 
     def to_json(self) -> dict[str, object]:
         return asdict(self) | {"caches": [asdict(cache) for cache in self.caches], "usable_threads": usable_threads(self.cpus_allowed, self.cpu_quota)}
@@ -93,7 +98,7 @@ def detect_machine(threads: int | None = None, root: Path = ROOT) -> Machine:
             lanes=lanes,
             vector_registers=registers,
             l1_bytes=caches[0].size_bytes,
-            l2_bytes=caches[1].size_bytes,
+            l2_bytes=max(caches[1].size_bytes * caches[0].shared_by // caches[1].shared_by, 1),  # a core's part, where several share one
             l3_bytes=caches[-1].size_bytes,
             threads=choose_threads(threads, present, len(allowed), quota),
         ),
@@ -148,6 +153,8 @@ def allowed_cpus(root: Path = ROOT) -> set[int]:
 
 
 def _mask(root: Path) -> set[int]:
+    if root == ROOT and hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(os.getpid())  # of the main thread; the file below names CPUs, too, that are switched off or might be plugged in
     for line in (read_text(root / "proc/self/status") or "").splitlines():
         if line.startswith("Cpus_allowed_list:"):
             return parse_cpus(line.partition(":")[2])
@@ -267,7 +274,7 @@ def control_groups(controller: str, root: Path = ROOT) -> Iterator[Path]:
 def read_text(path: Path) -> str | None:
     """None if the file is absent or not ours to read: the caller then has another source, or says that it assumes."""
     try:
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8", errors="surrogateescape").strip()  # a mount point may have any name
     except OSError:
         return None
 

@@ -9,7 +9,8 @@ from ir.errors import UserError
 
 @dataclass(frozen=True)
 class Target:
-    """The machine that candidates are made for. `cpu` and `features` are LLVM's words; sizes are of one core's caches (l3 is shared)."""
+    """The machine that candidates are made for. `cpu` and `features` are LLVM's words; sizes are of one core's caches, its part of a second level that cores
+    share (l3 is whole)."""
 
     cpu: str
     features: str

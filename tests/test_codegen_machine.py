@@ -214,7 +214,33 @@ def test_the_smallest_cache_of_the_allowed_cpus(tmp_path: Path) -> None:
 def test_a_machine_without_a_third_level(tmp_path: Path) -> None:
     root = tree(tmp_path, cache_files(0, (1, "Data", "128K", "0"), (2, "Unified", "12288K", "0-3")) | {"proc/self/status": "Cpus_allowed_list: 0"})
     assert read_caches({0}, root) == (Cache(1, 128 << 10, 1), Cache(2, 12 << 20, 4))
-    assert detect_machine(root=root).target.l3_bytes == 12 << 20
+    target = detect_machine(root=root).target
+    assert (target.l2_bytes, target.l3_bytes) == (3 << 20, 12 << 20)  # four cores share the second level
+
+
+def test_hyperthreads_share_the_caches_of_a_core(tmp_path: Path) -> None:
+    root = tree(tmp_path, {"proc/self/status": "Cpus_allowed_list: 0-3"} | {
+        name: text for cpu in range(4)
+        for name, text in cache_files(cpu, (1, "Data", "32K", f"{cpu % 2},{cpu % 2 + 2}"), (2, "Unified", "1024K", f"{cpu % 2},{cpu % 2 + 2}")).items()
+    })  # fmt: skip
+    found = detect_machine(root=root)
+    assert (found.cores, found.target.threads, found.target.l2_bytes) == (2, 4, 1 << 20)
+
+
+def test_names_in_no_encoding_are_no_obstacle(tmp_path: Path) -> None:
+    root = tree(version_2(tmp_path, "/job", {"job/cpu.max": "250000 100000"}), {"proc/self/status": "Cpus_allowed_list:\t0-7"})
+    mounts = root / "proc/self/mountinfo"
+    mounts.write_bytes(b"50 23 8:1 / /media/d\xe9j\xe0 rw - vfat /dev/sdb1 rw\n" + mounts.read_bytes())
+    assert detect_machine(root=root).cpu_quota == 2.5
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no affinity")
+def test_cpus_that_are_switched_off_are_not_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though /proc may name them: the system is asked."""
+    for name in PINNING:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda number: {2, 5000} if number == os.getpid() else set())
+    assert allowed_cpus() == {2, 5000}
 
 
 def test_unknown_caches_are_assumed_and_said_so(tmp_path: Path) -> None:

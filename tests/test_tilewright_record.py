@@ -147,6 +147,10 @@ def test_of_limits_the_quieter_run_counts():
     assert found == About({"t": {"a": 1, "b": 2}}, {"1": fast, "2": fast, "4": slow})
 
 
+def test_what_is_merged_changes_no_number_of_passes():
+    assert _united(About({}, {}, {"0": 2}), About({}, {}, {"0": 1, "1": 1})).passes == {"0": 2, "1": 1}
+
+
 def test_what_is_damaged_is_found_before_anything_is_measured(tmp_path):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "foreign.parquet").write_bytes(b"PAR1")

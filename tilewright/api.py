@@ -21,7 +21,7 @@ from costmodel.features import FEATURE_VERSION
 from costmodel.model import RandomModel
 from costmodel.trained import shipped_model, trained_model
 from data.meaning import with_meaning
-from data.record import UNCHECKED, Record, best_of, has_others, machine_id, of_algorithms
+from data.record import TIMEOUT, UNCHECKED, Record, best_of, has_others, machine_id, of_algorithms
 from data.store import Store
 from graph.targets import resolve_target
 from ir.errors import IllegalCandidate, UserError
@@ -217,14 +217,15 @@ def tune(
             note(unused)
         if threads is None and register_openmp() is None:
             note("no OpenMP library is found, such as the xgboost wheel brings: kernels run on one thread")
-        limits = quiet_limits(machine.target)
-        if not is_quiet(limits):
+        limits = quiet_limits(machine)
+        if not is_quiet(limits, machine):
             speedup = f"{machine.target.threads} threads were {limits.fma_scaling:.1f} times as fast as one"
             note(f"something else keeps this machine busy ({speedup}): what is measured now will be less certain")
         runner = stack.enter_context(LiveRunner(machine.target, timeout_seconds=timeout_seconds, check=check, seed=seed))
         tuner = Tuner(
             chosen, machine.target, runner, learner, SEARCHES[search], store, options,
-            machine=machine_record(machine), versions=versions() | ({} if check else {UNCHECKED: "yes"}), watch=watch, started=started,
+            machine=machine_record(machine), versions=versions() | {TIMEOUT: f"{timeout_seconds:g}"} | ({} if check else {UNCHECKED: "yes"}),
+            watch=watch, started=started,
         )  # fmt: skip
         found = tuner.run()
     return Result(found.tasks, machine, limits, found.elapsed_seconds, found.interrupted)

@@ -58,7 +58,7 @@ def best_schedules(path: Path, threads: int | None, algorithms: Collection[str] 
     for setting, record in bests.items():
         here = setting.machine == machine_id(machine_record(machine))
         if here and setting.threads not in peaks and setting.threads <= machine.target.threads:
-            peaks[setting.threads] = quiet_limits(detect_machine(setting.threads).target).peak_gflops
+            peaks[setting.threads] = quiet_limits(detect_machine(setting.threads)).peak_gflops
         default = default_of(of_setting[setting])
         found.append(
             Best(

@@ -98,7 +98,7 @@ def _measure(
     here = machine_id(description)
     earlier = abouts.get(here, About({}, {}))
     passes = _passes(directory, asked, earlier.passes.get(str(options.seed)), options.seed)
-    limits = quiet_limits(machine.target)
+    limits = quiet_limits(machine)
     about = _united(earlier, About(suite.sources, {str(limits.threads): limits.to_json()}, {str(options.seed): passes}))
     _write_abouts(directory, {here: about})  # now: a killed run has its tasks' sources too
     with LiveRunner(machine.target, seed=options.seed, timing=PATIENT, passes=passes) as runner:
@@ -144,12 +144,12 @@ def _united_abouts(places: Sequence[Path]) -> dict[str, About]:
 
 
 def _united(one: About, other: About) -> About:
-    """All sources of both; of limits with as many threads those that met the machine quieter; of passes with the same seed the other's."""
+    """All sources of both; of limits with as many threads those that met the machine quieter; of passes with the same seed those of the first."""
     sources = one.sources | {task: one.sources.get(task, {}) | uses for task, uses in other.sources.items()}
     limits = dict(one.limits)
     for threads, found in other.limits.items():
         limits[threads] = max(limits.get(threads, found), found, key=lambda each: each["fma_gflops_all"]["best"])
-    return About(sources, limits, one.passes | other.passes)
+    return About(sources, limits, other.passes | one.passes)
 
 
 def _write_abouts(directory: Path, abouts: Mapping[str, About]) -> None:

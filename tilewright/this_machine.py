@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from codegen.limits import Limits, measure_limits
 from codegen.machine import Machine
-from schedule.target import Target
 
 LIMITS_SECONDS = 0.4  # for measuring the machine's limits before tuning
-QUIET_SCALING = 0.8  # of the FMA peak over that of one thread, for each thread: below it the machine is not quiet
+QUIET_SCALING = 0.8  # of the FMA peak over that of one thread, for each core that is used: below it the machine is not quiet
 
 
 def machine_record(machine: Machine) -> dict[str, str | int]:
@@ -16,17 +15,17 @@ def machine_record(machine: Machine) -> dict[str, str | int]:
     return {"cpu_model": machine.cpu_model, **target}
 
 
-def is_quiet(limits: Limits) -> bool:
-    """Whether the threads together were about as fast as they should be."""
-    return limits.fma_scaling >= QUIET_SCALING * limits.threads
+def is_quiet(limits: Limits, machine: Machine) -> bool:
+    """Whether the threads together were about as fast as they should be: two on one core are no faster than one."""
+    return limits.fma_scaling >= QUIET_SCALING * min(limits.threads, machine.cores)
 
 
-def quiet_limits(target: Target) -> Limits:
+def quiet_limits(machine: Machine) -> Limits:
     """The machine's limits; measured again, at most twice, where the threads together were so slow that something else must have kept a CPU."""
-    limits = measure_limits(target, LIMITS_SECONDS)
+    limits = measure_limits(machine.target, LIMITS_SECONDS)
     for _ in range(2):
-        if is_quiet(limits):
+        if is_quiet(limits, machine):
             break
-        again = measure_limits(target, LIMITS_SECONDS)
+        again = measure_limits(machine.target, LIMITS_SECONDS)
         limits = max(limits, again, key=lambda each: each.fma_gflops_all.best)
     return limits
