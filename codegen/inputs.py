@@ -7,7 +7,8 @@ A sum of n such terms is about √n, while fp32 in any order may be off by n uni
 not show. So where all sums are of whole numbers if the inputs are, and one is long, inputs are 1 and -1: fp32 is exact then (`ir.whole`), and a sum without
 one of its terms, all odd if they are products of inputs, is off by one. Where squares are summed up, half of them are 2 and -2, for the squares of 1 and -1 do
 not tell one element from another. Of more terms than fp32 adds up exactly some are 0. A product of many numbers in [-1, 1) is 0; where there is such a one,
-inputs are powers of two of either sign, few of them other than 1, so that products keep a size and a factor that is missing shows.
+inputs are powers of two of either sign, few of them other than 1, so that products keep a size and a factor that is missing shows. Of a maximum or minimum
+an element that is missing shows where it is the extreme: of long ones that is the last or the first, in turns, for there kernels have their remainders.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 
 from codegen.guards import Guards
 from codegen.kernel import Array, aligned_copy
-from ir.program import FLOAT, Program, Tensor
+from ir.program import FLOAT, Program, Read, Stage, Tensor, reads
 from ir.task import task
 from ir.types import integer_range, is_float
 from ir.whole import LAST_WHOLE, longest_whole_sum, sums_squares
@@ -52,6 +53,8 @@ def guarded_inputs(key: str, seed: int) -> tuple[Guards, Mapping[str, Array]]:
     program = task(key).program
     draw = _how_to_draw(program)
     drawn = {tensor: draw(tensor, rng) for tensor in program.inputs}
+    for stage in program.stages:
+        _place_extremes(program, stage, drawn)
     return guards, {tensor.name: aligned_copy(np.abs(array) if tensor.positive else array, guards.empty) for tensor, array in drawn.items()}
 
 
@@ -73,6 +76,25 @@ def _how_to_draw(program: Program) -> Draw:
         return _uniform
     largest = 2 if sums_squares(program) else 1
     return partial(_whole, largest=largest, share=min(1.0, LAST_WHOLE / 2 / largest**2 / n_terms))
+
+
+def _place_extremes(program: Program, stage: Stage, drawn: Mapping[Tensor, Array]) -> None:
+    """Where a stage finds extremes over whole dimensions of an input that nothing else reads, put one more extreme than all into each result's last element,
+    or, of every other result, into its first."""
+    read = stage.body
+    if stage.reduction not in ("max", "min") or not isinstance(read, Read) or read.tensor not in drawn:
+        return
+    readers = [each for other in program.stages for each in reads(other.body) if each.tensor == read.tensor]
+    plain = all(index.constant == 0 and [factor for _, factor in index.terms] == [1] for index in read.indices)
+    if len(readers) > 1 or not plain or read.tensor.dtype != FLOAT or read.tensor.positive:
+        return
+    over = [at for at, index in enumerate(read.indices) if index.axes[0] in stage.reduce]
+    array = np.moveaxis(drawn[read.tensor], over, range(-len(over), 0))
+    last, first = (array[(..., *(end,) * len(over))] for end in (-1, 0))
+    in_turns = np.arange(last.size).reshape(last.shape) % 2 == 0
+    extreme = (1 + np.abs(array).max()) * (1 if stage.reduction == "max" else -1)
+    np.copyto(last, extreme, where=in_turns)
+    np.copyto(first, extreme, where=~in_turns)
 
 
 def _uniform(tensor: Tensor, rng: np.random.Generator) -> Array:

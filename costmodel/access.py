@@ -16,7 +16,7 @@ from ir.program import Affine, Axis, Read
 from schedule.sketch import PACK_LEVELS, Dimension, Operand, TiledStage, turned_axis
 
 LINE_BYTES = 64
-SET_PERIOD_BYTES = 4096  # addresses this far apart fall on the same set of the first-level cache of every common CPU
+SET_PERIOD_BYTES = 4096  # addresses this far apart fall on the same set of the first-level cache of x86 CPUs, of some ARM ones those 16 KiB apart
 
 Box = Mapping[Axis, Expr]
 

@@ -22,7 +22,8 @@ MAX_NAME = 48  # characters of a task's name
 
 # Operators that take a network's time as convolutions and matrix products do, and have no task yet.
 NOT_TUNABLE = frozenset({
-    "Attention", "ConvInteger", "DeformConv", "Einsum", "GRU", "LSTM", "MatMulInteger", "QLinearConv", "QLinearMatMul", "RNN",
+    "Attention", "CausalConvWithState", "ConvInteger", "DeformConv", "Einsum", "GRU", "LSTM", "LinearAttention", "MatMulInteger", "QLinearConv",
+    "QLinearMatMul", "RNN",
 })  # fmt: skip
 
 
@@ -37,7 +38,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Network:
-    """`tasks` in order of first appearance, each with its count; `layers` are their uses, in order of execution. For an operator
+    """`tasks` in order of first appearance, each with its count; `layers` are their uses, in the order of their heavy nodes. For an operator
     text `path` is None and there are no layers. `other_operators` counts those that are neither tuned, nor fused, nor heavy. `notes` say what was assumed."""
 
     path: Path | None
@@ -76,7 +77,7 @@ def find_tasks(graph: Graph) -> Network:
 
 
 def _layers(graph: Graph) -> tuple[list[Layer], list[Refusal]]:
-    """Layers and refused nodes, in order of execution.
+    """Layers and refused nodes, in the order of their heavy nodes.
 
     Found from the end: where two branches meet in an addition, the branch that is computed last has its result at hand and adds the other's. A prologue has
     what no epilogue takes.

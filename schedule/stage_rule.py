@@ -40,7 +40,7 @@ from schedule.target import Target
 
 MAX_REGISTER_TILE = 32  # elements of a register tile along an axis that is not the vector axis
 MAX_VECTORS = 8  # vectors of a register tile along the vector axis
-MAX_UPDATES = 768  # vector updates in the text of one kernel; more only costs compile time
+MAX_UPDATES = 768  # vector updates in the text of one stage; more only costs compile time
 MAX_FUNCTIONS = 96  # updates that the body of one counts as; not more, so that every program has rows
 TRANSCENDENTAL_UPDATES = 16  # that a function of `TRANSCENDENTAL` counts as
 MAX_WORKSPACE_BYTES = 1 << 28

@@ -12,7 +12,7 @@ from codegen.inputs import SPREAD, guarded_inputs, random_inputs
 from codegen.kernel import Array
 from codegen.workspace import ALIGNMENT
 from ir.interpreter import interpret
-from ir.program import ELEMENT_BYTES
+from ir.program import ELEMENT_BYTES, reads
 from ir.rounding import tolerance
 from ir.task import task
 
@@ -153,6 +153,26 @@ def test_guarded_arrays_of_each_type(dtype: str) -> None:
     with pytest.raises(WrongAnswer, match=r"^15 of 15 elements are wrong"):
         check_output(array, Reference(np.zeros((3, 5), dtype if dtype != "float32" else np.float64), np.zeros((3, 5))))
     guards.check()
+
+
+@pytest.mark.parametrize("text", ["reduce:function=max,shape=4x10007,axes=1", "reduce:function=min,shape=30x3x50,axes=0x2", "global_max_pool:c=8,h=56,w=56"])
+@pytest.mark.parametrize("end", [0, -1])
+def test_an_end_that_is_missing_in_an_extreme_shows(text: str, end: int) -> None:
+    of = task(text)
+    (name, array), expected = next(iter(random_inputs(of.key, 0).items())), reference(of.key, 0)
+    check_output(expected.values.astype(np.float32), expected)
+    (read,) = reads(of.program.stages[0].body)
+    along = next(at for at, index in enumerate(read.indices) if index.axes[0] in of.program.stages[0].reduce)
+    without = np.moveaxis(array.copy(), along, 0)
+    without[end] = without[1]
+    wrong = interpret(of.program, {name: np.moveaxis(without, 0, along)}).astype(np.float32)
+    with pytest.raises(WrongAnswer):
+        check_output(wrong, expected)
+
+
+def test_what_else_is_read_has_no_extremes_put_in() -> None:
+    (array,) = random_inputs("softmax:shape=6x40,axis=1", 0).values()
+    assert np.abs(array).max() < 1
 
 
 LONG = ["reduce:function=l2,shape=4x64x1024,axes=1x2", "reduce:function=sum,shape=3x65536,axes=1", "matmul:m=4,n=32,k=2048,epilogue=bias+relu",

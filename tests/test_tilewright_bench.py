@@ -13,7 +13,7 @@ from codegen.machine import allowed_cpus, detect_machine
 from codegen.timing import Repeat
 from data.record import Record
 from data.store import Store
-from ir.errors import UserError
+from ir.errors import Unsupported, UserError
 from ir.task import task
 from schedule.measurement import Candidate
 from schedule.rules import sketches
@@ -226,3 +226,9 @@ def test_schedules_that_cannot_be_used_are_left_out_and_noted(monkeypatch):
 
     monkeypatch.setattr(bench_worker, "check_output", refuse)
     assert bench_worker.our_contenders(problem, None, target) == ([], ["default is left out: all wrong"])
+
+    def none(sketch):
+        raise Unsupported("too large to be packed")
+
+    monkeypatch.setattr(bench_worker.Candidate, "default", none)
+    assert bench_worker.our_contenders(problem, None, target) == ([], ["default is left out: too large to be packed"])

@@ -77,6 +77,7 @@ def test_short_names() -> None:
     assert short_name(CONV) == "conv2d 3×3, 64→128, 56×56, stride 2, bias+relu"
     assert short_name(depthwise) == "depthwise 3×3, 96 channels, 112×112, stride 1x2, batch 2"
     for text, name in (
+        ("conv2d:c=4,h=5,w=5,k=8,r=1,s=1,prologue=scale+bias+relu,epilogue=bias", "conv2d 1×1, 4→8, 5×5, scale+bias+relu before, bias"),
         ("conv1d:c=4,w=9,k=8,s=3,groups=2", "conv1d 3, 4→8, 9, 2 groups"),
         ("conv3d:c=4,d=5,h=6,w=7,k=8,t=1,r=2,s=3,epilogue=relu", "conv3d 1×2×3, 4→8, 5×6×7, relu"),
         ("conv_transpose2d:c=4,h=4,w=4,k=6,r=4,s=4,stride=2,pad=1", "conv transpose2d 4×4, 4→6, 4×4, stride 2"),

@@ -23,7 +23,7 @@ from codegen.limits import FMA_TURNS, Walk, aligned, build_probes, measure_limit
 from codegen.openmp import register_openmp
 from codegen.timing import Timing, calibrate
 from codegen.worker import die_with
-from ir.errors import IllegalCandidate, UserError
+from ir.errors import IllegalCandidate, Unsupported, UserError
 from ir.task import Task, task
 from schedule.measurement import Candidate
 from schedule.rules import sketches
@@ -85,15 +85,15 @@ def our_contenders(problem: Problem, tuned: Candidate | None, target: Target) ->
 
     All read the inputs of the problem where they are, as peers do that can: where large arrays happen to lie makes a difference of up to two thirds.
     """
-    default = Candidate.default(sketches(problem.task.program, target)[0])
     found, usable, notes = [], [], []
-    for name, candidate in {"tuned": tuned, "default": default}.items():
-        if candidate is None:
+    for name, given in (("tuned", tuned), ("default", None)):
+        if name == "tuned" and given is None:
             continue
         try:
+            candidate = given or Candidate.default(sketches(problem.task.program, target)[0])
             found.append(our_contender(name, problem, candidate, target))
             usable.append(candidate)
-        except (IllegalCandidate, WrongAnswer) as error:
+        except (IllegalCandidate, Unsupported, WrongAnswer) as error:
             notes.append(f"{name} is left out: {error}")
     if found:
         found += [our_contender(AGAIN, problem, usable[0], target), our_contender(IN_A_ROW, problem, usable[0], target, ROW_TIMING)]

@@ -175,7 +175,7 @@ def tune(
     max_trials_per_task: Annotated[int | None, typer.Option(min=1, help="Trials of each task; 128 where no budget at all is given.")] = None,
     max_seconds: SecondsOption = None,
     tasks: TasksOption = None,
-    batch: Annotated[int, typer.Option(min=1, max=MAX_BATCH, help="Trials between two updates of the cost model.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, max=MAX_BATCH, help="Trials that are chosen at once.")] = 16,
     timeout: Annotated[float, typer.Option(min=0.1, max=MAX_SECONDS, help="Seconds for building or measuring one candidate.")] = 10.0,
     search: Annotated[SearchName, typer.Option(help="How candidates are chosen.")] = SearchName.evolutionary,
     cost_model: Annotated[

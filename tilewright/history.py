@@ -262,7 +262,9 @@ def short_name(key: str) -> str:
         words = [f"matmul {sizes}" if operator == "matmul" else f"batch matmul {value['batch']} of {sizes}"]
     if "b" in value:
         words += [f"{value['b']} b"] * ((operator == "matmul") != (value["b"] == "constant"))
-    return ", ".join(words + [value.get("epilogue", "none")] * (value.get("epilogue", "none") != "none"))
+    prologue, epilogue = (value.get(name, "none") for name in ("prologue", "epilogue"))
+    words += [f"{prologue} before"] * (prologue != "none") + [epilogue] * (epilogue != "none")
+    return ", ".join(words)
 
 
 def _convolution_words(operator: str, value: Mapping[str, str]) -> list[str]:

@@ -1,4 +1,5 @@
-"""numpy and the BLAS that it brings: matrix products, and convolutions that are nothing but one; the epilogue in place.
+"""numpy and the BLAS that it brings: matrix products, convolutions that are nothing but one, reductions, and what passes over rows, images or memory; the
+epilogue in place.
 
 Its threads are set for the time of a turn. Which of its kernels OpenBLAS takes is decided when it is loaded (see `tilewright.bench`).
 """
@@ -38,7 +39,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def numpy_ways(problem: Problem) -> list[Way]:
-    """With the second operand by rows and, where it is constant, also by columns. `Unsupported` where the task is no matrix product."""
+    """A matrix product's with the second operand by rows and, where it is constant, also by columns. `Unsupported` where numpy has nothing for the task."""
     if problem.operator == "reduce":
         return [_reduction(problem)]
     if problem.operator == "elementwise":
@@ -108,9 +109,11 @@ def _einsums(problem: Problem) -> list[Way]:
         sizes = dict(zip(product.first + product.second, (*a.shape, *b.shape), strict=True))
         lead, rows, columns, inner = ([sizes[letter] for letter in some] for some in (product.batch, product.rows, product.columns, product.inner))
         left, right = (*lead, math.prod(rows), math.prod(inner)), (*lead, math.prod(inner), math.prod(columns))
+        fixed = None if "b" in problem.variables else aligned_copy(b.transpose(second).reshape(right))
 
         def matmul() -> None:
-            found = np.matmul(a.transpose(first).reshape(left), b.transpose(second).reshape(right))
+            there = b.transpose(second).reshape(right) if fixed is None else fixed
+            found = np.matmul(a.transpose(first).reshape(left), there)
             np.copyto(out, found.reshape(*lead, *rows, *columns).transpose(last))
 
         calls["matmul"] = matmul

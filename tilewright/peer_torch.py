@@ -135,7 +135,10 @@ def _products(problem: Problem, tensors: Tensors) -> dict[str, Call]:
 def _batched_products(problem: Problem, tensors: Tensors) -> dict[str, Call]:
     a, b, out = tensors["a"], tensors["b"], torch.empty(problem.shape)
     begin, finish = _begin(problem, tensors), _finish(problem.epilogue, tensors)
-    return {"bmm": lambda: finish(torch.bmm(begin(a), b, out=out))}
+    operands = {"bmm": b}
+    if "b" not in problem.variables:
+        operands["bmm by columns"] = b.transpose(1, 2).contiguous().transpose(1, 2)
+    return {name: partial(lambda right: finish(torch.bmm(begin(a), right, out=out)), right) for name, right in operands.items()}
 
 
 def _einsums(problem: Problem, tensors: Tensors) -> dict[str, Call]:
