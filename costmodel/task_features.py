@@ -60,8 +60,8 @@ def _sample(sketch: Sketch) -> Population:
 
 
 def _usual(samples: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    usual: NDArray[np.float32] = np.concatenate(samples)[:, _RELATIVE].mean(axis=0)
-    return usual
+    every: NDArray[np.float32] = np.concatenate(samples)[:, _RELATIVE]
+    return every.mean(axis=0) if len(every) else np.full(len(_RELATIVE), np.nan, np.float32)  # unknown where valid rows are too rare to be found
 
 
 def _with_distances(features: NDArray[np.float32], usual: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -43,7 +43,7 @@ class AnnealingSearch:
     def _walk(self) -> tuple[Rows, dict[int, Scores]]:
         """All rows visited, with their scores."""
         chains, scores = self._chains, score_all(self._sketches, self._chains, self._scorer)
-        scale = float(np.std(np.concatenate(list(scores.values())))) or 1.0
+        scale = float(np.std(np.concatenate(list(scores.values())))) if tell_apart(scores) else 1.0
         visited = {i: [X] for i, X in chains.items()}
         visited_scores = {i: [s] for i, s in scores.items()}
         for step in range(self._options.steps):

@@ -12,8 +12,10 @@ from search.strategy import Rows, Scores
 
 
 def breed(sketches: Sequence[Sketch], rows: Rows, scores: Mapping[int, Scores], n: int, rng: np.random.Generator, crossover: float = 0.0) -> Rows:
-    """Up to n valid children; better parents are drawn more often. `crossover`: share of children of two parents; the
-    others are mutants."""
+    """Up to n valid children, none where there are no rows; better parents are drawn more often. `crossover`: share of children of
+    two parents; the others are mutants."""
+    if not any(len(X) for X in rows.values()):
+        return {}
     owner = np.concatenate([np.full(len(X), i) for i, X in rows.items()])
     place = np.concatenate([np.arange(len(X)) for X in rows.values()])
     flat = np.concatenate([scores[i] for i in rows])

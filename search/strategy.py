@@ -124,7 +124,8 @@ def score_all(sketches: Sequence[Sketch], rows: Rows, scorer: Scorer) -> dict[in
 
 def tell_apart(scores: Mapping[int, Scores]) -> bool:
     """Whether any two rows have different scores. Where none have, as before anything is known, the best rows are but the first: draw at random instead."""
-    return bool(np.ptp(np.concatenate(list(scores.values()))) > 0)
+    every = np.concatenate(list(scores.values()))
+    return bool(len(every) and np.ptp(every) > 0)
 
 
 def by_sketch(sketches: Sequence[Sketch], candidates: Sequence[Candidate]) -> Iterator[tuple[list[int], Sketch, Population]]:

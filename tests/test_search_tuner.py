@@ -19,7 +19,10 @@ from ir.errors import NoReference, UserError
 from ir.task import task
 from schedule.algorithms import algorithm_of, allowed_algorithms
 from schedule.measurement import Candidate, Measurement
+from schedule.space import Space
+from search.annealing import AnnealingSearch
 from search.evolution import EvolutionarySearch, EvolutionOptions
+from search.genetic import GeneticSearch
 from search.learner import Learner
 from search.random_search import RandomSearch
 from search.tuner import TuneOptions, Tuner
@@ -485,6 +488,17 @@ def test_a_search_explores_where_the_model_is_worse_than_chance():
     tune(runner=Peaks(), model=Lost(0), search=Watched, max_trials=96)
     assert asked[:4] == [False] * 4  # the first batch has no model, three are needed to tell
     assert asked[4:] == [True, True]
+
+
+@pytest.mark.parametrize("search", [RandomSearch, AnnealingSearch, GeneticSearch, evolution])
+def test_where_valid_rows_are_too_rare_the_default_schedule_is_what_there_is(search, monkeypatch):
+    monkeypatch.setattr(Space, "sample", lambda space, n, rng: np.empty((0, len(space.columns)), dtype=np.int64))
+    result, runner = tune(search=search, model=CostModel(n_estimators=2))
+    (state,) = result.tasks
+    assert runner.asked[0] == state.default
+    assert state.best is not None
+    if search in (RandomSearch, AnnealingSearch):  # the others breed from what was measured
+        assert runner.asked == [state.default]
 
 
 def test_a_task_too_large_to_be_packed_is_named():
