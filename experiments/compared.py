@@ -13,7 +13,7 @@ import pandas as pd
 
 from codegen.limits import package_version
 from codegen.machine import Machine, detect_machine
-from data.record import machine_id
+from data.record import Record, machine_id
 from data.store import Store
 from experiments.command import whole
 from experiments.files import RESULTS, check_same_machine, read_results
@@ -26,14 +26,25 @@ from tilewright.this_machine import machine_record
 
 def tuning_of(of: Task, records: Path, machine: Machine) -> dict[str, float]:
     """What the tuning of a task took here, all its runs together: `trials`, how many of them `failed`, `tuning_seconds`."""
-    with Store(records, create=False) as store:
-        known = store.records(of.key, machine_id(machine_record(machine)), machine.target.threads)
+    known = _records_of(of, records, machine)
     trials = [record for record in known if record.is_trial]
     return {
         "trials": len(trials),
         "failed": sum(not record.ok for record in trials),
         "tuning_seconds": max((record.elapsed_seconds for record in known), default=0.0),
     }
+
+
+def trials_of(of: Task, records: Path, machine: Machine) -> pd.DataFrame:
+    """The trials of a task here, in their order: `seconds`, infinite where one failed, and `elapsed_seconds`, when that was known."""
+    trials = [record for record in _records_of(of, records, machine) if record.is_trial]
+    rows = [(record.trial, record.elapsed_seconds, record.best_seconds) for record in trials]
+    return pd.DataFrame(rows, columns=["trial", "elapsed_seconds", "seconds"]).sort_values("trial", ignore_index=True)
+
+
+def _records_of(of: Task, records: Path, machine: Machine) -> Sequence[Record]:
+    with Store(records, create=False) as store:
+        return store.records(of.key, machine_id(machine_record(machine)), machine.target.threads)
 
 
 def refuse_early(peers: Sequence[str] | None, threads: int | None, output: Path, columns: Sequence[str]) -> None:

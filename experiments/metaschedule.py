@@ -5,8 +5,9 @@
 
 PYTHON is an interpreter in whose environment TVM is (`pip install apache-tvm==0.27.0.post1 apache-tvm-ffi==0.1.14.post1 xgboost psutil cloudpickle tornado`);
 it need not be ours. For each case we tune, then TVM tunes, then the two best kernels take turns, one process idle while the other is timed. Writes
-results.csv (a row a case), machine.json, and metaschedule.md, which is made from the CSV alone. Each case is written as soon as it is done, and rows of
-other families in an earlier results.csv are kept: a long run can be made in parts. Wants a machine with nothing else to do.
+results.csv (a row a case), trials.csv (a row a trial of either), machine.json, and from the CSVs alone metaschedule.md and metaschedule.png, the best so far
+of both. Each case is written as soon as it is done, and rows of other families in earlier CSVs are kept: a long run can be made in parts. Wants a machine with
+nothing else to do.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from codegen.inputs import random_inputs
 from codegen.machine import Machine, allowed_cpus, detect_machine
 from codegen.process import Tail, death
 from experiments.command import command, count, whole
-from experiments.compared import tuning_of
+from experiments.compared import trials_of, tuning_of
 from experiments.files import COST_MODEL, RESULTS, check_same_machine, read_results, write_machine, write_results
 from experiments.operators import chosen_families
 from experiments.tables import geometric_mean, markdown_table, write_table
@@ -52,6 +53,8 @@ SEED = 0  # of the inputs
 # Of the CSV: of every case, and of those for which TVM has a kernel.
 OURS = ("family", "task", "min_seconds", "trials", "failed", "tuning_seconds", "tvm_failure", "other_cpus", "apache_tvm")
 COMPARED = ("tvm_trials", "tvm_failed", "tvm_tuning_seconds", "tvm_min_seconds", "ratio", "median_ratio", "tuning_ratio")
+TRIALS, TRIAL_COLUMNS = "trials.csv", ("family", "tool", "trial", "elapsed_seconds", "seconds")
+TOOLS = ("tilewright", "metaschedule")
 DROPPED = ("PYTHON", "TVM_", "OMP_", "GOMP_", "KMP_")  # settings of the user's that would change what TVM imports, or how many threads it has
 
 
@@ -163,8 +166,8 @@ def tune_case(of: Task, records: Path, config: Config) -> None:
 def run(
     config: Config, output: Path, python: str, records: Path | None = None, tune: Callable[[Task, Path, Config], None] = tune_case
 ) -> pd.DataFrame:  # fmt: skip
-    """Tune with both, compare, and write results.csv and machine.json, which is of what is measured now; the rows of the CSV. `python`: TVM's; `UserError` if
-    it has no TVM."""
+    """Tune with both, compare, and write results.csv, trials.csv and machine.json, which is of what is measured now; the rows of results.csv. `python`: TVM's;
+    `UserError` if it has no TVM."""
     tvm = tvm_versions(python)
     cpus = sorted(allowed_cpus())  # before an OpenMP library is loaded, which may narrow them
     machine = detect_machine(api.one_thread_without_openmp(config.threads))
@@ -174,7 +177,7 @@ def run(
     about = {"machine": machine.to_json(), "versions": api.versions(), "tvm_versions": tvm, "config": asdict(config)}
     versions = {"cpu_model": machine.cpu_model, "threads": machine.target.threads, "tilewright": api.versions()["tilewright"]}
     versions |= {name.replace("-", "_"): version for name, version in tvm.items() if name.startswith("apache-tvm")}
-    results = _earlier(output)
+    results, trials = _earlier(output), _earlier_trials(output)
     for number, (family, of) in enumerate(cases.items(), 1):
         print(f"{number}/{len(cases)} {family} {of.key}", file=sys.stderr, flush=True)
         start = time.perf_counter()
@@ -184,12 +187,22 @@ def run(
         if tuned is None:
             raise UserError(f"{records} has no valid trial of {of.key}")
         ours = {**tuning_of(of, records, machine), "tuning_seconds": tuning_seconds, "sketch": tuned.sketch}
-        found = row(ours, *compare(of, tuned, machine, python, cpus, config))
+        answer, series, other_cpus = compare(of, tuned, machine, python, cpus, config)
+        found = row(ours, answer, series, other_cpus)
         results[family] = {"family": family, "task": of.key, **found, **versions}
+        trials[family] = _trials(family, trials_of(of, records, machine), answer)
+        write_results(output, pd.concat([trials[name] for name in FAMILIES if name in trials]), TRIALS)
         write_results(output, _in_order(results))
         write_machine(output, about)
         print(f"    {_outcome(found)}", file=sys.stderr, flush=True)
     return _in_order(results)
+
+
+def _trials(family: str, ours: pd.DataFrame, answer: Mapping[str, Any]) -> pd.DataFrame:
+    """Of both tools, as `TRIAL_COLUMNS`; of ours alone where TVM has no kernel."""
+    theirs = pd.DataFrame({name: answer.get(name, []) for name in ("elapsed_seconds", "seconds")}, dtype=float).fillna({"seconds": np.inf})
+    both = zip(TOOLS, (ours, theirs.rename_axis("trial").reset_index()), strict=True)
+    return pd.concat([each.assign(family=family, tool=tool)[list(TRIAL_COLUMNS)] for tool, each in both if len(each)])
 
 
 def _in_order(results: Mapping[str, dict[str, Any]]) -> pd.DataFrame:
@@ -295,11 +308,28 @@ def _earlier(output: Path) -> dict[str, dict[str, Any]]:
     return {each["family"]: {str(name): value for name, value in each.items()} for each in earlier}
 
 
+def _earlier_trials(output: Path) -> dict[str, pd.DataFrame]:
+    """The same of trials.csv, which runs of before 0.2 did not write."""
+    if not (output / TRIALS).exists():
+        return {}
+    return {str(family): mine for family, mine in read_results(output, TRIAL_COLUMNS, TRIALS).groupby("family", sort=False)}
+
+
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
 def report(output: Path) -> str:
-    return write_table(output / "metaschedule.md", table(read_results(output, (*OURS, *COMPARED))))
+    results = read_results(output, (*OURS, *COMPARED))
+    text = write_table(output / "metaschedule.md", table(results))
+    if not (output / TRIALS).exists():
+        return f"{text}\n\nNo {TRIALS} beside it, which runs of before 0.2 did not write, so no figure."
+    from experiments.metaschedule_figure import best_so_far, draw
+
+    runs = best_so_far(results, read_results(output, TRIAL_COLUMNS, TRIALS))
+    if runs.empty:
+        return f"{text}\n\n{TRIALS} has no case with trials of both, so no figure."
+    draw(runs, len(results), output / "metaschedule.png")
+    return text
 
 
 def table(results: pd.DataFrame) -> str:

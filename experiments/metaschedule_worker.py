@@ -245,13 +245,18 @@ def tune(job: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], object]]:
     from tvm.target import codegen
 
     messages: list[str | None] = []  # of each trial, None where it was measured; nothing else keeps the reasons
+    seconds: list[float | None] = []  # that it measured,
+    known_at: list[float] = []  # and how long after tuning began: TVM learns of all trials of a round at its end
 
     @derived_object
     class Outcomes(meta_schedule.measure_callback.PyMeasureCallback):
         def apply(self, task_scheduler: Any, task_id: int, measure_candidates: Any, builder_results: Any, runner_results: Any) -> None:
+            now = time.perf_counter() - start
             for built, ran in zip(builder_results, runner_results, strict=True):
                 message = built.error_msg or ran.error_msg
                 messages.append(failure_line(str(message)) if message else None)
+                seconds.append(None if message else min(map(float, ran.run_secs)))
+                known_at.append(now)
 
     logging.getLogger("tvm.s_tir.meta_schedule").setLevel(logging.CRITICAL)
     operator, given = parse(job["task"])
@@ -289,6 +294,8 @@ def tune(job: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], object]]:
         "trials": len(messages),
         "failed": failures.total(),
         "failures": dict(failures),
+        "seconds": seconds,
+        "elapsed_seconds": known_at,
         "tuning_seconds": tuning_seconds,
         "packed": layout is not None,
         "error_of_tolerance": error,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from experiments.curves import draw_band, draw_curve, scale_by_doubling
 from experiments.figure_parts import METHOD_COLOURS, save
 from ir.task import task
 from tilewright.history import short_name
@@ -23,10 +21,7 @@ TITLES = {
     "tpe": "Optuna's TPE",
     "random": "random search",
 }
-N_POINTS = 200  # of a curve
 N_COLUMNS = 4  # of the figure of tasks
-
-Values = NDArray[np.float64]
 
 
 def draw(runs: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> None:
@@ -35,8 +30,8 @@ def draw(runs: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> None:
     figure = Figure(figsize=(13.0, 4.6), dpi=150, layout="constrained")
     over_trials, over_seconds, quality = figure.subplots(1, 3)
     for method, mine in runs.groupby("method", sort=False):
-        _draw_method(over_trials, mine, "trial", str(method))
-        _draw_method(over_seconds, mine, "elapsed_seconds", str(method))
+        draw_curve(over_trials, mine, "trial", METHOD_COLOURS[str(method)], TITLES[str(method)])
+        draw_curve(over_seconds, mine, "elapsed_seconds", METHOD_COLOURS[str(method)], TITLES[str(method)])
     for method, mine in rounds[rounds["method"].isin(["prior", "learned"])].groupby("method", sort=False):
         _draw_quality(quality, mine, str(method))
     over_trials.set(xlabel="trials", ylabel="best so far / best of all", ylim=(0.5, 1.01))
@@ -44,7 +39,7 @@ def draw(runs: pd.DataFrame, rounds: pd.DataFrame, path: Path) -> None:
     quality.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
     quality.set(xlabel="trials before the batch", ylabel="pairs of the next batch in the right order", ylim=(0.4, 1.0))
     for axis in (over_trials, over_seconds):
-        _scale(axis)
+        scale_by_doubling(axis)
     for axis in (over_trials, over_seconds, quality):
         axis.grid(alpha=0.25)
     figure.legend(*over_trials.get_legend_handles_labels(), fontsize=9, ncols=3, loc="outside lower center", frameon=False)
@@ -66,11 +61,11 @@ def draw_tasks(runs: pd.DataFrame, path: Path) -> None:
     for axis, name in zip(axes, tasks, strict=False):
         mine = runs[runs["task"] == name]
         for method, some in mine.groupby("method", sort=False):
-            _draw_method(axis, some, "trial", str(method))
+            draw_curve(axis, some, "trial", METHOD_COLOURS[str(method)], TITLES[str(method)])
         axis.set_title(f"{short_name(name)}\nbest {mine['best_speed'].max():.0f} {task(name).speed_unit}", fontsize=8)
         axis.set_xlabel("trials", fontsize=8)
         axis.set_ylim(0.3, 1.02)  # what is below is a schedule that nobody would keep
-        _scale(axis)
+        scale_by_doubling(axis)
         axis.grid(alpha=0.25)
         axis.tick_params(labelsize=8)
     for axis in axes[len(tasks) :]:
@@ -81,35 +76,9 @@ def draw_tasks(runs: pd.DataFrame, path: Path) -> None:
     save(figure, path)
 
 
-def _scale(axis: Axes) -> None:
-    axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_formatter("{x:g}")
-
-
 def _draw_quality(axis: Axes, rounds: pd.DataFrame, method: str) -> None:
     """The pairwise accuracy within each batch: means over tasks, of which mean and range over seeds."""
     starts = rounds.assign(start=rounds.groupby(["task", "seed"])["n_measured"].cumsum() - rounds["n_measured"])
     by_run = starts.pivot_table(index=["task", "seed"], columns="start", values="pairwise_accuracy", dropna=False)
     of_all = by_run.dropna(axis="columns")  # means over other tasks at each place would say nothing of the model
-    _draw_band(axis, of_all.columns.to_numpy(), of_all.groupby("seed").mean().to_numpy(), METHOD_COLOURS[method])
-
-
-def _draw_method(axis: Axes, runs: pd.DataFrame, over: str, method: str) -> None:
-    """From where all runs have something: geometric mean over tasks, of which mean and range over seeds, on a grid of trials or seconds."""
-    by_run = [(seed, one[over].to_numpy(), one["best_share"].to_numpy()) for (_, seed), one in runs.groupby(["task", "seed"])]
-    start = max(at[0] for _, at, _ in by_run)
-    grid = np.geomspace(start, max(runs[over].max(), 1.001 * start), N_POINTS)
-    logs = pd.DataFrame([np.log(_so_far(at, shares, grid)) for _, at, shares in by_run], index=[seed for seed, _, _ in by_run])
-    _draw_band(axis, grid, np.exp(logs.groupby(level=0).mean().to_numpy()), METHOD_COLOURS[method], TITLES[method])
-
-
-def _so_far(at: Values, shares: Values, grid: Values) -> Values:
-    """What a run had at each point; after its end what it had then."""
-    return np.asarray(shares[np.searchsorted(at, grid, side="right") - 1])
-
-
-def _draw_band(axis: Axes, x: Values, curves: Sequence[Values] | Values, colour: str, label: str | None = None) -> None:
-    """(seeds, points) as their mean and range."""
-    curves = np.asarray(curves)
-    axis.fill_between(x, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.2, linewidth=0)
-    axis.plot(x, curves.mean(axis=0), color=colour, linewidth=1.6, label=label)
+    draw_band(axis, of_all.columns.to_numpy(), of_all.groupby("seed").mean().to_numpy(), METHOD_COLOURS[method])

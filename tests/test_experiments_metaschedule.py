@@ -11,6 +11,7 @@ import pytest
 
 from experiments import metaschedule, metaschedule_worker
 from experiments.metaschedule import CONFIG, Config, main, table
+from experiments.metaschedule_figure import best_so_far
 from experiments.metaschedule_worker import WORKLOADS, check, failure_line, parse
 from graph.operator_suite import FAMILIES
 from ir.errors import UserError
@@ -19,7 +20,7 @@ from tilewright import api, turns
 VERSIONS = {"apache-tvm": "9.8.7", "apache-tvm-ffi": "0.1", "xgboost": "3", "numpy": "2"}
 ANSWER = {
     "trials": 8, "failed": 3, "failures": {"TimeoutError: slow": 2, "no message": 1}, "tuning_seconds": 400.0, "packed": False,
-    "error_of_tolerance": 0.1, "target": "llvm",
+    "seconds": [None, 2.0, None, 3.0, None, 1.0, 1.5, 1.2], "elapsed_seconds": [100.0] * 4 + [300.0] * 4, "error_of_tolerance": 0.1, "target": "llvm",
 }  # fmt: skip
 TVM = f"""#!{sys.executable}
 import json, sys
@@ -160,6 +161,41 @@ def test_a_tiny_run(tmp_path, tiny):
     assert list(both["family"]) == ["NRM", "TBG"]  # in the order of the families; the earlier row is kept
     assert not both["sketch"].isna().any()
     assert json.loads((tmp_path / "machine.json").read_text())["config"]["families"] == ["NRM"]
+
+
+def test_the_trials_of_both_tools_and_their_curves(tmp_path, tiny):
+    python = script(tmp_path / "tvm", TVM.replace("DIE", ""))
+    results = metaschedule.run(replace(tiny, families=("NRM", "TBG")), tmp_path, python, tune=tune_little)
+    trials = pd.read_csv(tmp_path / "trials.csv")
+    assert list(trials["family"].unique()) == ["NRM", "TBG"]
+    theirs = trials[(trials["family"] == "TBG") & (trials["tool"] == "metaschedule")]
+    assert list(theirs["trial"]) == list(range(8))
+    assert list(theirs["seconds"]) == [np.inf, 2, np.inf, 3, np.inf, 1, 1.5, 1.2]
+    assert list(theirs["elapsed_seconds"]) == ANSWER["elapsed_seconds"]
+    (ours,) = trials[(trials["family"] == "TBG") & (trials["tool"] == "tilewright")].to_dict("records")
+    assert 0 < ours["seconds"] < ours["elapsed_seconds"] <= results["tuning_seconds"][1]
+
+    runs = best_so_far(results, trials)
+    mine = runs[(runs["task"] == "TBG") & (runs["tool"] == "metaschedule")]
+    assert list(mine["trial"]) == [2, 3, 4, 5, 6, 7, 8]  # from its first success on
+    ends_at = results["min_seconds"][1] / 0.5  # of the faster kernel, which is ours
+    assert mine["best_share"].to_numpy() == pytest.approx(np.array([0.5, 0.5, 0.5, 0.5, 1, 1, 1]) * ends_at)
+    assert runs[(runs["task"] == "TBG") & (runs["tool"] == "tilewright")]["best_share"].item() == 1
+
+    again = metaschedule.run(replace(tiny, families=("NRM",)), tmp_path, python, tmp_path / "again.db", tune=tune_little)
+    assert len(again) == 2
+    assert len(pd.read_csv(tmp_path / "trials.csv")) == len(trials)  # those of the case are replaced
+    metaschedule.report(tmp_path)
+    assert (tmp_path / "metaschedule.png").stat().st_size > 10_000
+
+
+def test_without_curves_of_both_there_is_no_figure(tmp_path, tiny):
+    python = script(tmp_path / "tvm", TVM.replace("DIE", "sys.exit('RuntimeError: none of 2 trials is valid')"))
+    metaschedule.run(tiny, tmp_path, python, tune=tune_little)
+    assert "no case with trials of both, so no figure" in metaschedule.report(tmp_path)
+    (tmp_path / "trials.csv").unlink()
+    assert "No trials.csv beside it, which runs of before 0.2 did not write" in metaschedule.report(tmp_path)
+    assert not (tmp_path / "metaschedule.png").exists()
 
 
 def test_the_machine_is_told_when_there_are_results_of_it(tmp_path, tiny):
