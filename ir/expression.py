@@ -59,14 +59,25 @@ def symbol(name: str) -> Symbol:
     return found
 
 
-class _Known(weakref.ref[Op]):
-    """An operation in use, by its key. A `WeakValueDictionary` does the same; with it the features of 43 tasks took 2.95 s instead of 2.65 (Zen 4)."""
+class _Operations(dict[tuple[object, ...], "weakref.ref[Op]"]):
+    """By key. Those that nothing refers to any more stay until there are many: to forget each at once takes a sixth more time for all features of a task, and a
+    `WeakValueDictionary` still more."""
 
-    __slots__ = ("key",)
-    key: tuple[object, ...]
+    LEAST_TO_SWEEP = 1 << 16  # operations; they take some 25 MB
+    sweep_at = LEAST_TO_SWEEP
+
+    def sweep(self) -> None:
+        """Forget those that are gone."""
+        with _making:
+            known = list(self.items())
+            while known:  # the last made first: its key refers to its arguments
+                key, operation = known.pop()
+                if operation() is None:
+                    del self[key]
+            self.sweep_at = max(self.LEAST_TO_SWEEP, 2 * len(self))
 
 
-_operations: dict[tuple[object, ...], _Known] = {}
+_operations = _Operations()
 
 
 def _op(name: str, *args: Expr, table: tuple[int, ...] = ()) -> Op:
@@ -77,22 +88,17 @@ def _op(name: str, *args: Expr, table: tuple[int, ...] = ()) -> Op:
 
 def _made(key: tuple[object, ...], new: Op) -> Op:
     """`new`, or what another thread has made meanwhile."""
-    mine = _Known(new, _forget)
-    mine.key = key
+    mine = weakref.ref(new)
     if _operations.setdefault(key, mine) is mine:
+        if len(_operations) > _operations.sweep_at:
+            _operations.sweep()
         return new
-    with _making:  # what was known may be gone, and about to be forgotten
+    with _making:  # what was known is gone, or just made
         known = _operations.get(key)
         found = known and known()
         if found is None:
             _operations[key] = mine
     return found or new
-
-
-def _forget(gone: _Known) -> None:
-    with _making:
-        if _operations.get(gone.key) is gone:
-            del _operations[gone.key]
 
 
 # --- operations -----------------------------------------------------------------------------------------------------
@@ -274,18 +280,17 @@ _BUILD: dict[str, Callable[..., Expr]] = {
 def post_order(roots: Iterable[Expr]) -> Iterator[Expr]:
     """Every node below `roots` once, arguments before their users."""
     seen: set[Expr] = set()
-    opened: set[Op] = set()  # their arguments are on the stack, or done
-    stack = list(roots)
+    stack: list[Expr | None] = list(roots)
     while stack:
-        node = stack[-1]
-        if isinstance(node, Op) and node not in opened:
-            opened.add(node)
-            stack.extend(node.args)
-            continue
-        stack.pop()
-        if node not in seen:
+        node = stack.pop()
+        if node is None:  # the arguments of the operation below it are done
+            yield stack.pop()  # type: ignore[misc]  # which is none of the marks
+        elif node not in seen:
             seen.add(node)
-            yield node
+            if isinstance(node, Op):
+                stack += (node, None, *node.args)
+            else:
+                yield node
 
 
 def symbols_of(*roots: Expr) -> frozenset[Symbol]:

@@ -236,8 +236,8 @@ def test_equal_symbols_of_two_threads_are_one_object() -> None:
 def test_equal_operations_of_two_threads_are_one_object() -> None:
     missed, looks = threading.Barrier(2, timeout=10), threading.Semaphore(2)
 
-    class Slow(dict[object, object]):
-        def get(self, key: object, default: object = None) -> object:
+    class Slow(expression._Operations):
+        def get(self, key: tuple[object, ...], default: object = None) -> object:
             found = super().get(key, default)
             if looks.acquire(blocking=False):
                 missed.wait()
@@ -249,16 +249,33 @@ def test_equal_operations_of_two_threads_are_one_object() -> None:
         assert one is other is less(A, 7)
 
 
-def test_an_operation_is_made_anew_while_another_thread_forgets_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    forget, gone = expression._forget, list[expression._Known]()
-    monkeypatch.setattr(expression, "_forget", gone.append)
-    old = less(A, 1234567)
-    key = next(known.key for known in expression._operations.values() if known() is old)
-    del old
-    assert [known.key for known in gone] == [key]
+def test_an_operation_that_is_gone_is_made_anew() -> None:
+    gone = weakref.ref(less(A, 1234567))
+    assert gone() is None
     new = less(A, 1234567)
-    forget(gone[0])
     assert less(A, 1234567) is new
+
+
+def test_operations_that_are_gone_are_forgotten_and_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = expression._Operations()
+    monkeypatch.setattr(expression, "_operations", known)
+    monkeypatch.setattr(expression._Operations, "LEAST_TO_SWEEP", 100)
+    known.sweep_at = 100
+    chain: Expr = A
+    for factor in range(2, 102):  # each refers to the one before
+        chain = mod(chain, factor)
+    kept = less(chain, 3)
+    assert len(known) > 100  # all are in use
+    del chain
+    before = known.sweep_at
+    for factor in range(2, 2000):
+        less(A, factor)  # nothing refers to it
+    assert len(known) <= before
+    assert kept is less(kept.args[0], 3)
+    del kept
+    known.sweep()
+    assert not known
+    assert known.sweep_at == 100
 
 
 @settled
