@@ -168,7 +168,7 @@ def test_the_table_names_each_task_once_and_its_noise(capsys):
     )]  # fmt: skip
     assert not print_bench(BenchResult(tuple(both), detect_machine(), LIMITS, ("numpy",), 1, ()))
     out = capsys.readouterr().out
-    assert "geometric mean over 1 tasks: 1.50× the best peer of each\ntuned 1/3 tasks\n" in out  # that of the others cannot be told
+    assert "geometric mean over 1 task: 1.50× the best peer of each\ntuned 1/3 tasks\n" in out  # that of the others cannot be told
     rows = [line.split() for line in out.splitlines()]
     of_contender = {name: [row for row in rows if name in row] for name in ("tuned", "default", "numpy")}
     assert of_contender["tuned"][0][0] == TASK.key

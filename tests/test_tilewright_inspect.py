@@ -25,7 +25,7 @@ def test_trials_with_other_numbers_of_threads_are_counted(tmp_path):
     mine = replace(record(), kind="trial", kept=False)
     with Store(tmp_path / "records.db") as store:
         store.append([mine])
-    with pytest.raises(UserError, match=rf"with {mine.threads + 1} threads; 0 records in all; 1 trials are with other numbers of threads"):
+    with pytest.raises(UserError, match=rf"with {mine.threads + 1} threads; 0 records in all; 1 trial with other numbers of threads"):
         best_schedules(tmp_path / "records.db", mine.threads + 1)
 
 
@@ -64,7 +64,7 @@ def test_numbers_of_tasks_that_cannot_be(tmp_path):
     with Store(tmp_path / "records.db") as store:
         store.append([record()])
     for number in ("1", "9" * 5000):
-        with pytest.raises(UserError, match=f"has no task {number}; it holds 1 tasks"):
+        with pytest.raises(UserError, match=f"has no task {number}; it holds 1 task with a valid trial"):
             code_text(number, tmp_path / "records.db", "nest", None)
 
 

@@ -198,13 +198,13 @@ def tune(
 ) -> None:
     """Search for the fastest code of each task. The same command with the same records goes on where it stopped."""
     from tilewright import api
-    from tilewright.display import Watcher, also_as_json, print_result
+    from tilewright.display import Watcher, also_as_json, counted, print_result
 
     _check_apart(json, target, records, cost_model)
     network = _network(target, shape, quiet)
     chosen = select_tasks(network.tasks, tasks)
     ending = "Ctrl-C ends it, and nothing is kept without --records" if records is None else f"Ctrl-C keeps the best so far in {records}"
-    headline = f"tuning {len(chosen)} of {len(network.tasks)} tasks of {target}; {ending}"
+    headline = f"tuning {len(chosen)} of {counted(len(network.tasks), 'task')} of {target}; {ending}"
     with Watcher(headline, quiet=quiet, verbose=verbose) as watcher:
         result = api.tune(
             chosen, records=records, max_trials=max_trials, max_trials_per_task=max_trials_per_task, max_seconds=max_seconds, batch=batch,
@@ -413,11 +413,11 @@ def export_records(
     """Write the records as Parquet or JSON lines."""
     from data import exchange
     from data.store import Store
-    from tilewright.display import say
+    from tilewright.display import counted, say
 
     _check_apart(output, records)
     with Store(records, create=False) as store:
-        say(f"{exchange.export_records(store, output)} records written to {output}")
+        say(f"{counted(exchange.export_records(store, output), 'record')} written to {output}")
 
 
 @app.command(name="import")
@@ -427,10 +427,10 @@ def import_records(
 ) -> None:
     """Add exported records to a records file; those already there are skipped."""
     from data import exchange
-    from tilewright.display import say
+    from tilewright.display import counted, say
 
     imported = exchange.import_records(records, source)
-    say(f"{imported.n_new} records added to {records}, {imported.n_known} were there already")
+    say(f"{counted(imported.n_new, 'record')} added to {records}, {imported.n_known:,} there already")
 
 
 def _network(target: str, shapes: list[str] | None, quiet: bool = False) -> Network:

@@ -303,9 +303,9 @@ def print_bench(result: BenchResult) -> bool:
         n_default = sum(bool(bench.peers) and bench.ours is not None and not bench.tuned for bench in result.tasks)
         by_default = f", {n_default} of them by the default schedule" if n_default else ""
         mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-        out.print(f"geometric mean over {len(ratios)} tasks{by_default}: {mean:.2f}× the best peer of each")
+        out.print(f"geometric mean over {counted(len(ratios), 'task')}{by_default}: {mean:.2f}× the best peer of each")
     n_tuned = sum(bench.tuned for bench in result.tasks)
-    out.print(f"tuned {n_tuned}/{len(result.tasks)} tasks")
+    out.print(f"tuned {n_tuned}/{counted(len(result.tasks), 'task')}")
     return n_tuned == len(result.tasks)
 
 

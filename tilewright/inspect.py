@@ -20,6 +20,7 @@ from ir.nest import nest_text
 from ir.task import Task, known_task, task
 from schedule.algorithms import ALGORITHMS
 from schedule.target import Target, vector_unit
+from tilewright.display import counted, milliseconds, percent, print_table, say, speed
 from tilewright.this_machine import machine_record, quiet_limits
 
 MAX_DIGITS = 18  # of a task's number; Python reads no thousands of them
@@ -50,8 +51,8 @@ def best_schedules(path: Path, threads: int | None, algorithms: Collection[str] 
     bests, of_setting = best_by_setting(records, algorithms, usable_best), by_setting(records)
     if not bests:
         n_others = sum(n_trials for setting, (n_trials, _) in counts.items() if threads not in (None, setting.threads))
-        others = f"; {n_others} trials are with other numbers of threads" if n_others else ""
-        raise UserError(f"{path} has no valid trial{'' if threads is None else f' with {threads} threads'}; {len(records)} records in all{others}")
+        others = f"; {counted(n_others, 'trial')} with other numbers of threads" if n_others else ""
+        raise UserError(f"{path} has no valid trial{'' if threads is None else f' with {threads} threads'}; {counted(len(records), 'record')} in all{others}")
     machine = detect_machine()
     peaks: dict[int, float] = {}
     found = []
@@ -77,8 +78,6 @@ def without_valid_trial(path: Path, threads: int | None, found: Sequence[Best]) 
 
 
 def print_best(found: Sequence[Best], untimed: Sequence[TaskCounts]) -> None:
-    from tilewright.display import milliseconds, percent, print_table, say, speed
-
     rows = []
     several = len({best.record.threads for best in found}) > 1
     for i, best in enumerate(found):
@@ -167,7 +166,7 @@ def _find(which: str, path: Path, threads: int | None, algorithms: Collection[st
         records = list(best_by_setting(store.records(threads=threads), algorithms, usable_best).values())
     if which.isdecimal():
         if len(which) > MAX_DIGITS or int(which) >= len(records):
-            raise UserError(f"{path} has no task {which}; it holds {len(records)} tasks with a valid trial")
+            raise UserError(f"{path} has no task {which}; it holds {counted(len(records), 'task')} with a valid trial")
         return records[int(which)]
     key = task(which).key
     here = machine_id(machine_record(detect_machine()))

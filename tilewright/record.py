@@ -31,7 +31,7 @@ from search.campaign import Campaign, CampaignOptions, CampaignProgress
 from tilewright import api
 from tilewright.bounds import check_seconds
 from tilewright.data_card import write_card
-from tilewright.display import LINE_SECONDS, clock, say
+from tilewright.display import LINE_SECONDS, clock, counted, say
 from tilewright.this_machine import machine_record, quiet_limits
 
 MAX_TRIALS = 128  # of a task
@@ -195,7 +195,8 @@ def _left(first: CampaignProgress, now: CampaignProgress, max_seconds: float | N
 
 def print_recorded(recorded: Recorded) -> None:
     per_record = recorded.n_bytes / recorded.n_records
-    say(f"{recorded.n_records} measurements of {recorded.n_tasks} tasks in {recorded.directory}, {recorded.n_bytes} bytes ({per_record:.0f} each)")
+    measured = f"{counted(recorded.n_records, 'measurement')} of {counted(recorded.n_tasks, 'task')}"
+    say(f"{measured} in {recorded.directory}, {recorded.n_bytes} bytes ({per_record:.0f} each)")
     classes = ", ".join(f"{n} {failure}" for failure, n in sorted(recorded.failures.items()))
     failed = f"{sum(recorded.failures.values())} failed" + (f" ({classes})" if classes else "")
     say(f"{failed}, {recorded.n_repeats} are repeats{'; interrupted, the same command goes on' if recorded.interrupted else ''}")

@@ -183,19 +183,19 @@ def _judged(split: str, scores: NDArray[np.float32], data: TrainingSet, mask: Ma
 
 
 def print_training(training: Training, output: Path) -> None:
-    from tilewright.display import console
+    from tilewright.display import console, counted
 
     print_judged(training.judged)
     out = console()
-    out.print(f"learned from {training.n_trials} trials ({training.n_failed} failed) of {training.n_trained_tasks} tasks")
+    out.print(f"learned from {counted(training.n_trials, 'trial')} ({training.n_failed} failed) of {counted(training.n_trained_tasks, 'task')}")
     for reason, n in training.left_out.items():
-        out.print(Text(f"left out: {n} trials whose {reason}"))
+        out.print(Text(f"left out: {counted(n, 'trial')} whose {reason}"))
     out.print(Text(f"model written to {output}"))
 
 
 def print_judged(judged: Judged) -> None:
     """The scores, where there are several machines those on each too; beside them what noise lets a perfect model reach, and what chance would."""
-    from tilewright.display import console, print_table
+    from tilewright.display import console, counted, print_table
 
     scores, repeated = judged.scores, judged.repeatability
     names = ("", "pairwise accuracy", "at most", "recall@30", "by chance", "top-1", "top-5")
@@ -204,7 +204,8 @@ def print_judged(judged: Judged) -> None:
     pairs = f"{repeated.n_pairs} pairs measured twice"
     agreed = f"{repeated.agreement:.1%} of {pairs} agree in their order" if repeated.agreement is not None else "no pair of candidates was measured twice"
     console().print("at most: what the repeatability of the measurements lets any model reach; by chance: recall@30 of any order")
-    console().print(f"{scores.n_candidates} candidates of {scores.n_tasks} tasks ({scores.n_tasks_left_out} with nothing to order); {agreed}")
+    judged_on = f"{counted(scores.n_candidates, 'candidate')} of {counted(scores.n_tasks, 'task')}"
+    console().print(f"{judged_on} ({scores.n_tasks_left_out} with nothing to order); {agreed}")
 
 
 def _cells(judged: Judged) -> tuple[str, ...]:
