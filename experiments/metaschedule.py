@@ -44,6 +44,7 @@ from schedule.measurement import Candidate
 from tilewright import api
 from tilewright.bench import DISTURBING_CPUS, recorded_schedules
 from tilewright.bench_worker import our_contender
+from tilewright.display import counted
 from tilewright.problem import Problem
 from tilewright.turns import Contender, OtherWork, Series, TurnOptions, take_turn, wait_for_quiet
 
@@ -357,7 +358,7 @@ def _summary(compared: pd.DataFrame) -> str:
     equal = compared["trials"].sum() >= compared["tvm_trials"].sum()
     mean_wanted, tuning_wanted = (f"; wanted: {MEAN_RATIO}", f" (wanted: {TUNING_RATIO:g})") if equal else ("", "")
     return (
-        f"{len(compared)} cases against MetaSchedule of TVM {versions}: {geometric_mean(compared['ratio']):.2f} × its speed "
+        f"{counted(len(compared), 'case')} against MetaSchedule of TVM {versions}: {geometric_mean(compared['ratio']):.2f} × its speed "
         f"(geometric mean{mean_wanted}); the slowest {slowest['ratio']:.2f} × ({slowest['family']}), {(compared['ratio'] < CASE_RATIO).sum()} slower "
         f"than TVM (wanted: none). Tuning took {ours:.0f} s, TVM's {theirs:.0f} s: {theirs / ours:.1f} × less{tuning_wanted}."
     )

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from experiments.curves import draw_curve, scale_by_doubling
 from experiments.figure_parts import BLUE, VERMILION, save
 from graph.operator_suite import FAMILIES
+from tilewright.display import counted
 
 TITLES = {"tilewright": "Tilewright, no model trained before", "metaschedule": "TVM MetaSchedule"}
 COLOURS = {"tilewright": BLUE, "metaschedule": VERMILION}
@@ -36,7 +37,7 @@ def draw(runs: pd.DataFrame, n_cases: int, path: Path) -> None:
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=9, ncols=2, loc="outside lower center", frameon=False)
     left_out = n_cases - len(families)
     told = f"; {left_out} without curves of both left out" if left_out else ""
-    figure.suptitle(f"The best that each has found so far: {len(families)} cases, one run each{told}", fontsize=10)
+    figure.suptitle(f"The best that each has found so far: {counted(len(families), 'case')}, one run each{told}", fontsize=10)
     save(figure, path)
 
 

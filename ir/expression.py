@@ -63,7 +63,7 @@ class _Operations(dict[tuple[object, ...], "weakref.ref[Op]"]):
     """By key. Those that nothing refers to any more stay until there are many: to forget each at once takes a sixth more time for all features of a task, and a
     `WeakValueDictionary` still more."""
 
-    LEAST_TO_SWEEP = 1 << 16  # operations; they take some 25 MB
+    LEAST_TO_SWEEP = 1 << 14  # operations; they take some 6 MB
     sweep_at = LEAST_TO_SWEEP
 
     def sweep(self) -> None:

@@ -150,7 +150,7 @@ def test_a_tiny_run(tmp_path, tiny):
     assert machine["tvm_versions"] == VERSIONS
     assert str(tmp_path) not in json.dumps(machine)
     text = metaschedule.report(tmp_path)
-    assert "1 cases against MetaSchedule of TVM 9.8.7: " in text
+    assert "1 case against MetaSchedule of TVM 9.8.7: " in text
     assert "wanted: 1.5" not in text  # which is said of as many trials
     assert "wanted: 1.5" in table(read.assign(trials=8))
     assert "| TBG | transpose, batched product | einsum:" in text
