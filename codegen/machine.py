@@ -27,6 +27,10 @@ ROOT = Path("/")
 ASSUMED_CACHES = {1: 32 << 10, 2: 512 << 10, 3: 8 << 20}
 SIZE_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
+# Instructions for operating systems and hypervisors, which hide them or do not from one host of the same CPU to the next. No code of ours has any, so they
+# count as absent: what was tuned on one virtual machine counts on the next.
+NOT_FOR_KERNELS = ("enqcmd", "hreset", "kl", "pconfig", "pku", "ptwrite", "rdpru", "sgx", "uintr", "usermsr", "waitpkg", "wbnoinvd", "widekl")
+
 
 @dataclass(frozen=True)
 class Cache:
@@ -121,8 +125,8 @@ def enabled_features(target: Target) -> set[str]:
 
 
 def host_cpu() -> tuple[str, dict[str, bool]]:
-    """LLVM's name for this CPU, and whether it has each feature that LLVM knows."""
-    features: dict[str, bool] = dict(llvm.get_host_cpu_features())
+    """LLVM's name for this CPU, and whether it has each feature that LLVM knows, but for those that kernels have no use for."""
+    features = {name: on and name not in NOT_FOR_KERNELS for name, on in llvm.get_host_cpu_features().items()}
     if llvm.get_process_triple().startswith(("aarch64", "arm64")):
         features["neon"] = True  # part of the architecture; LLVM does not list it on every system
     if features.get("avx512f"):

@@ -29,8 +29,10 @@ from codegen.machine import (
     usable_threads,
 )
 from codegen.openmp import PINNING
+from data.record import machine_id
 from ir.errors import UserError
 from schedule.target import Target
+from tilewright.this_machine import machine_record
 
 CPUS = st.sets(st.integers(0, 300), min_size=1)
 V2_MOUNT = "31 23 0:28 {mounted} /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate"
@@ -299,6 +301,16 @@ def test_wide_vectors_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     found = detect_machine().target
     assert "prefer-256-bit" not in found.features
     assert (found.lanes, found.vector_registers) == (8, 16)
+
+
+def test_what_hosts_hide_or_show_makes_no_other_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = {"avx": True, "avx2": False, "pku": False, "wbnoinvd": False}
+    monkeypatch.setattr(machine.llvm, "get_host_cpu_features", lambda: features)
+    before = machine_id(machine_record(detect_machine()))
+    features |= {"pku": True, "wbnoinvd": True}
+    assert machine_id(machine_record(detect_machine())) == before
+    features |= {"avx2": True}
+    assert machine_id(machine_record(detect_machine())) != before
 
 
 @pytest.mark.parametrize("triple", ["aarch64-unknown-linux-gnu", "arm64-apple-darwin25"])
