@@ -60,8 +60,7 @@ def symbol(name: str) -> Symbol:
 
 
 class _Operations(dict[tuple[object, ...], "weakref.ref[Op]"]):
-    """By key. Those that nothing refers to any more stay until there are many: to forget each at once takes a sixth more time for all features of a task, and a
-    `WeakValueDictionary` still more."""
+    """By key. Those that nothing refers to any more stay until there are many: to forget each at once, as a `WeakValueDictionary` does, takes longer."""
 
     LEAST_TO_SWEEP = 1 << 14  # operations; they take some 6 MB
     sweep_at = LEAST_TO_SWEEP
