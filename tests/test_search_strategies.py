@@ -17,7 +17,7 @@ from schedule.rules import sketches
 from search.annealing import AnnealingOptions, AnnealingSearch
 from search.evolution import EvolutionarySearch, EvolutionOptions
 from search.genetic import GeneticSearch
-from search.learner import Learner
+from search.learner import LOCAL, Learner
 from search.random_search import RandomSearch
 from search.strategy import Seen, merge, sample
 from search.trust import START_SHARE
@@ -236,7 +236,7 @@ def test_a_prior_scores_from_the_start_and_what_is_learned_is_added():
     learner.observe(TASK, (sketch,), candidates, measured)
     learner.fit(TASK)
     added = score(sketch, X) - prior.predict(describe(sketch, X))
-    local = ResidualModel(prior, CostModel(seed=0)).fit(describe(sketch, X), measured, np.zeros(64)).predict(describe(sketch, X))
+    local = ResidualModel(prior, CostModel(seed=0, **LOCAL)).fit(describe(sketch, X), measured, np.zeros(64)).predict(describe(sketch, X))
     np.testing.assert_allclose(added, START_SHARE * local, atol=1e-6)
     assert learner.quality(TASK, (sketch,), candidates, measured).pairwise_accuracy > first.pairwise_accuracy
     moved = score(sketch, X) - prior.predict(describe(sketch, X))
